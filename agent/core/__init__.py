@@ -1,0 +1,1 @@
+"""Decides. No await, no I/O, no clock, no randomness, no logging; third-party imports: msgspec only."""

@@ -1,0 +1,223 @@
+"""The vocabulary of a task: what is asked, where an attempt is, how it ended and why.
+
+The same words stand in the glossary, on the wire and in the logs. Every enum here is closed.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, dataclass_transform
+
+import msgspec
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class ValueMeta(msgspec.StructMeta):
+    """Makes every subclass frozen and keyword-only; msgspec does not inherit `kw_only` by itself."""
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **config: Any) -> Any:
+        return super().__new__(mcls, name, bases, namespace, **{"frozen": True, "kw_only": True, **config})
+
+
+class Value(msgspec.Struct, metaclass=ValueMeta):
+    """A named, immutable value. Unknown fields are ignored on decode (protocol.md: additive evolution)."""
+
+
+class Signed(Value, forbid_unknown_fields=True):
+    """Exact bytes and who vouches for them. `payload` is JSON text; the signature covers its UTF-8 bytes.
+
+    The bytes are signed as sent, so that no two JSON writers can disagree. See `core.proof.signed`.
+    """
+
+    payload: str
+    key: str
+    """Ed25519 public key, 64 lower-case hex digits."""
+    signature: str
+    """Ed25519 signature (RFC 8032), 128 lower-case hex digits."""
+
+
+class State(StrEnum):
+    """Where an attempt is."""
+
+    LEASED = "leased"
+    STAGING = "staging"
+    RUNNING = "running"
+    PROVING = "proving"
+    REPORTING = "reporting"
+    CLOSED = "closed"
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    """Our lease or the task's deadline ran out and the attempt stopped itself."""
+    HANDED_BACK = "handed_back"
+    """Given back unharmed; the coordinator may lease it again at once."""
+    DECLINED = "declined"
+    """Never started."""
+
+
+class Reason(StrEnum):
+    """Why: of an outcome, of a declined offer, or of a node that takes no work."""
+
+    # an attempt ended
+    COMPLETED = "completed"
+    ENGINE_CRASHED = "engine_crashed"
+    ENGINE_UNAVAILABLE = "engine_unavailable"
+    ENGINE_GARBAGE = "engine_garbage"
+    ENGINE_REFUSED = "engine_refused"
+    OUTPUT_TOO_LARGE = "output_too_large"
+    PROOF_FAILED = "proof_failed"
+    STORAGE_FULL = "storage_full"
+    CANCELLED_BY_REQUESTER = "cancelled_by_requester"
+    LEASE_EXPIRED = "lease_expired"
+    LEASE_LOST = "lease_lost"
+    LEASE_REVOKED = "lease_revoked"
+    START_REFUSED = "start_refused"
+    DEADLINE_PASSED = "deadline_passed"
+    DRAIN_LIMIT = "drain_limit"
+    ABORTED = "aborted"
+    AGENT_RESTARTED = "agent_restarted"
+    # an offer was declined
+    BAD_SIGNATURE = "bad_signature"
+    WRONG_NODE = "wrong_node"
+    MALFORMED_OFFER = "malformed_offer"
+    REPLAYED_OFFER = "replayed_offer"
+    LEASE_TOO_SHORT = "lease_too_short"
+    UNKNOWN_MODEL = "unknown_model"
+    UNSUPPORTED_KIND = "unsupported_kind"
+    UNSUPPORTED_SAMPLING = "unsupported_sampling"
+    CONTEXT_TOO_LONG = "context_too_long"
+    NO_CREDIT = "no_credit"
+    # the node takes no work (also used to decline)
+    STARTING = "starting"
+    DRAINING = "draining"
+    PAUSED = "paused"
+    POOL_NOT_READY = "pool_not_ready"
+    NO_POOL = "no_pool"
+    SANDBOX_UNAVAILABLE = "sandbox_unavailable"
+    COORDINATOR_UNREACHABLE = "coordinator_unreachable"
+    NOT_ENROLLED = "not_enrolled"
+    NO_DEMAND = "no_demand"
+
+
+class TaskKind(StrEnum):
+    """What a task asks of an engine."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended."""
+
+    STOP = "stop"
+    """End-of-text token or a stop string."""
+    LENGTH = "length"
+    """`max_tokens` reached."""
+
+
+class Message(Value, forbid_unknown_fields=True):
+    """One turn of a chat."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+
+
+class ChatInput(Value, tag="chat", tag_field="kind", forbid_unknown_fields=True):
+    """Turns that the model's own chat template renders."""
+
+    messages: tuple[Message, ...]
+
+
+class CompletionInput(Value, tag="completion", tag_field="kind", forbid_unknown_fields=True):
+    """Raw text to continue."""
+
+    prompt: str
+
+
+class EmbeddingInput(Value, tag="embedding", tag_field="kind", forbid_unknown_fields=True):
+    """Texts to embed, one row of output each."""
+
+    texts: tuple[str, ...]
+
+
+TaskInput = ChatInput | CompletionInput | EmbeddingInput
+
+
+class Sampling(Value, forbid_unknown_fields=True):
+    """Sampler chain, in integers (micro-units), so that the same bytes are signed and hashed everywhere."""
+
+    seed: int
+    """u32, never 0xFFFFFFFF (engines read that as "random"). Chosen by the coordinator, never by the node."""
+    temperature_micros: int = 800_000
+    """0 is greedy."""
+    top_k: int = 40
+    top_p_micros: int = 950_000
+    min_p_micros: int = 0
+    stop: tuple[str, ...] = ()
+
+
+class TaskSpec(Value, forbid_unknown_fields=True):
+    """What is asked: one inference task."""
+
+    task_id: str
+    model_digest: str
+    """Manifest digest of the model, `sha256:` + 64 hex digits (see `core.manifest`)."""
+    input: TaskInput
+    sampling: Sampling
+    max_tokens: int
+
+    @property
+    def kind(self) -> TaskKind:
+        """The task's kind, read from its input."""
+        match self.input:
+            case ChatInput():
+                return TaskKind.CHAT
+            case CompletionInput():
+                return TaskKind.COMPLETION
+            case EmbeddingInput():
+                return TaskKind.EMBEDDING
+
+
+class LeaseKey(Value, forbid_unknown_fields=True):
+    """Names one lease: the task, which attempt at it, and the fence that rises with every lease of the task."""
+
+    task_id: str
+    attempt: int
+    fence: int
+
+
+class Usage(Value):
+    """Tokens of one attempt."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Timings(Value):
+    """Durations of one attempt on the node's monotonic clock, in milliseconds."""
+
+    staging_ms: int = 0
+    first_token_ms: int = 0
+    """From the request to the engine until its first token; 0 when there was none."""
+    running_ms: int = 0
+    proving_ms: int = 0
+
+
+class Commitment(Value, forbid_unknown_fields=True):
+    """What the node commits to before it releases a result (proof.md). Verified by `core.proof.commitment`."""
+
+    header: str
+    """Canonical header bytes, base64."""
+    root: str
+    """RFC 6962 style Merkle root over the leaves, hex."""
+    leaves: int
+    signature: str
+    """The node's Ed25519 signature over the commit digest, hex."""

@@ -1,0 +1,1 @@
+"""Proof of sampling: transcripts, commitments and their offline verification."""

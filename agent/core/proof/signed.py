@@ -1,0 +1,44 @@
+"""Signatures over exact bytes under a domain tag. Pure: the Ed25519 primitive is passed in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+from agent.core.errors import ProofError
+from agent.core.model import Signed
+from agent.core.wire import Role
+
+Sign = Callable[[bytes], str]
+"""Digest (32 bytes) → Ed25519 signature, hex."""
+Verify = Callable[[str, str, bytes], bool]
+"""(public key hex, signature hex, digest) → whether it verifies; never raises on malformed input."""
+
+
+def digest(role: Role, *parts: bytes) -> bytes:
+    """SHA-256 over the domain tag and length-prefixed parts (u32 little-endian), so that no two splits collide."""
+    state = hashlib.sha256(role.encode() + b"\x00")
+    for part in parts:
+        state.update(len(part).to_bytes(4, "little"))
+        state.update(part)
+    return state.digest()
+
+
+def seal(role: Role, payload: bytes, key: str, sign: Sign) -> Signed:
+    """Sign `payload` (JSON bytes) for one purpose."""
+    return Signed(payload=payload.decode(), key=key, signature=sign(digest(role, payload)))
+
+
+def open_signed(role: Role, signed: Signed, expected_key: str, verify: Verify) -> bytes:
+    """Return the payload bytes that `expected_key` signed for `role`. Raises ProofError("signature")."""
+    if signed.key != expected_key:
+        raise ProofError("signature", f"signed by {signed.key[:16]}…, expected {expected_key[:16]}…")
+    payload = signed.payload.encode()
+    if not verify(expected_key, signed.signature, digest(role, payload)):
+        raise ProofError("signature", f"the {role.value} signature does not verify")
+    return payload
+
+
+def session_digest(nonce: str, node_id: str, coordinator_key: str) -> bytes:
+    """What a node signs to open a session: bound to this coordinator, so a relay cannot reuse it elsewhere."""
+    return digest(Role.SESSION, nonce.encode(), node_id.encode(), coordinator_key.encode())

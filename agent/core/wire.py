@@ -1,0 +1,407 @@
+"""The messages between node and coordinator: msgspec tagged structs, JSON on the wire (docs/protocol.md).
+
+Every transport carries `Frame`s. A frame holds one message; `seq` rises strictly within a session; a reply
+names the `seq` it answers in `re`. What must be believed later (offer, result, receipt) travels as `Signed`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TypeVar
+
+import msgspec
+
+from agent.core.fingerprint import Fingerprint
+from agent.core.model import Commitment, LeaseKey, Outcome, Reason, Signed, TaskSpec, Timings, Usage, Value
+
+PROTO_MIN, PROTO_MAX = 1, 1
+SUBPROTOCOL = "gpu-agent.v1"
+
+MAX_MESSAGE_BYTES = 1 << 20
+"""Largest frame on any transport. An inline result (256 KiB, JSON-escaped at worst sixfold) does not fit in less."""
+MAX_INLINE_OUTPUT_BYTES = 128 << 10
+"""A larger output goes up as a blob first. 128 KiB escaped sixfold stays inside MAX_MESSAGE_BYTES."""
+MAX_BLOB_BYTES = 64 << 20
+MAX_PULL_WAIT_S = 25.0
+
+
+class Role(StrEnum):
+    """Domain tags: a signature made for one purpose is worthless for another."""
+
+    SESSION = "ga/v1/session"
+    ENROL = "ga/v1/enrol"
+    OFFER = "ga/v1/offer"
+    RESULT = "ga/v1/result"
+    RECEIPT = "ga/v1/receipt"
+
+
+class RefusalCode(StrEnum):
+    """Why the coordinator refuses a message."""
+
+    BAD_MESSAGE = "bad_message"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED_VERSION = "unsupported_version"
+    UNKNOWN_NODE = "unknown_node"
+    BAD_TOKEN = "bad_token"  # noqa: S105  (a refusal code)
+    BAD_SIGNATURE = "bad_signature"
+    SESSION_EXPIRED = "session_expired"
+    REPLAYED = "replayed"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    BUSY = "busy"
+    INTERNAL = "internal"
+
+
+# --------------------------------------------------------------------------- signed payloads
+
+
+class OfferBody(Value, forbid_unknown_fields=True):
+    """Signed by the coordinator (Role.OFFER). Durations only: no wall-clock time decides anything."""
+
+    node_id: str
+    task: TaskSpec
+    attempt: int
+    fence: int
+    lease_ms: int
+    deadline_ms: int
+    """From the moment the node asked: after it the result is worthless to the requester."""
+    idem_key: str
+    """Names this attempt for ever: the same key never counts twice."""
+    nonce: str
+    """32 bytes hex, chosen by the coordinator; with the task id it fixes the seed (proof.md)."""
+
+    @property
+    def key(self) -> LeaseKey:
+        """The lease that this offer grants."""
+        return LeaseKey(task_id=self.task.task_id, attempt=self.attempt, fence=self.fence)
+
+
+class ResultBody(Value, forbid_unknown_fields=True):
+    """Signed by the node (Role.RESULT). The output itself travels beside it, bound by its digest."""
+
+    node_id: str
+    task_id: str
+    attempt: int
+    fence: int
+    idem_key: str
+    outcome: Outcome
+    reason: Reason
+    detail: str = ""
+    """Plain words for people; never decides anything."""
+    output_sha256: str = ""
+    """Hex digest of the output's UTF-8 bytes; empty when there is none."""
+    output_bytes: int = 0
+    usage: Usage = Usage()
+    timings: Timings = Timings()
+    commitment: Commitment | None = None
+
+    @property
+    def key(self) -> LeaseKey:
+        """The lease under which this result was made."""
+        return LeaseKey(task_id=self.task_id, attempt=self.attempt, fence=self.fence)
+
+
+class ReceiptStatus(StrEnum):
+    """What the coordinator did with a result. Every value is terminal for the node."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    """The same idempotency key was settled before; the body is that of the first receipt."""
+    STALE = "stale"
+    """Another lease of the task is live or settled."""
+    UNKNOWN = "unknown"
+    """The coordinator does not know this task."""
+    REJECTED = "rejected"
+    """The result contradicts itself or the offer; `detail` says how."""
+
+
+class ReceiptBody(Value, forbid_unknown_fields=True):
+    """Signed by the coordinator (Role.RECEIPT): the proof of what was delivered and what it earns."""
+
+    receipt_id: str
+    node_id: str
+    task_id: str
+    attempt: int
+    fence: int
+    idem_key: str
+    status: ReceiptStatus
+    result_sha256: str
+    """Digest of the signed result payload."""
+    received_at: int
+    """Unix seconds on the coordinator's clock; informative."""
+    detail: str = ""
+    output_sha256: str = ""
+    commitment_root: str = ""
+    amount_micros: int = 0
+    """Millionths of one unit of `currency`."""
+    currency: str = ""
+
+
+class ReceiptBundle(Value):
+    """What `gpu-agent verify` reads: everything needed to check one task offline."""
+
+    coordinator_key: str
+    offer: Signed
+    result: Signed
+    receipt: Signed
+    version: int = 1
+    output: str | None = None
+
+
+# --------------------------------------------------------------------------- node → coordinator
+
+
+class Up(Value, tag_field="type", tag=str.lower):
+    """A message of the node."""
+
+
+class Hello(Up):
+    """Opens a session: proves the node's key, says what it runs and what it still has to deliver."""
+
+    node_id: str
+    nonce: str
+    signature: str
+    """Ed25519 by the node key over `core.proof.signed.digest(Role.SESSION, session_challenge(...))`."""
+    fingerprint: Fingerprint
+    proto: tuple[int, int] = (PROTO_MIN, PROTO_MAX)
+    features: tuple[str, ...] = ()
+    running: tuple[LeaseKey, ...] = ()
+    unsent: tuple[LeaseKey, ...] = ()
+
+
+class PoolLoad(Value):
+    """How busy one pool is."""
+
+    pool: str
+    busy: int
+    free: int
+
+
+class Beat(Up):
+    """Liveness; renews every lease that it lists."""
+
+    held: tuple[LeaseKey, ...] = ()
+    load: tuple[PoolLoad, ...] = ()
+    state: str = ""
+    """The node's state, as in `core.node.NodeState`."""
+    reason: str = ""
+    """Why the node takes no work now; empty when it does."""
+    fingerprint: Fingerprint | None = None
+    """Only on change or every five minutes."""
+
+
+class Credit(Value):
+    """How many tasks of one model the node would take now."""
+
+    pool: str
+    model_digest: str
+    count: int
+
+
+class Pull(Up):
+    """Asks for work, never for more than free slots."""
+
+    credits: tuple[Credit, ...]
+    wait_s: float = MAX_PULL_WAIT_S
+
+
+class Start(Up):
+    """Confirms a lease before anything runs."""
+
+    key: LeaseKey
+
+
+class Decline(Up):
+    """Returns an offer that this node will not start."""
+
+    key: LeaseKey
+    reason: Reason
+    detail: str = ""
+
+
+class Chunk(Up):
+    """Streamed text; lossy: the final result is authoritative."""
+
+    key: LeaseKey
+    index: int
+    """Rises by one per chunk of an attempt; a gap is a lost chunk."""
+    text: str
+    tokens: int
+    leaf: str = ""
+    """Running leaf hash, hex, when one or more leaves closed since the last chunk (proof.md)."""
+
+
+class Result(Up):
+    """Delivers an attempt's outcome; repeated until a receipt comes."""
+
+    signed: Signed
+    """ResultBody under Role.RESULT."""
+    output: str | None = None
+    blob: str | None = None
+    """Hex SHA-256 of the output when it went up as a blob."""
+
+
+class Bye(Up):
+    """The node leaves; leases that it still holds may be given out again."""
+
+    reason: str = ""
+
+
+UpMessage = Hello | Beat | Pull | Start | Decline | Chunk | Result | Bye
+
+# --------------------------------------------------------------------------- coordinator → node
+
+
+class Down(Value, tag_field="type", tag=str.lower):
+    """A message of the coordinator."""
+
+
+class Nonce(Down):
+    """Opens the handshake: 32 random bytes, hex, valid once and for a minute."""
+
+    nonce: str
+
+
+class Welcome(Down):
+    """The session is open."""
+
+    session: str
+    """Bearer token for HTTP; also bound to the socket on WebSocket."""
+    session_ttl_s: int
+    proto: int
+    server_time: float
+    """Unix seconds; the node learns its clock offset from it."""
+    beat_s: float
+    lease_s: float
+    wanted: tuple[LeaseKey, ...] = ()
+    """Of `running`, the leases that are still ours."""
+    features: tuple[str, ...] = ()
+
+
+class Directive(Value):
+    """What the coordinator asks of the node."""
+
+    kind: str
+    """`drain`, `pause`, `resume`, `refingerprint`; others are ignored and logged."""
+    detail: str = ""
+
+
+class BeatAck(Down):
+    """Answers a beat: every held lease is renewed, or in `lost`, or in `cancelled`."""
+
+    lease_ms: int
+    beat_s: float
+    renewed: tuple[LeaseKey, ...] = ()
+    lost: tuple[LeaseKey, ...] = ()
+    cancelled: tuple[LeaseKey, ...] = ()
+    directives: tuple[Directive, ...] = ()
+
+
+class Offers(Down):
+    """Answers a pull; empty when there was no demand within `wait_s`."""
+
+    offers: tuple[Signed, ...] = ()
+
+
+class StartAck(Down):
+    """Answers a start: `ok` renews the lease for `lease_ms`; otherwise the offer is void."""
+
+    key: LeaseKey
+    ok: bool
+    lease_ms: int = 0
+    detail: str = ""
+
+
+class Ack(Down):
+    """Answers decline and bye."""
+
+
+class Receipt(Down):
+    """Answers a result: ReceiptBody under Role.RECEIPT."""
+
+    signed: Signed
+
+
+class Cancel(Down):
+    """Pushed: stop this attempt."""
+
+    key: LeaseKey
+    reason: Reason
+
+
+class Directed(Down):
+    """Pushed: a directive that cannot wait for the next beat."""
+
+    directive: Directive
+
+
+class Refusal(Down):
+    """Answers anything: the message was not carried out."""
+
+    code: RefusalCode
+    message: str
+    retry_after_s: float | None = None
+
+
+DownMessage = Nonce | Welcome | BeatAck | Offers | StartAck | Ack | Receipt | Cancel | Directed | Refusal
+Push = Cancel | Directed
+
+# --------------------------------------------------------------------------- frames
+
+
+class UpFrame(Value):
+    """One message of the node; `seq` starts at 1 with the first message after `hello` (hello itself is 0)."""
+
+    seq: int
+    msg: UpMessage
+
+
+class DownFrame(Value):
+    """One message of the coordinator; `re` is None on a push."""
+
+    msg: DownMessage
+    re: int | None = None
+
+
+# --------------------------------------------------------------------------- enrolment (HTTP only)
+
+
+class EnrolRequest(Value):
+    """`POST /v1/enrol`: trades a one-time token for a node id."""
+
+    token: str
+    node_key: str
+    """Ed25519 public key, hex."""
+    signature: str
+    """By the node key over `digest(Role.ENROL, token ‖ node_key)`: proof of possession."""
+    name: str = ""
+
+
+class EnrolReply(Value):
+    """The node's id, and the coordinator's key to pin, vouched for by itself over the token."""
+
+    node_id: str
+    coordinator_key: str
+    signature: str
+    """By the coordinator key over `digest(Role.ENROL, token ‖ node_key ‖ node_id)`."""
+
+
+T = TypeVar("T")
+_encoder = msgspec.json.Encoder()
+_up = msgspec.json.Decoder(UpFrame)
+_down = msgspec.json.Decoder(DownFrame)
+
+
+def encode(value: msgspec.Struct) -> bytes:
+    """JSON bytes of a frame or a signed payload."""
+    return _encoder.encode(value)
+
+
+def decode_up(raw: bytes | str) -> UpFrame:
+    """Parse a node's frame. Raises msgspec.ValidationError or msgspec.DecodeError."""
+    return _up.decode(raw)
+
+
+def decode_down(raw: bytes | str) -> DownFrame:
+    """Parse a coordinator's frame. Raises msgspec.ValidationError or msgspec.DecodeError."""
+    return _down.decode(raw)

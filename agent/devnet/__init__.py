@@ -1,0 +1,1 @@
+"""The embedded reference coordinator. Shares only agent.core with the agent."""

@@ -1,0 +1,1 @@
+"""Touch the world. The only place that imports NVML, aiohttp, sqlite3, subprocess."""

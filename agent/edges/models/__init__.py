@@ -1,0 +1,1 @@
+"""Model files, their manifests and digests."""

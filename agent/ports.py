@@ -1,0 +1,272 @@
+"""What the stages need of the world, as narrow interfaces. Edges implement them; tests have fakes of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from agent.core import wire
+from agent.core.fingerprint import Cpu, Pool, SandboxFacts, Versions
+from agent.core.gpu import GpuReport
+from agent.core.model import FinishReason, LeaseKey, Signed, TaskSpec, Usage, Value
+
+
+class Clock(Protocol):
+    """Time. Only `monotonic` decides anything."""
+
+    def monotonic(self) -> float: ...
+    def wall(self) -> float: ...
+    async def sleep(self, seconds: float) -> None: ...
+
+
+# --------------------------------------------------------------------------- probe
+
+
+class GpuProbe(Protocol):
+    """Reads GPUs; a hung driver delays no caller beyond the probe's own deadline."""
+
+    async def snapshot(self) -> GpuReport:
+        """Never raises: what goes wrong is `fault` and `detail` of the report or of one GPU."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class HostFacts(Value):
+    """The host, by psutil and /proc."""
+
+    hostname: str
+    cpu: Cpu
+    memory_bytes: int
+    versions: Versions
+    boot_id: str
+
+
+class HostProbe(Protocol):
+    def facts(self) -> HostFacts: ...
+
+
+# --------------------------------------------------------------------------- sandbox
+
+
+class Limits(Value):
+    """What a sandbox may use. None means unlimited; a limit that cannot be enforced makes `start` refuse."""
+
+    memory_bytes: int | None = None
+    pids: int | None = None
+    cpus: float | None = None
+    tmp_bytes: int = 256 << 20
+    open_files: int = 4096
+    file_bytes: int = 256 << 20
+    wall_s: float | None = None
+    stderr_bytes: int = 64 << 10
+    """Tail of stderr that is kept; the rest is drained and dropped."""
+
+
+class SandboxSpec(Value):
+    """One sandboxed program. Paths on the left are the host's."""
+
+    name: str
+    """Short label for logs, cgroups and temporary directories."""
+    argv: tuple[str, ...]
+    """Paths as seen inside."""
+    ro_mounts: tuple[tuple[Path, str], ...] = ()
+    socket_dir: Path | None = None
+    """Host directory, bound read-write at /sock."""
+    gpus: tuple[str, ...] = ()
+    """GPU UUIDs whose device nodes are bound."""
+    limits: Limits = Limits()
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class ExitKind(StrEnum):
+    """How a sandbox ended."""
+
+    EXITED = "exited"
+    SIGNALLED = "signalled"
+    OUT_OF_MEMORY = "out_of_memory"
+    WALL_TIME = "wall_time"
+    STOPPED = "stopped"
+    """We stopped it."""
+
+
+class SandboxExit(Value):
+    kind: ExitKind
+    code: int = 0
+    """Exit status, or signal number for SIGNALLED."""
+    detail: str = ""
+    """Plain words, control characters removed."""
+
+
+class SandboxHandle(Protocol):
+    """One running sandbox."""
+
+    @property
+    def pid(self) -> int: ...
+    def stderr_tail(self) -> str:
+        """Last lines of stderr, control characters removed."""
+        ...
+
+    async def wait(self) -> SandboxExit: ...
+    async def stop(self, grace_s: float) -> SandboxExit:
+        """SIGTERM to the program inside, SIGKILL to the sandbox after `grace_s`."""
+        ...
+
+    def kill(self) -> None: ...
+
+
+class Sandbox(Protocol):
+    """Isolates a program."""
+
+    async def probe(self) -> SandboxFacts:
+        """Really runs a program and a few escapes; says what is enforced here and what is not."""
+        ...
+
+    async def start(self, spec: SandboxSpec) -> SandboxHandle:
+        """Raises SandboxError when it cannot be built or a limit of `spec` cannot be enforced."""
+        ...
+
+
+# --------------------------------------------------------------------------- engines
+
+
+class Piece(msgspec.Struct, frozen=True, gc=False):
+    """One generated token. `top_ids` and `top_logprobs` run parallel, most likely first."""
+
+    text: str
+    token_id: int | None = None
+    logprob: float | None = None
+    top_ids: tuple[int, ...] = ()
+    top_logprobs: tuple[float, ...] = ()
+
+
+class Vectors(Value):
+    """Embeddings, a row per input text."""
+
+    rows: tuple[tuple[float, ...], ...]
+
+
+class Finished(Value):
+    """The last thing an engine yields."""
+
+    finish: FinishReason
+    usage: Usage
+    request_sha256: str
+    """Digest of the exact request body that the engine got."""
+    prompt_sha256: str = ""
+    """Digest of the prompt's token ids (u32 little-endian), where the engine tells them."""
+
+
+EngineOutput = Piece | Vectors | Finished
+
+
+class EnginePool(Protocol):
+    """One engine with one model on one device, supervised."""
+
+    @property
+    def facts(self) -> Pool:
+        """Current facts; `ready` turns true after the canary."""
+        ...
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Start, watch and restart the engine until cancelled; call `changed` whenever `facts` changed."""
+        ...
+
+    def generate(self, task: TaskSpec) -> AsyncIterator[EngineOutput]:
+        """Raises EngineError. Closing the iterator stops the engine's work on this task."""
+        ...
+
+
+# --------------------------------------------------------------------------- prove, report
+
+
+class Identity(Protocol):
+    """The node's Ed25519 key and whom it trusts."""
+
+    @property
+    def node_id(self) -> str: ...
+    @property
+    def public_key(self) -> str: ...
+    @property
+    def coordinator_key(self) -> str: ...
+    def sign(self, digest: bytes) -> str: ...
+    def verify(self, key: str, signature: str, digest: bytes) -> bool: ...
+
+
+class Transcripts(Protocol):
+    """Keeps transcripts until the challenge window is over."""
+
+    async def keep(self, key: LeaseKey, transcript: bytes, until: float) -> None:
+        """Durable when it returns; `until` in Unix seconds. Raises StorageError."""
+        ...
+
+    async def sweep(self, now: float) -> int:
+        """Delete what is past its time; returns how many."""
+        ...
+
+
+class OutboxRow(Value):
+    """One finished attempt on its way to the coordinator."""
+
+    key: LeaseKey
+    idem_key: str
+    offer: Signed
+    result: Signed
+    output: str | None = None
+
+
+class Outbox(Protocol):
+    """Finished attempts survive a crash until a receipt comes."""
+
+    async def put(self, row: OutboxRow) -> None:
+        """Durable (fsync) when it returns. Raises StorageError. The same idem_key again is no error."""
+        ...
+
+    async def pending(self, limit: int) -> Sequence[OutboxRow]:
+        """Oldest first."""
+        ...
+
+    async def settle(self, idem_key: str, receipt: Signed, body: wire.ReceiptBody) -> None:
+        """In one transaction: write the ledger line with its bundle and delete the row."""
+        ...
+
+    async def settled(self, idem_key: str) -> bool:
+        """Whether this attempt is settled or waiting: then its offer is a replay."""
+        ...
+
+
+class Link(Protocol):
+    """The coordinator. Opens and re-opens its session by itself, through the Greeter."""
+
+    async def call(self, message: wire.UpMessage) -> wire.DownMessage:
+        """Send and await the reply. Raises LinkError; a Refusal is raised as LinkFault.REFUSED."""
+        ...
+
+    async def post(self, message: wire.Chunk) -> None:
+        """Send without a reply; may be lost."""
+        ...
+
+    async def put_blob(self, sha256: str, body: bytes) -> None:
+        """Idempotent upload. Raises LinkError."""
+        ...
+
+    def pushes(self) -> AsyncIterator[wire.Push]:
+        """What the coordinator sends unasked; ends when the link is closed."""
+        ...
+
+    def describe(self) -> Mapping[str, str]:
+        """Transport, state, last fault and clock offset, for status."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Greeter(Protocol):
+    """What a link needs to open a session; the node implements it."""
+
+    def hello(self, nonce: str) -> wire.Hello: ...
+    def welcomed(self, welcome: wire.Welcome) -> None: ...
