@@ -1,0 +1,204 @@
+"""What the node core is told (events, past tense) and what it orders (commands, imperative)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from agent.core.attempt import Attempt, Event
+from agent.core.fingerprint import Pool
+from agent.core.model import LeaseKey, Reason, Signed
+from agent.core.wire import OfferBody
+
+# --------------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferArrived:
+    """A verified offer; `settled` when the outbox or ledger already knows its key."""
+
+    offer: OfferBody
+    signed: Signed
+    asked_at: float
+    """Monotonic time at which the pull was sent."""
+    settled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happened:
+    """Something happened to one attempt."""
+
+    key: LeaseKey
+    event: Event
+    reason: Reason | None = None
+    detail: str = ""
+    lease_deadline: float | None = None
+    product: Any = None
+    """Passed through to the command that follows; core never looks inside."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeatAcked:
+    """The coordinator answered a beat that was sent at monotonic `asked_at`."""
+
+    asked_at: float
+    lease_ms: int
+    renewed: tuple[LeaseKey, ...]
+    lost: tuple[LeaseKey, ...]
+    cancelled: tuple[LeaseKey, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcomed:
+    """A session opened: of the leases we claimed, the coordinator still wants these."""
+
+    claimed: tuple[LeaseKey, ...]
+    wanted: tuple[LeaseKey, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolChanged:
+    """New facts of one pool."""
+
+    pool: Pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateChanged:
+    """Something outside attempts and pools began or ceased to keep the node from taking work."""
+
+    reason: Reason
+    shut: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticked:
+    """`Node.next_deadline()` has come."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainAsked:
+    """Take nothing new; after `limit_s` hand back what still runs."""
+
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbortAsked:
+    """Hand back everything now."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseAsked:
+    """Take nothing new until resumed; what runs goes on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeAsked:
+    """End a pause or a drain."""
+
+
+NodeEvent = (
+    OfferArrived
+    | Happened
+    | BeatAcked
+    | Welcomed
+    | PoolChanged
+    | GateChanged
+    | Ticked
+    | DrainAsked
+    | AbortAsked
+    | PauseAsked
+    | ResumeAsked
+)
+
+# --------------------------------------------------------------------------- commands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmStart:
+    """Look closer, then ask the coordinator whether the lease still stands."""
+
+    key: LeaseKey
+    pool: str
+    offer: OfferBody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Wait until the pool's engine is ready."""
+
+    key: LeaseKey
+    pool: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generate:
+    """Run the task on the pool's engine."""
+
+    key: LeaseKey
+    pool: str
+    offer: OfferBody
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopWork:
+    """Stop whatever runs for this attempt."""
+
+    key: LeaseKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prove:
+    """Commit to what was generated."""
+
+    key: LeaseKey
+    offer: OfferBody
+    product: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreResult:
+    """Put the attempt's outcome into the outbox; `sealed` is the proved product, None without one."""
+
+    attempt: Attempt
+    sealed: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReturnOffer:
+    """Give an offer back that was not started."""
+
+    key: LeaseKey
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptMoved:
+    """To be logged: the attempt changed its state."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """To be logged: the attempt ended."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeMoved:
+    """To be logged, shown and told to the coordinator: the node changed its state."""
+
+    before: str
+    after: str
+
+
+Command = (
+    ConfirmStart | Stage | Generate | StopWork | Prove | StoreResult | ReturnOffer | AttemptMoved | Closed | NodeMoved
+)

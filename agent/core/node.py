@@ -1,0 +1,336 @@
+"""The node's whole state and every decision about it. Events and `now` come in, commands come out.
+
+Everything the node knows about its attempts, pools and gates stands in `Node` and nowhere else; stages carry
+events in and commands out, and keep nothing that could disagree with it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Any, assert_never
+
+from agent.core import admission, lease
+from agent.core import events as ev
+from agent.core.attempt import OCCUPIES_SLOT, Action, Attempt, Event
+from agent.core.fingerprint import Pool
+from agent.core.model import LeaseKey, Outcome, Reason, State, Value
+from agent.core.wire import Credit, PoolLoad
+
+REMEMBERED_KEYS = 4096
+"""Idempotency keys of recent offers, against replays. 4,096 × about 100 bytes; older ones the outbox knows."""
+REMEMBERED_ATTEMPTS = 64
+
+
+class NodeState(StrEnum):
+    """What the node does about new work."""
+
+    STARTING = "starting"
+    """No pool was ready yet."""
+    SERVING = "serving"
+    PAUSED = "paused"
+    DRAINING = "draining"
+    DRAINED = "drained"
+
+
+class Gate(Value):
+    """One thing that keeps the node from taking work."""
+
+    reason: Reason
+    detail: str = ""
+
+
+class Totals(Value):
+    """Counts since the start."""
+
+    done: int = 0
+    failed: int = 0
+    handed_back: int = 0
+    declined: int = 0
+
+
+class Node:
+    """The pure core of the agent."""
+
+    def __init__(self, node_id: str) -> None:
+        self.node_id = node_id
+        self.state = NodeState.STARTING
+        self.attempts: dict[LeaseKey, Attempt] = {}
+        self.closed: deque[Attempt] = deque(maxlen=REMEMBERED_ATTEMPTS)
+        self.pools: dict[str, Pool] = {}
+        self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
+        self._gates: dict[Reason, str] = {}
+        self._seen: dict[str, None] = {}
+        self._drain_deadline: float | None = None
+
+    # ------------------------------------------------------------------ what stages may ask
+
+    def free(self, pool: str) -> int:
+        """Slots of a pool that no attempt holds; 0 unless it is ready."""
+        facts = self.pools.get(pool)
+        if facts is None or not facts.ready:
+            return 0
+        return max(0, facts.slots - self.busy(pool))
+
+    def busy(self, pool: str) -> int:
+        """Slots of a pool that attempts hold."""
+        return sum(1 for a in self.attempts.values() if a.pool == pool and a.state in OCCUPIES_SLOT)
+
+    def credit(self, pool: str) -> Credit | None:
+        """How much to pull for a pool; None when the node takes no work for it now."""
+        count = self.free(pool)
+        if count < 1 or self.state is not NodeState.SERVING or self._gates:
+            return None
+        return Credit(pool=pool, model_digest=self.pools[pool].model_digest, count=count)
+
+    def gates(self) -> list[Gate]:
+        """Every reason why the node takes no work now, the most telling first; empty when it does."""
+        found = [Gate(reason=reason, detail=detail) for reason, detail in self._gates.items()]
+        match self.state:
+            case NodeState.DRAINING | NodeState.DRAINED:
+                found.insert(0, Gate(reason=Reason.DRAINING, detail="finishing what runs, taking nothing new"))
+            case NodeState.PAUSED:
+                found.insert(0, Gate(reason=Reason.PAUSED, detail="paused"))
+            case NodeState.STARTING | NodeState.SERVING:
+                pass
+        return found + self._pool_gates()
+
+    def _pool_gates(self) -> list[Gate]:
+        if not self.pools:
+            return [Gate(reason=Reason.NO_POOL, detail="no pool is configured: add [[models]] and [[pools]]")]
+        if any(pool.ready for pool in self.pools.values()):
+            return []
+        return [
+            Gate(reason=Reason.POOL_NOT_READY, detail=f"{pool.name}: {pool.detail or 'the engine is starting'}")
+            for pool in self.pools.values()
+        ]
+
+    def held(self) -> tuple[LeaseKey, ...]:
+        """Leases to renew with the next beat: of everything that is not closed."""
+        return tuple(self.attempts)
+
+    def loads(self) -> tuple[PoolLoad, ...]:
+        """How busy each pool is."""
+        return tuple(PoolLoad(pool=name, busy=self.busy(name), free=self.free(name)) for name in self.pools)
+
+    def totals(self) -> Totals:
+        """Counts since the start."""
+        failed = self.counts[Outcome.FAILED] + self.counts[Outcome.EXPIRED]
+        return Totals(
+            done=self.counts[Outcome.SUCCEEDED],
+            failed=failed,
+            handed_back=self.counts[Outcome.HANDED_BACK],
+            declined=self.counts[Outcome.DECLINED],
+        )
+
+    def next_deadline(self) -> float | None:
+        """Monotonic time at which `Ticked` is due next."""
+        times = [self._drain_deadline] if self._drain_deadline is not None else []
+        for attempt in self.attempts.values():
+            if attempt.state in OCCUPIES_SLOT:
+                times += [attempt.lease_deadline, attempt.task_deadline]
+        return min(times, default=None)
+
+    # ------------------------------------------------------------------ events in, commands out
+
+    def handle(self, event: ev.NodeEvent, now: float) -> list[ev.Command]:  # noqa: PLR0911  (one return an event)
+        """Apply one event. Raises ImpossibleTransition on a bug."""
+        match event:
+            case ev.OfferArrived():
+                return self._offer(event, now)
+            case ev.Happened():
+                return self._happened(event, now)
+            case ev.BeatAcked():
+                return self._beat_acked(event, now)
+            case ev.Welcomed():
+                return self._welcomed(event, now)
+            case ev.PoolChanged():
+                return self._pool_changed(event)
+            case ev.Ticked():
+                return self._tick(now)
+            case ev.DrainAsked():
+                return self._drain(event, now)
+            case ev.AbortAsked():
+                return self._hand_back_all(now, event.reason)
+            case ev.PauseAsked():
+                return self._pause()
+            case ev.ResumeAsked():
+                return self._resume()
+            case ev.GateChanged():
+                return self._gate(event)
+        assert_never(event)
+
+    def _offer(self, event: ev.OfferArrived, now: float) -> list[ev.Command]:
+        offer = event.offer
+        no = admission.judge_offer(offer, self.node_id) or self._judge_state(offer.idem_key, event.settled)
+        if no is None:
+            pool = admission.place(offer.task, self.pools.values(), {name: self.free(name) for name in self.pools})
+            if isinstance(pool, Pool):
+                return self._lease(event, pool, now)
+            no = pool
+        self.counts[Outcome.DECLINED] += 1
+        return [ev.ReturnOffer(key=offer.key, reason=no.reason, detail=no.detail)]
+
+    def _judge_state(self, idem_key: str, settled: bool) -> admission.No | None:
+        if settled or idem_key in self._seen:
+            return admission.No(reason=Reason.REPLAYED_OFFER, detail="this very offer was seen before")
+        if self.state in (NodeState.DRAINING, NodeState.DRAINED):
+            return admission.No(reason=Reason.DRAINING, detail="the node is draining")
+        if self.state is NodeState.PAUSED:
+            return admission.No(reason=Reason.PAUSED, detail="the node is paused")
+        for reason, detail in self._gates.items():
+            return admission.No(reason=reason, detail=detail)
+        return None
+
+    def _lease(self, event: ev.OfferArrived, pool: Pool, now: float) -> list[ev.Command]:
+        offer = event.offer
+        self._remember(offer.idem_key)
+        attempt = Attempt(
+            key=offer.key,
+            offer=offer,
+            signed=event.signed,
+            pool=pool.name,
+            leased_at=now,
+            lease_deadline=lease.local_deadline(event.asked_at, offer.lease_ms / 1000),
+            task_deadline=event.asked_at + offer.deadline_ms / 1000,
+        )
+        self.attempts[offer.key] = attempt
+        return [ev.ConfirmStart(key=offer.key, pool=pool.name, offer=offer), ev.AttemptMoved(attempt=attempt)]
+
+    def _remember(self, idem_key: str) -> None:
+        self._seen[idem_key] = None
+        if len(self._seen) > REMEMBERED_KEYS:
+            del self._seen[next(iter(self._seen))]
+
+    def _happened(self, event: ev.Happened, now: float) -> list[ev.Command]:
+        attempt = self.attempts.get(event.key)
+        if attempt is None:  # closed meanwhile, or of an earlier life of this agent: nothing is left to decide
+            return []
+        if event.lease_deadline is not None:
+            attempt.renew(event.lease_deadline)
+        return self._advance(attempt, event.event, now, reason=event.reason, detail=event.detail, product=event.product)
+
+    def _advance(
+        self,
+        attempt: Attempt,
+        event: Event,
+        now: float,
+        *,
+        reason: Reason | None = None,
+        detail: str = "",
+        product: Any = None,
+    ) -> list[ev.Command]:
+        before = attempt.state
+        step = attempt.advance(event, now, reason, detail)
+        commands = [_command(action, attempt, product) for action in step.actions]
+        if attempt.state is not before:
+            commands.append(ev.AttemptMoved(attempt=attempt))
+        if attempt.state is State.CLOSED:
+            commands += self._close(attempt)
+        return commands + self._maybe_drained()
+
+    def _close(self, attempt: Attempt) -> list[ev.Command]:
+        del self.attempts[attempt.key]
+        self.closed.append(attempt)
+        if attempt.outcome is not None:
+            self.counts[attempt.outcome] += 1
+        return [ev.Closed(attempt=attempt)]
+
+    def _beat_acked(self, event: ev.BeatAcked, now: float) -> list[ev.Command]:
+        deadline = lease.local_deadline(event.asked_at, event.lease_ms / 1000)
+        for key in event.renewed:
+            if key in self.attempts:
+                self.attempts[key].renew(deadline)
+        return self._all(event.lost, Event.LEASE_LOST, now) + self._all(
+            event.cancelled, Event.CANCELLED, now, Reason.CANCELLED_BY_REQUESTER
+        )
+
+    def _welcomed(self, event: ev.Welcomed, now: float) -> list[ev.Command]:
+        """After a reconnect: what we claimed to run and the coordinator no longer wants is lost."""
+        return self._all([key for key in event.claimed if key not in event.wanted], Event.LEASE_LOST, now)
+
+    def _all(
+        self, keys: Iterable[LeaseKey], event: Event, now: float, reason: Reason | None = None
+    ) -> list[ev.Command]:
+        commands: list[ev.Command] = []
+        for key in keys:
+            if (attempt := self.attempts.get(key)) is not None:
+                commands += self._advance(attempt, event, now, reason=reason)
+        return commands
+
+    def _pool_changed(self, event: ev.PoolChanged) -> list[ev.Command]:
+        self.pools[event.pool.name] = event.pool
+        if self.state is NodeState.STARTING and event.pool.ready:
+            return self._enter(NodeState.SERVING)
+        return []
+
+    def _tick(self, now: float) -> list[ev.Command]:
+        commands: list[ev.Command] = []
+        for attempt in list(self.attempts.values()):
+            if attempt.state not in OCCUPIES_SLOT:
+                continue
+            if now >= attempt.lease_deadline:
+                commands += self._advance(attempt, Event.LEASE_EXPIRED, now)
+            elif now >= attempt.task_deadline:
+                commands += self._advance(attempt, Event.DEADLINE_PASSED, now)
+        if self._drain_deadline is not None and now >= self._drain_deadline:
+            self._drain_deadline = None
+            commands += self._hand_back_all(now, Reason.DRAIN_LIMIT)
+        return commands
+
+    def _drain(self, event: ev.DrainAsked, now: float) -> list[ev.Command]:
+        deadline = now + event.limit_s
+        if self.state in (NodeState.DRAINING, NodeState.DRAINED):
+            self._drain_deadline = min(self._drain_deadline or deadline, deadline)
+            return []
+        self._drain_deadline = deadline
+        return self._enter(NodeState.DRAINING) + self._maybe_drained()
+
+    def _maybe_drained(self) -> list[ev.Command]:
+        if self.state is NodeState.DRAINING and not self.attempts:
+            self._drain_deadline = None
+            return self._enter(NodeState.DRAINED)
+        return []
+
+    def _hand_back_all(self, now: float, reason: Reason) -> list[ev.Command]:
+        return self._all(list(self.attempts), Event.HAND_BACK_ASKED, now, reason)
+
+    def _pause(self) -> list[ev.Command]:
+        return self._enter(NodeState.PAUSED) if self.state in (NodeState.STARTING, NodeState.SERVING) else []
+
+    def _resume(self) -> list[ev.Command]:
+        if self.state not in (NodeState.PAUSED, NodeState.DRAINING, NodeState.DRAINED):
+            return []
+        self._drain_deadline = None
+        ready = any(pool.ready for pool in self.pools.values())
+        return self._enter(NodeState.SERVING if ready else NodeState.STARTING)
+
+    def _enter(self, state: NodeState) -> list[ev.Command]:
+        before, self.state = self.state, state
+        return [ev.NodeMoved(before=before.value, after=state.value)]
+
+    def _gate(self, event: ev.GateChanged) -> list[ev.Command]:
+        if event.shut:
+            self._gates[event.reason] = event.detail
+        else:
+            self._gates.pop(event.reason, None)
+        return []
+
+
+def _command(action: Action, attempt: Attempt, product: Any) -> ev.Command:
+    key, pool = attempt.key, attempt.pool
+    match action:
+        case Action.STAGE:
+            return ev.Stage(key=key, pool=pool)
+        case Action.GENERATE:
+            return ev.Generate(key=key, pool=pool, offer=attempt.offer)
+        case Action.PROVE:
+            return ev.Prove(key=key, offer=attempt.offer, product=product)
+        case Action.STORE_RESULT:
+            return ev.StoreResult(attempt=attempt, sealed=product)
+        case Action.STOP_WORK:
+            return ev.StopWork(key=key)
+        case Action.RETURN_OFFER:
+            return ev.ReturnOffer(key=key, reason=attempt.reason or Reason.ABORTED, detail=attempt.detail)
+    assert_never(action)
