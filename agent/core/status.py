@@ -1,0 +1,121 @@
+"""What the daemon shows of itself over the local socket: `gpu-agent status --json` prints exactly this.
+
+Ages and remaining times are seconds from now on the daemon's monotonic clock; `*_at` are Unix seconds.
+"""
+
+from __future__ import annotations
+
+from agent.core.model import Reason, State, Value
+
+
+class NodeStatus(Value):
+    """The node itself."""
+
+    id: str
+    """Empty until the node is enrolled."""
+    name: str
+    state: str
+    """As in `core.node.NodeState`."""
+    version: str
+    started_at: float
+    since_s: float
+    """How long the node has been in `state`."""
+
+
+class Gate(Value):
+    """One reason why no work comes in now."""
+
+    reason: Reason
+    detail: str = ""
+    """Plain words: what is missing and what the owner can do."""
+
+
+class PoolStatus(Value):
+    """One engine with one model on one device."""
+
+    name: str
+    model: str
+    device: str
+    engine: str
+    ready: bool
+    busy: int
+    slots: int
+    detail: str = ""
+
+
+class AttemptStatus(Value):
+    """One task that is being worked on."""
+
+    task_id: str
+    state: State
+    pool: str
+    age_s: float
+    tokens: int = 0
+    deadline_s: float | None = None
+    """Seconds left; negative when it has passed."""
+
+
+class LinkStatus(Value):
+    """The way to the coordinator."""
+
+    url: str
+    transport: str
+    """`websocket` or `poll`; empty before the first session."""
+    state: str
+    last_answer_s: float | None = None
+    """Age of the coordinator's last answer; None when it never answered."""
+    clock_offset_s: float | None = None
+    """Coordinator's clock minus ours. Shown only: no wall-clock time decides anything."""
+    detail: str = ""
+    """Last fault, in plain words."""
+
+
+class SandboxStatus(Value):
+    """What isolates the engines here."""
+
+    backend: str
+    usable: bool
+    unenforced: tuple[str, ...] = ()
+    """Limits that this machine cannot enforce; tasks that need one of them are declined."""
+    detail: str = ""
+
+
+class Totals(Value):
+    """Since the daemon started."""
+
+    done: int = 0
+    failed: int = 0
+    handed_back: int = 0
+    earned_micros: int = 0
+    """Millionths of one unit of `currency`, receipts only."""
+    currency: str = ""
+
+
+class Status(Value):
+    """All of it, on one screen."""
+
+    node: NodeStatus
+    link: LinkStatus
+    sandbox: SandboxStatus
+    why_idle: tuple[Gate, ...] = ()
+    """Every gate that fails, the most telling first; empty while work may come in."""
+    pools: tuple[PoolStatus, ...] = ()
+    attempts: tuple[AttemptStatus, ...] = ()
+    outbox_waiting: int = 0
+    """Finished attempts whose receipt has not come yet."""
+    totals: Totals = Totals()
+    schema: int = 1
+
+
+def headline(status: Status) -> str:
+    """One line for the service manager: what the node does, or why it does nothing."""
+    slots = sum(pool.slots for pool in status.pools)
+    running = len(status.attempts)
+    parts = [
+        f"{status.node.state}: {running} task{'' if running == 1 else 's'}, {slots} slot{'' if slots == 1 else 's'}"
+    ]
+    if status.why_idle:
+        parts.append("no new work: " + ", ".join(gate.reason.value for gate in status.why_idle))
+    if status.outbox_waiting:
+        parts.append(f"{status.outbox_waiting} waiting for a receipt")
+    return "; ".join(parts)
