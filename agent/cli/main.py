@@ -1,0 +1,108 @@
+"""The `gpu-agent` command: one module a verb, imported only when that verb runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from agent.core.errors import AgentError
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
+
+
+class Verb(NamedTuple):
+    """A verb: the module that exposes it as `command`, and its line in `--help`."""
+
+    module: str
+    summary: str
+
+
+VERBS = {
+    "run": Verb("agent.cli.run", "Run the node: probe, advertise, pull, execute, prove, report."),
+    "demo": Verb("agent.cli.demo", "Show the whole path on this machine with a real model."),
+    "enrol": Verb("agent.cli.enrol", "Join a coordinator with a one-time token."),
+    "status": Verb("agent.cli.status", "What the running node does now, and why."),
+    "tasks": Verb("agent.cli.tasks", "Tasks that this node has done."),
+    "gpus": Verb("agent.cli.gpus", "GPUs of this machine as the agent sees them."),
+    "doctor": Verb("agent.cli.doctor", "Check everything that the node needs, with remedies."),
+    "receipt": Verb("agent.cli.receipt", "Write the receipt of one task, to keep or to verify."),
+    "verify": Verb("agent.cli.verify", "Check a receipt offline: signatures, commitment, output."),
+    "config": Verb("agent.cli.config", "Write, check and show the configuration."),
+    "version": Verb("agent.cli.version", "Versions of the agent and of what it runs on."),
+}
+
+
+class LazyVerbs(click.Group):
+    """Lists verbs from the table, so that `--help` imports none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click's interface)
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(VERBS[cmd_name].module).command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in VERBS and not args[0].startswith("-"):
+            ctx.fail(f"no verb {args[0]!r}{_near(args[0])}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, verb.summary) for name, verb in VERBS.items()])
+
+
+@click.group(cls=LazyVerbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def command() -> None:
+    """Provider-side GPU node agent."""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; returns the exit status. Expected failures become one clean line on stderr."""
+    from agent.core.errors import AgentError
+
+    try:
+        status = command.main(list(arguments), prog_name="gpu-agent", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except AgentError as error:
+        tell(error)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader (`| head`) has left. Python would complain again while it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status if isinstance(status, int) else 0
+
+
+def tell(error: AgentError) -> None:
+    """Say what failed and what to do, without control characters that a peer may have put into the text."""
+    from agent.cli.plain import plain
+    from agent.core.errors import ConfigError
+
+    click.echo(click.style("error: ", fg="red", bold=True) + plain(error.message), err=True)
+    for fault in error.faults if isinstance(error, ConfigError) else ():
+        click.echo(f"  {plain(fault)}", err=True)
+    if error.remedy:
+        click.echo(f"  → {plain(error.remedy)}", err=True)
+
+
+def _near(word: str) -> str:
+    from difflib import get_close_matches
+
+    found = get_close_matches(word, VERBS, n=1)
+    return f"; did you mean {found[0]!r}?" if found else f"; verbs: {', '.join(VERBS)}"

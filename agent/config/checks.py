@@ -1,0 +1,111 @@
+"""Faults that show only when keys are seen together."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from urllib.parse import SplitResult, urlsplit
+
+from agent.config.faults import Fault, did_you_mean
+from agent.config.schema import Config, EngineKind, EngineProfile, PoolConfig
+from agent.core.model import TaskKind
+
+
+def check(config: Config) -> Iterator[Fault]:
+    """Every contradiction in `config`. Empty names stand for keys that are already reported."""
+    yield from _coordinator_url(config.coordinator.url)
+    yield from _unique("models", [model.name for model in config.models])
+    yield from _unique("pools", [pool.name for pool in config.pools])
+    for index, model in enumerate(config.models):
+        if model.path is None and model.digest is None:
+            yield Fault(key=f"models[{index}].path", message="is missing; without it the digest must be given")
+    for index, pool in enumerate(config.pools):
+        yield from _model_of(config, pool, f"pools[{index}]")
+        yield from (_external if pool.engine is EngineKind.EXTERNAL else _own)(pool, f"pools[{index}]")
+        yield from _kinds(pool, f"pools[{index}]")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can only be this machine. `localhost` counts: RFC 6761 reserves it."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _coordinator_url(url: str | None) -> Iterator[Fault]:
+    if url is None:
+        return
+    parts = _split(url)
+    if parts is None or parts.scheme not in {"http", "https", "ws", "wss"} or not parts.hostname:
+        yield Fault(key="coordinator.url", message="must look like https://coordinator.example")
+    elif parts.username or parts.password or parts.query or parts.fragment:
+        yield Fault(key="coordinator.url", message="must not carry a user, a password, a query or a fragment")
+    else:
+        yield from _plain_only_to_loopback("coordinator.url", parts)
+
+
+def _plain_only_to_loopback(key: str, parts: SplitResult) -> Iterator[Fault]:
+    if parts.scheme in {"http", "ws"} and not is_loopback(parts.hostname or ""):
+        secure = {"http": "https", "ws": "wss"}[parts.scheme]
+        yield Fault(key=key, message=f"{parts.scheme}:// is allowed to this machine only; use {secure}://")
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises on a port that is no number below 65536
+    except ValueError:
+        return None
+    return parts
+
+
+def _unique(section: str, names: list[str]) -> Iterator[Fault]:
+    for index, name in enumerate(names):
+        if name and name in names[:index]:
+            yield Fault(key=f"{section}[{index}].name", message=f'"{name}" is taken by {section}[{names.index(name)}]')
+
+
+def _model_of(config: Config, pool: PoolConfig, key: str) -> Iterator[Fault]:
+    names = [model.name for model in config.models]
+    if pool.model and pool.model not in names:
+        there = did_you_mean(pool.model, names) or f"; models: {', '.join(filter(None, names)) or 'none'}"
+        yield Fault(key=f"{key}.model", message=f'no model is called "{pool.model}"{there}')
+    elif pool.model and pool.engine is not EngineKind.EXTERNAL and config.model_named(pool.model).path is None:
+        yield Fault(key=f"{key}.model", message=f'model "{pool.model}" has no path, and this engine needs the file')
+
+
+def _own(pool: PoolConfig, key: str) -> Iterator[Fault]:
+    for name, given in (("url", pool.url), ("api_key_file", pool.api_key_file)):
+        if given is not None:
+            yield Fault(key=f"{key}.{name}", message='is for pools with engine = "external" only')
+    if pool.profile is not EngineProfile.LLAMA_SERVER:
+        yield Fault(key=f"{key}.profile", message='must be "llama-server", or set engine = "external"')
+
+
+def _external(pool: PoolConfig, key: str) -> Iterator[Fault]:
+    if pool.binary != "auto":
+        yield Fault(key=f"{key}.binary", message="the agent does not start an external engine; remove it")
+    if pool.args:
+        yield Fault(key=f"{key}.args", message="the agent does not start an external engine; remove them")
+    if pool.url is None:
+        yield Fault(key=f"{key}.url", message="is missing; an external engine needs its address")
+        return
+    if pool.url.startswith("unix:/"):
+        return
+    parts = _split(pool.url)
+    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+        yield Fault(key=f"{key}.url", message="must look like http://127.0.0.1:8000, https://… or unix:/path")
+    elif parts.username or parts.password:
+        yield Fault(key=f"{key}.url", message="must not carry a user or a password; use api_key_file")
+    else:
+        yield from _plain_only_to_loopback(f"{key}.url", parts)
+
+
+def _kinds(pool: PoolConfig, key: str) -> Iterator[Fault]:
+    if TaskKind.EMBEDDING in pool.kinds and len(set(pool.kinds)) > 1:
+        yield Fault(key=f"{key}.kinds", message="an engine embeds or generates; make two pools")
+    if pool.profile is EngineProfile.TEI and TaskKind.EMBEDDING not in pool.kinds:
+        yield Fault(key=f"{key}.kinds", message='must be ["embedding"] with profile = "tei"')
