@@ -1,0 +1,34 @@
+"""Text from engines, drivers and peers, made safe to print."""
+
+from __future__ import annotations
+
+import re
+
+# ECMA-48: string sequences (OSC, DCS, SOS, PM, APC) end in BEL or ST; CSI ends in a final byte; the rest are two
+# characters long. An unterminated string sequence loses only its introducer: what follows may be the message.
+_ESCAPES = re.compile(
+    r"\x1b[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)|[\x9d\x90\x98\x9e\x9f][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|\x1b[ -/]*[0-~]?"
+)
+# C0 but tab and newline, DEL and C1, then what reorders or hides text on a terminal (Unicode bidi controls, zero width
+# characters, line separators, the byte-order mark) and lone surrogates, which cannot be encoded at all.
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+
+
+def plain(text: str | bytes, limit: int) -> str:
+    """`text` without escape sequences, control characters and invalid UTF-8, at most `limit` characters.
+
+    Tabs and newlines stay; a carriage return becomes a newline, so that nothing overwrites a line. A text that is cut
+    ends in `…`.
+    """
+    if isinstance(text, bytes):
+        # A character takes at most four bytes; sequences that are removed must not make a flood costly.
+        text = text[: limit * 16].decode("utf-8", "replace")
+    text = _ESCAPES.sub("", text.replace("\r\n", "\n"))
+    text = _UNSAFE.sub("", text.replace("\r", "\n"))
+    if len(text) <= limit:
+        return text
+    return text[: max(limit - 1, 0)] + "…" if limit > 0 else ""
