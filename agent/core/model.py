@@ -6,7 +6,7 @@ The same words stand in the glossary, on the wire and in the logs. Every enum he
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any, dataclass_transform
+from typing import Annotated, Any, dataclass_transform
 
 import msgspec
 
@@ -21,6 +21,10 @@ class ValueMeta(msgspec.StructMeta):
 
 class Value(msgspec.Struct, metaclass=ValueMeta):
     """A named, immutable value. Unknown fields are ignored on decode (protocol.md: additive evolution)."""
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
+"""Not negative, and exact in every JSON reader: a larger number fits neither a double nor a database column."""
 
 
 class Signed(Value, forbid_unknown_fields=True):
@@ -81,6 +85,8 @@ class Reason(StrEnum):
     DEADLINE_PASSED = "deadline_passed"
     DRAIN_LIMIT = "drain_limit"
     ABORTED = "aborted"
+    INTERNAL = "internal"
+    """A fault of the agent itself; the log has the traceback."""
     AGENT_RESTARTED = "agent_restarted"
     # an offer was declined
     BAD_SIGNATURE = "bad_signature"
@@ -154,7 +160,7 @@ TaskInput = ChatInput | CompletionInput | EmbeddingInput
 class Sampling(Value, forbid_unknown_fields=True):
     """Sampler chain, in integers (micro-units), so that the same bytes are signed and hashed everywhere."""
 
-    seed: int
+    seed: Count
     """u32, never 0xFFFFFFFF (engines read that as "random"). Chosen by the coordinator, never by the node."""
     temperature_micros: int = 800_000
     """0 is greedy."""
@@ -172,7 +178,7 @@ class TaskSpec(Value, forbid_unknown_fields=True):
     """Manifest digest of the model, `sha256:` + 64 hex digits (see `core.manifest`)."""
     input: TaskInput
     sampling: Sampling
-    max_tokens: int
+    max_tokens: Count
 
     @property
     def kind(self) -> TaskKind:
@@ -190,25 +196,25 @@ class LeaseKey(Value, forbid_unknown_fields=True):
     """Names one lease: the task, which attempt at it, and the fence that rises with every lease of the task."""
 
     task_id: str
-    attempt: int
-    fence: int
+    attempt: Count
+    fence: Count
 
 
 class Usage(Value):
     """Tokens of one attempt."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
 
 
 class Timings(Value):
     """Durations of one attempt on the node's monotonic clock, in milliseconds."""
 
-    staging_ms: int = 0
-    first_token_ms: int = 0
+    staging_ms: Count = 0
+    first_token_ms: Count = 0
     """From the request to the engine until its first token; 0 when there was none."""
-    running_ms: int = 0
-    proving_ms: int = 0
+    running_ms: Count = 0
+    proving_ms: Count = 0
 
 
 class Commitment(Value, forbid_unknown_fields=True):
@@ -218,6 +224,6 @@ class Commitment(Value, forbid_unknown_fields=True):
     """Canonical header bytes, base64."""
     root: str
     """RFC 6962 style Merkle root over the leaves, hex."""
-    leaves: int
+    leaves: Count
     signature: str
     """The node's Ed25519 signature over the commit digest, hex."""

@@ -7,12 +7,12 @@ names the `seq` it answers in `re`. What must be believed later (offer, result, 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TypeVar
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 
 from agent.core.fingerprint import Fingerprint
-from agent.core.model import Commitment, LeaseKey, Outcome, Reason, Signed, TaskSpec, Timings, Usage, Value
+from agent.core.model import Commitment, Count, LeaseKey, Outcome, Reason, Signed, TaskSpec, Timings, Usage, Value
 
 PROTO_MIN, PROTO_MAX = 1, 1
 SUBPROTOCOL = "gpu-agent.v1"
@@ -23,6 +23,9 @@ MAX_INLINE_OUTPUT_BYTES = 128 << 10
 """A larger output goes up as a blob first. 128 KiB escaped sixfold stays inside MAX_MESSAGE_BYTES."""
 MAX_BLOB_BYTES = 64 << 20
 MAX_PULL_WAIT_S = 25.0
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=10 * 365 * 86400)]
+"""A duration; ten years is for ever, and keeps every clock in range."""
 
 
 class Role(StrEnum):
@@ -60,10 +63,10 @@ class OfferBody(Value, forbid_unknown_fields=True):
 
     node_id: str
     task: TaskSpec
-    attempt: int
-    fence: int
-    lease_ms: int
-    deadline_ms: int
+    attempt: Count
+    fence: Count
+    lease_ms: Count
+    deadline_ms: Count
     """From the moment the node asked: after it the result is worthless to the requester."""
     idem_key: str
     """Names this attempt for ever: the same key never counts twice."""
@@ -81,8 +84,8 @@ class ResultBody(Value, forbid_unknown_fields=True):
 
     node_id: str
     task_id: str
-    attempt: int
-    fence: int
+    attempt: Count
+    fence: Count
     idem_key: str
     outcome: Outcome
     reason: Reason
@@ -90,7 +93,7 @@ class ResultBody(Value, forbid_unknown_fields=True):
     """Plain words for people; never decides anything."""
     output_sha256: str = ""
     """Hex digest of the output's UTF-8 bytes; empty when there is none."""
-    output_bytes: int = 0
+    output_bytes: Count = 0
     usage: Usage = Usage()
     timings: Timings = Timings()
     commitment: Commitment | None = None
@@ -121,18 +124,18 @@ class ReceiptBody(Value, forbid_unknown_fields=True):
     receipt_id: str
     node_id: str
     task_id: str
-    attempt: int
-    fence: int
+    attempt: Count
+    fence: Count
     idem_key: str
     status: ReceiptStatus
     result_sha256: str
     """Digest of the signed result payload."""
-    received_at: int
+    received_at: Count
     """Unix seconds on the coordinator's clock; informative."""
     detail: str = ""
     output_sha256: str = ""
     commitment_root: str = ""
-    amount_micros: int = 0
+    amount_micros: Count = 0
     """Millionths of one unit of `currency`."""
     currency: str = ""
 
@@ -173,8 +176,8 @@ class PoolLoad(Value):
     """How busy one pool is."""
 
     pool: str
-    busy: int
-    free: int
+    busy: Count
+    free: Count
 
 
 class Beat(Up):
@@ -195,14 +198,14 @@ class Credit(Value):
 
     pool: str
     model_digest: str
-    count: int
+    count: Count
 
 
 class Pull(Up):
     """Asks for work, never for more than free slots."""
 
     credits: tuple[Credit, ...]
-    wait_s: float = MAX_PULL_WAIT_S
+    wait_s: Seconds = MAX_PULL_WAIT_S
 
 
 class Start(Up):
@@ -223,10 +226,10 @@ class Chunk(Up):
     """Streamed text; lossy: the final result is authoritative."""
 
     key: LeaseKey
-    index: int
+    index: Count
     """Rises by one per chunk of an attempt; a gap is a lost chunk."""
     text: str
-    tokens: int
+    tokens: Count
     leaf: str = ""
     """Running leaf hash, hex, when one or more leaves closed since the last chunk (proof.md)."""
 
@@ -267,12 +270,12 @@ class Welcome(Down):
 
     session: str
     """Bearer token for HTTP; also bound to the socket on WebSocket."""
-    session_ttl_s: int
+    session_ttl_s: Count
     proto: int
     server_time: float
     """Unix seconds; the node learns its clock offset from it."""
-    beat_s: float
-    lease_s: float
+    beat_s: Seconds
+    lease_s: Seconds
     wanted: tuple[LeaseKey, ...] = ()
     """Of `running`, the leases that are still ours."""
     features: tuple[str, ...] = ()
@@ -289,8 +292,8 @@ class Directive(Value):
 class BeatAck(Down):
     """Answers a beat: every held lease is renewed, or in `lost`, or in `cancelled`."""
 
-    lease_ms: int
-    beat_s: float
+    lease_ms: Count
+    beat_s: Seconds
     renewed: tuple[LeaseKey, ...] = ()
     lost: tuple[LeaseKey, ...] = ()
     cancelled: tuple[LeaseKey, ...] = ()
@@ -308,7 +311,7 @@ class StartAck(Down):
 
     key: LeaseKey
     ok: bool
-    lease_ms: int = 0
+    lease_ms: Count = 0
     detail: str = ""
 
 
@@ -340,7 +343,7 @@ class Refusal(Down):
 
     code: RefusalCode
     message: str
-    retry_after_s: float | None = None
+    retry_after_s: Seconds | None = None
 
 
 DownMessage = Nonce | Welcome | BeatAck | Offers | StartAck | Ack | Receipt | Cancel | Directed | Refusal
@@ -352,7 +355,7 @@ Push = Cancel | Directed
 class UpFrame(Value):
     """One message of the node; `seq` starts at 1 with the first message after `hello` (hello itself is 0)."""
 
-    seq: int
+    seq: Count
     msg: UpMessage
 
 
@@ -360,7 +363,7 @@ class DownFrame(Value):
     """One message of the coordinator; `re` is None on a push."""
 
     msg: DownMessage
-    re: int | None = None
+    re: Count | None = None
 
 
 # --------------------------------------------------------------------------- enrolment (HTTP only)
@@ -386,6 +389,25 @@ class EnrolReply(Value):
     """By the coordinator key over `digest(Role.ENROL, token ‖ node_key ‖ node_id)`."""
 
 
+REPLY_TO: Final[dict[type[Up], type[Down]]] = {
+    Hello: Welcome,
+    Beat: BeatAck,
+    Pull: Offers,
+    Start: StartAck,
+    Decline: Ack,
+    Result: Receipt,
+    Bye: Ack,
+}
+"""The one reply to each message, besides a Refusal. A Chunk gets none; over HTTP an Ack stands for it."""
+
+
+def tag_of(message: type[Up | Down] | Up | Down) -> str:
+    """The `type` of a message on the wire, which is also its HTTP route: `beat`, `pull`."""
+    return str(message.__struct_config__.tag)
+
+
+# --------------------------------------------------------------------------- reading and writing
+
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
 _up = msgspec.json.Decoder(UpFrame)
@@ -398,10 +420,25 @@ def encode(value: msgspec.Struct) -> bytes:
 
 
 def decode_up(raw: bytes | str) -> UpFrame:
-    """Parse a node's frame. Raises msgspec.ValidationError or msgspec.DecodeError."""
-    return _up.decode(raw)
+    """Parse a node's frame. Raises msgspec.DecodeError (ValidationError is one) and nothing else."""
+    return read(_up, raw)
 
 
 def decode_down(raw: bytes | str) -> DownFrame:
-    """Parse a coordinator's frame. Raises msgspec.ValidationError or msgspec.DecodeError."""
-    return _down.decode(raw)
+    """Parse a coordinator's frame. Raises msgspec.DecodeError (ValidationError is one) and nothing else."""
+    return read(_down, raw)
+
+
+def read(decoder: msgspec.json.Decoder[T], raw: bytes | str) -> T:
+    """Decode what a stranger sent. Raises msgspec.DecodeError alone, whatever the bytes are.
+
+    Of two equal keys the last one counts. The size is checked first: nothing is parsed of a larger text.
+    """
+    if len(raw) > MAX_MESSAGE_BYTES:
+        raise msgspec.DecodeError(f"{len(raw)} bytes, more than {MAX_MESSAGE_BYTES}")
+    try:
+        return decoder.decode(raw)
+    except RecursionError as error:  # msgspec lets it pass on deep nesting
+        raise msgspec.DecodeError("nested too deeply") from error
+    except UnicodeError as error:  # and this one on bytes that are not UTF-8
+        raise msgspec.DecodeError("not UTF-8") from error
