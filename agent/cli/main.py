@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
+MAX_LINE_CHARACTERS = 2000
+"""A message of a stranger may be long; the log has all of it."""
 
 
 class Verb(NamedTuple):
@@ -90,15 +92,20 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def tell(error: AgentError) -> None:
-    """Say what failed and what to do, without control characters that a peer may have put into the text."""
-    from agent.cli.plain import plain
+    """Say what failed and what to do. Peers may have put control characters into the text: they do not get out."""
     from agent.core.errors import ConfigError
 
-    click.echo(click.style("error: ", fg="red", bold=True) + plain(error.message), err=True)
+    click.echo(click.style("error: ", fg="red", bold=True) + _line(error.message), err=True)
     for fault in error.faults if isinstance(error, ConfigError) else ():
-        click.echo(f"  {plain(fault)}", err=True)
+        click.echo(f"  {_line(fault)}", err=True)
     if error.remedy:
-        click.echo(f"  → {plain(error.remedy)}", err=True)
+        click.echo(f"  → {_line(error.remedy)}", err=True)
+
+
+def _line(text: str) -> str:
+    from agent.core.text import plain
+
+    return " ".join(plain(text, MAX_LINE_CHARACTERS).split("\n"))
 
 
 def _near(word: str) -> str:

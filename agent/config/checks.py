@@ -70,10 +70,12 @@ def _unique(section: str, names: list[str]) -> Iterator[Fault]:
 
 def _model_of(config: Config, pool: PoolConfig, key: str) -> Iterator[Fault]:
     names = [model.name for model in config.models]
-    if pool.model and pool.model not in names:
+    if not pool.model or (pool.model not in names and "" in names):
+        return
+    if pool.model not in names:
         there = did_you_mean(pool.model, names) or f"; models: {', '.join(filter(None, names)) or 'none'}"
         yield Fault(key=f"{key}.model", message=f'no model is called "{pool.model}"{there}')
-    elif pool.model and pool.engine is not EngineKind.EXTERNAL and config.model_named(pool.model).path is None:
+    elif pool.engine is not EngineKind.EXTERNAL and config.model_named(pool.model).path is None:
         yield Fault(key=f"{key}.model", message=f'model "{pool.model}" has no path, and this engine needs the file')
 
 

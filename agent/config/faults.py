@@ -16,11 +16,15 @@ class Fault(Value):
 
     key: str
     message: str
+    origin: str = ""
+    """Which source, where the key alone does not tell."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`; did you mean "x"?`, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+def did_you_mean(given: Any, known: Iterable[str]) -> str:
+    """`; did you mean "x"?` for the first word of `given` that is not known, or nothing."""
+    words = list(known)
+    strange = next((w for w in (given if isinstance(given, list) else [given]) if w not in words), None)
+    near = difflib.get_close_matches(strange, words, n=1) if isinstance(strange, str) else []
     return f'; did you mean "{near[0]}"?' if near else ""
 
 

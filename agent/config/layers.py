@@ -48,7 +48,7 @@ class Layers:
         for assignment in assignments:
             name, equals, value = assignment.partition("=")
             if not equals:
-                self.faults.append(Fault(key=f"--set {name}", message="must read section.key=value"))
+                self.faults.append(Fault(key=name, message="must read section.key=value", origin="--set"))
                 continue
             self._put(name.strip().split("."), Text(text=value), "--set")
 
@@ -59,10 +59,10 @@ class Layers:
             key = _join(key, part)
             node = _child(node, part, wants_list=path[depth + 1].isdigit())
             if node is None:
-                self.faults.append(Fault(key=key, message=f"{origin} names a table that is not there"))
+                self.faults.append(Fault(key=key, message="names a table that is not there", origin=origin))
                 return
         if not isinstance(node, dict) or len(path) < 2:
-            self.faults.append(Fault(key=".".join(path), message=f"{origin} must name a section and a key"))
+            self.faults.append(Fault(key=".".join(path), message="must name a section and a key", origin=origin))
             return
         node[path[-1]] = value
         self.origins[_join(key, path[-1])] = origin

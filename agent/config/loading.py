@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ def load_with_origins(
     origins = _origins(config, layers.origins)
     config = _with_places(config, origins, defaults)
     faults = [*layers.faults, *reading.faults]
-    faults += [fault for fault in check(config) if not _inside_reported(fault, faults)]
+    reported = tuple(faults)
+    faults += [fault for fault in check(config) if not _follows(fault, reported)]
     if faults:
         raise ConfigError(_lines(faults, text or "", file, layers.origins), source=str(file))
     return Loaded(config=config, file=file if text is not None else None, origins=origins)
@@ -97,22 +98,27 @@ def _parse(text: str, file: Path) -> dict[str, Any]:
         raise ConfigError(["is nested too deeply"], source=str(file)) from error
 
 
-def _inside_reported(fault: Fault, reported: Iterable[Fault]) -> bool:
-    """Whether the fault's table has a fault already: what follows from a bad key is no news."""
+def _follows(fault: Fault, reported: Collection[Fault]) -> bool:
+    """Whether the fault may only follow from one that is reported: in the same key, or in the kind of engine."""
     table = fault.key.rpartition(".")[0]
-    return any(other.key == table or other.key.startswith(f"{table}.") for other in reported)
+    return any(other.key in {fault.key, f"{table}.engine"} for other in reported)
 
 
 def _lines(faults: Iterable[Fault], text: str, file: Path, origins: Mapping[str, str]) -> list[str]:
+    """One line a fault, in the order of the file; what other sources brought comes last."""
     where = key_lines(text)
     told = []
     for fault in faults:
-        table = fault.key.rpartition(".")[0]
-        origin = origins.get(fault.key, "file")
-        line = where.get(fault.key) or where.get(table)
-        place = f"{file.name}:{line}: " if origin == "file" and line else f"{origin}: " if origin != "file" else ""
-        told.append(f"{place}{fault.key}: {fault.message}")
-    return told
+        origin = fault.origin or _origin_of(fault.key, origins)
+        line = (where.get(fault.key) or where.get(fault.key.rpartition(".")[0])) if origin == "file" else None
+        place = f"{file.name}:{line}: " if line else "" if origin == "file" else f"{origin}: "
+        told.append((line or len(text), f"{place}{fault.key}: {fault.message}"))
+    return [sentence for _, sentence in sorted(told, key=lambda row: row[0])]
+
+
+def _origin_of(key: str, origins: Mapping[str, str]) -> str:
+    """Where `key`, or the first key below it, comes from."""
+    return origins.get(key) or next((origin for name, origin in origins.items() if name.startswith(f"{key}.")), "file")
 
 
 def _origins(config: Config, given: Mapping[str, str]) -> dict[str, str]:

@@ -80,7 +80,7 @@ class Reading:
         try:
             return msgspec.convert(value, hint, strict=strict, dec_hook=path_of)
         except (msgspec.ValidationError, ValueError):
-            near = did_you_mean(value, choices(kind)) if isinstance(value, str) else ""
+            near = did_you_mean(value, choices(kind))
             self._fault(key, f"must be {expectation(kind)}; it is {shown(value)}{near}")
             return _UNUSABLE
 

@@ -7,7 +7,7 @@ import time
 
 
 class SystemClock:
-    """Implements `ports.Clock`. `monotonic` counts on while the machine is suspended, because leases expire then too."""
+    """Implements `ports.Clock`. `monotonic` counts on while the machine is suspended, as leases expire then too."""
 
     def monotonic(self) -> float:
         """Seconds since some fixed moment; never runs backwards."""

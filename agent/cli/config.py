@@ -1,0 +1,113 @@
+"""`gpu-agent config`: write, check and show the configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from agent.cli.options import config_sources
+
+if TYPE_CHECKING:
+    from agent.config import Loaded
+
+
+@click.group(short_help="Write, check and show the configuration.")
+def command() -> None:
+    """Write, check and show the configuration."""
+
+
+@command.command()
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--stdout", "to_stdout", is_flag=True, help="Print it instead of writing a file.")
+def init(file: Path | None, to_stdout: bool) -> None:
+    """Write the commented example to FILE (the default place when not given). Never overwrites."""
+    from agent.config.example import example
+
+    if to_stdout:
+        click.echo(example(), nl=False)
+        return
+    target = file or _default_file()
+    _write_new(target, example())
+    click.echo(f"wrote {target}; edit it, then run: gpu-agent config check")
+
+
+@command.command()
+@config_sources
+def check(config_file: Path | None, overrides: tuple[str, ...]) -> None:
+    """Say whether the configuration is usable; lists every fault, exit status 78."""
+    from agent.config import load_with_origins
+
+    loaded = load_with_origins(config_file, overrides)
+    click.echo(f"{loaded.file or 'no file'}: ok ({_count(loaded)})")
+
+
+@command.command()
+@config_sources
+@click.option("--origin", is_flag=True, help="Also say where each value comes from.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: key to value, or to value and origin.")
+def show(config_file: Path | None, overrides: tuple[str, ...], origin: bool, as_json: bool) -> None:
+    """Print the configuration in force, all sources merged."""
+    from agent.config import load_with_origins
+
+    loaded = load_with_origins(config_file, overrides)
+    rows = {key: (_plain(value), loaded.origins[key]) for key, value in _rows(loaded)}
+    if as_json:
+        told = {key: {"value": value, "origin": where} if origin else value for key, (value, where) in rows.items()}
+        click.echo(json.dumps(told, indent=2))
+        return
+    from agent.config.example import toml
+
+    width = max(len(key) for key in rows)
+    for key, (value, where) in rows.items():
+        line = f"{key:<{width}} = {'(not set)' if value is None else toml(value)}"
+        click.echo(f"{line:<{width + 40}}  # {where}" if origin else line)
+
+
+def _default_file() -> Path:
+    import os
+
+    from agent.config.places import places
+
+    return places(os.environ, os.geteuid()).config_file.path
+
+
+def _write_new(target: Path, text: str) -> None:
+    from agent.core.errors import ConfigError
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigError(["exists already and is not overwritten"], source=str(target)) from None
+    except OSError as error:
+        raise ConfigError([f"cannot be written: {error.strerror}"], source=str(target)) from error
+
+
+def _count(loaded: Loaded) -> str:
+    models, pools = len(loaded.config.models), len(loaded.config.pools)
+    given = sum(not origin.startswith("default") for origin in loaded.origins.values())
+    return f"{given} keys set, {models} model{'s' * (models != 1)}, {pools} pool{'s' * (pools != 1)}"
+
+
+def _rows(loaded: Loaded) -> Iterator[tuple[str, Any]]:
+    """(key, value) of every key, in the order of the schema."""
+    for key in loaded.origins:
+        section, _, name = key.partition(".")
+        holder = loaded.config
+        name_of_list, _, index = section.partition("[")
+        held = getattr(holder, name_of_list)
+        yield key, getattr(held[int(index.rstrip("]"))] if index else held, name)
+
+
+def _plain(value: Any) -> Any:
+    """JSON types only."""
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value)
