@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -176,8 +176,16 @@ class EnginePool(Protocol):
         """Start, watch and restart the engine until cancelled; call `changed` whenever `facts` changed."""
         ...
 
-    def generate(self, task: TaskSpec) -> AsyncIterator[EngineOutput]:
-        """Raises EngineError. Closing the iterator stops the engine's work on this task."""
+    async def check(self, task: TaskSpec) -> None:
+        """A closer look before the lease is confirmed: does the prompt with `max_tokens` fit the context?
+
+        Raises EngineError with the reason to decline for (CONTEXT_TOO_LONG, UNSUPPORTED_SAMPLING, …). Cheap; an
+        engine that cannot tell says nothing.
+        """
+        ...
+
+    def generate(self, task: TaskSpec) -> AsyncGenerator[EngineOutput, None]:
+        """Raises EngineError. Closing the generator stops the engine's work on this task."""
         ...
 
 

@@ -15,7 +15,8 @@ from agent.core import admission, lease
 from agent.core import events as ev
 from agent.core.attempt import OCCUPIES_SLOT, Action, Attempt, Event
 from agent.core.fingerprint import Pool
-from agent.core.model import LeaseKey, Outcome, Reason, State, Value
+from agent.core.model import LeaseKey, Outcome, Reason, State
+from agent.core.status import Gate
 from agent.core.wire import Credit, PoolLoad
 
 REMEMBERED_KEYS = 4096
@@ -32,22 +33,6 @@ class NodeState(StrEnum):
     PAUSED = "paused"
     DRAINING = "draining"
     DRAINED = "drained"
-
-
-class Gate(Value):
-    """One thing that keeps the node from taking work."""
-
-    reason: Reason
-    detail: str = ""
-
-
-class Totals(Value):
-    """Counts since the start."""
-
-    done: int = 0
-    failed: int = 0
-    handed_back: int = 0
-    declined: int = 0
 
 
 class Node:
@@ -113,16 +98,6 @@ class Node:
     def loads(self) -> tuple[PoolLoad, ...]:
         """How busy each pool is."""
         return tuple(PoolLoad(pool=name, busy=self.busy(name), free=self.free(name)) for name in self.pools)
-
-    def totals(self) -> Totals:
-        """Counts since the start."""
-        failed = self.counts[Outcome.FAILED] + self.counts[Outcome.EXPIRED]
-        return Totals(
-            done=self.counts[Outcome.SUCCEEDED],
-            failed=failed,
-            handed_back=self.counts[Outcome.HANDED_BACK],
-            declined=self.counts[Outcome.DECLINED],
-        )
 
     def next_deadline(self) -> float | None:
         """Monotonic time at which `Ticked` is due next."""

@@ -1,0 +1,157 @@
+"""Execute: confirm the lease, wait for the engine, generate; one asyncio task for what an attempt does now."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+import structlog
+
+from agent.core import events as ev
+from agent.core import lease, wire
+from agent.core.attempt import Event
+from agent.core.errors import EngineError, LinkError
+from agent.core.model import LeaseKey, Reason
+from agent.ports import Clock, EnginePool
+from agent.stages.calls import Caller, passes
+from agent.stages.generation import Generation
+from agent.stages.spine import Spine
+from agent.stages.stream import Stream
+
+STAGING_LIMIT_S = 60.0
+"""An engine that is not back by then fails the attempt, so that another node can have the task."""
+CONFIRM_CAP_S = 4.0
+"""Retries of a start are quick: the lease is short and nothing runs yet."""
+
+
+class Execute:
+    """Owns the asyncio task of every attempt that works."""
+
+    def __init__(
+        self, spine: Spine, caller: Caller, pools: Mapping[str, EnginePool], stream: Stream, *, top_logprobs: int
+    ) -> None:
+        self._spine = spine
+        self._caller = caller
+        self._pools = pools
+        self._stream = stream
+        self._top_logprobs = top_logprobs
+        self._working: dict[LeaseKey, asyncio.Task[None]] = {}
+        self._mailbox = spine.mailbox(ev.ConfirmStart, ev.Stage, ev.Generate, ev.StopWork)
+        self._log = structlog.get_logger("execute")
+        self.tokens: dict[LeaseKey, int] = {}
+        """Tokens so far of every running attempt, for status."""
+
+    async def run(self) -> None:
+        """Run until cancelled; then every engine stream is closed before this returns."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                command = await self._mailbox.get()
+                match command:
+                    case ev.StopWork(key=key):
+                        self._stop(key)
+                    case ev.ConfirmStart():
+                        self._begin(group, command.key, self._confirm(command))
+                    case ev.Stage():
+                        self._begin(group, command.key, self._stage(command))
+                    case ev.Generate():
+                        self._begin(group, command.key, self._generate(command))
+
+    def _begin(self, group: asyncio.TaskGroup, key: LeaseKey, work: Coroutine[Any, Any, None]) -> None:
+        task = group.create_task(self._contained(key, work), name=f"attempt {key.task_id}")
+        self._working[key] = task
+        task.add_done_callback(lambda done: self._ended(key, done))
+
+    def _ended(self, key: LeaseKey, task: asyncio.Task[None]) -> None:
+        if self._working.get(key) is task:
+            del self._working[key]
+
+    def _stop(self, key: LeaseKey) -> None:
+        if (task := self._working.pop(key, None)) is not None:
+            task.cancel()
+
+    async def _contained(self, key: LeaseKey, work: Coroutine[Any, Any, None]) -> None:
+        """One attempt's fault, even a bug of ours, ends that attempt and no other."""
+        try:
+            await work
+        except EngineError as error:
+            self._fail(key, error.reason, str(error))
+        except Exception as error:  # noqa: BLE001  (a bug must not end the owner's other tasks; it is told in full)
+            self._log.exception("attempt.fault", task=key.task_id, attempt=key.attempt)
+            self._fail(key, Reason.INTERNAL, f"{type(error).__name__} in the agent; see its log")
+
+    def _fail(self, key: LeaseKey, reason: Reason, detail: str) -> None:
+        self._spine.feed(ev.Happened(key=key, event=Event.FAILED, reason=reason, detail=detail))
+
+    # ------------------------------------------------------------------ LEASED
+
+    async def _confirm(self, command: ev.ConfirmStart) -> None:
+        try:
+            await self._pools[command.pool].check(command.offer.task)
+        except EngineError as error:
+            self._happened(command.key, Event.UNFIT, reason=error.reason, detail=str(error))
+            return
+        await self._ask_start(command.key)
+
+    async def _ask_start(self, key: LeaseKey) -> None:
+        failures = 0
+        while True:  # the lease's own deadline ends this: the core then stops the work
+            asked_at = self._clock.monotonic()
+            try:
+                ack = await self._caller.ask(wire.Start(key=key), wire.StartAck)
+            except LinkError as error:
+                if not passes(error):
+                    self._happened(key, Event.START_REFUSED, detail=error.message)
+                    return
+                await self._caller.back_off(failures, error, cap_s=CONFIRM_CAP_S)
+                failures += 1
+                continue
+            self._started(key, ack, asked_at)
+            return
+
+    def _started(self, key: LeaseKey, ack: wire.StartAck, asked_at: float) -> None:
+        if ack.ok and ack.key == key:
+            deadline = lease.local_deadline(asked_at, ack.lease_ms / 1000)
+            self._happened(key, Event.START_CONFIRMED, lease_deadline=deadline)
+        else:
+            self._happened(key, Event.START_REFUSED, detail=ack.detail or "the lease no longer stands")
+
+    # ------------------------------------------------------------------ STAGING
+
+    async def _stage(self, command: ev.Stage) -> None:
+        try:
+            async with asyncio.timeout(STAGING_LIMIT_S):
+                while not self._pools[command.pool].facts.ready:
+                    await self._spine.changed()
+        except TimeoutError:
+            detail = self._pools[command.pool].facts.detail
+            self._fail(command.key, Reason.ENGINE_UNAVAILABLE, f"not ready within {STAGING_LIMIT_S:.0f} s: {detail}")
+            return
+        self._happened(command.key, Event.STAGED)
+
+    # ------------------------------------------------------------------ RUNNING
+
+    async def _generate(self, command: ev.Generate) -> None:
+        generation = Generation(command.offer, self._clock, top_logprobs=self._top_logprobs)
+        outputs = self._pools[command.pool].generate(command.offer.task)
+        try:
+            async with contextlib.aclosing(outputs):
+                async for output in outputs:
+                    chunk = generation.take(output)
+                    self.tokens[command.key] = generation.tokens
+                    if chunk is not None:
+                        self._stream.send(chunk)
+            if (last := generation.flush()) is not None:
+                self._stream.send(last)
+            product = generation.product()
+        finally:
+            self.tokens.pop(command.key, None)
+        self._happened(command.key, Event.GENERATED, product=product)
+
+    def _happened(self, key: LeaseKey, event: Event, **more: Any) -> None:
+        self._spine.feed(ev.Happened(key=key, event=event, **more))
+
+    @property
+    def _clock(self) -> Clock:
+        return self._spine.clock

@@ -1,0 +1,117 @@
+"""Probe: what this machine is, and what of it works now; keeps the fingerprint and the pools' facts current."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+import msgspec
+import structlog
+
+from agent.core import events as ev
+from agent.core.fingerprint import Fingerprint, Model, SandboxFacts
+from agent.core.gpu import Gpu, GpuReport, GpuSample
+from agent.core.watchdog import Pulse
+from agent.ports import EnginePool, GpuProbe, HostProbe
+from agent.stages.herald import Herald
+from agent.stages.spine import Spine
+
+
+def fingerprint(
+    host: HostProbe, report: GpuReport, pools: Iterable[EnginePool], models: tuple[Model, ...], sandbox: SandboxFacts
+) -> Fingerprint:
+    """All facts in one value. Readings that move every second are left out: they are no change of the node."""
+    facts = host.facts()
+    return Fingerprint(
+        hostname=facts.hostname,
+        cpu=facts.cpu,
+        memory_bytes=facts.memory_bytes,
+        gpus=tuple(_still(gpu) for gpu in report.gpus),
+        gpu_note=report.detail,
+        pools=tuple(pool.facts for pool in pools),
+        models=models,
+        sandbox=sandbox,
+        versions=msgspec.structs.replace(facts.versions, driver=report.driver, cuda=report.cuda),
+        boot_id=facts.boot_id,
+    )
+
+
+def _still(gpu: Gpu) -> Gpu:
+    return msgspec.structs.replace(gpu, sample=GpuSample())
+
+
+class Probe:
+    """Reads the GPUs every period and hears of every change of a pool."""
+
+    def __init__(
+        self,
+        spine: Spine,
+        herald: Herald,
+        gpu: GpuProbe,
+        host: HostProbe,
+        pools: Mapping[str, EnginePool],
+        pulse: Pulse,
+        *,
+        models: tuple[Model, ...],
+        sandbox: SandboxFacts,
+        period_s: float,
+    ) -> None:
+        self._spine = spine
+        self._herald = herald
+        self._gpu = gpu
+        self._host = host
+        self._pools = pools
+        self._pulse = pulse
+        self._models = models
+        self._sandbox = sandbox
+        self._period_s = period_s
+        self._log = structlog.get_logger("probe")
+        self.report = GpuReport()
+
+    async def run(self) -> None:
+        """Run until cancelled; the pools' engines run inside."""
+        async with asyncio.TaskGroup() as group:
+            for pool in self._pools.values():
+                group.create_task(pool.run(self._pool_watcher(pool)), name=f"pool {pool.facts.name}")
+            await self._readings()
+
+    def _pool_watcher(self, pool: EnginePool) -> Callable[[], None]:
+        def changed() -> None:
+            self._spine.feed(ev.PoolChanged(pool=pool.facts))
+            self._refresh()
+
+        changed()
+        return changed
+
+    async def _readings(self) -> None:
+        while True:
+            self._pulse.beat("probe", self._spine.clock.monotonic())
+            report = await self._gpu.snapshot()
+            self._tell(report)
+            self.report = report
+            self._refresh()
+            await self._spine.clock.sleep(self._period_s)
+
+    def _tell(self, report: GpuReport) -> None:
+        """Log what became different, once."""
+        if report.fault is not self.report.fault or (report.detail != self.report.detail):
+            self._log.info("gpu.driver", fault=report.fault.value if report.fault else None, detail=report.detail)
+        before = {gpu.uuid: gpu for gpu in self.report.gpus}
+        for gpu in report.gpus:
+            old = before.pop(gpu.uuid, None)
+            if old is None or old.fault is not gpu.fault:
+                self._log.info(
+                    "gpu.seen",
+                    uuid=gpu.uuid,
+                    name=gpu.name,
+                    fault=gpu.fault.value if gpu.fault else None,
+                    detail=gpu.detail or None,
+                )
+        for uuid in before:
+            self._log.warning("gpu.gone", uuid=uuid)
+
+    def _refresh(self) -> None:
+        current = fingerprint(self._host, self.report, self._pools.values(), self._models, self._sandbox)
+        if current != self._herald.fingerprint:
+            self._herald.fingerprint = current
+            self._spine.wake()

@@ -1,0 +1,95 @@
+"""Pull: ask for work for each pool that has free slots, verify what is offered, and let the core decide."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+import structlog
+
+from agent.core import events as ev
+from agent.core import wire
+from agent.core.errors import LinkError, ProofError
+from agent.core.model import Signed
+from agent.core.proof.signed import open_signed
+from agent.core.watchdog import Pulse
+from agent.ports import Identity, Outbox
+from agent.stages.calls import Caller
+from agent.stages.spine import Spine
+
+_decoder = msgspec.json.Decoder(wire.OfferBody)
+
+
+class Pull:
+    """One loop a pool: a parked pull for one model never keeps another pool's free slots waiting."""
+
+    def __init__(self, spine: Spine, caller: Caller, identity: Identity, outbox: Outbox, pulse: Pulse) -> None:
+        self._spine = spine
+        self._caller = caller
+        self._identity = identity
+        self._outbox = outbox
+        self._pulse = pulse
+        self._log = structlog.get_logger("pull")
+        self._parked = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Pulls that wait for the coordinator's answer now."""
+        return self._parked
+
+    async def run(self, pools: Iterable[str]) -> None:
+        """Run until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for pool in pools:
+                group.create_task(self._pool(pool), name=f"pull {pool}")
+
+    async def _pool(self, pool: str) -> None:
+        failures = 0
+        while True:
+            credit = await self._credit(pool)
+            try:
+                await self._pull(credit)
+            except LinkError as error:
+                self._log.warning("pull.failed", pool=pool, fault=error.fault.value, detail=error.message)
+                await self._caller.back_off(failures, error)
+                failures += 1
+            else:
+                failures = 0
+
+    async def _credit(self, pool: str) -> wire.Credit:
+        while (credit := self._spine.node.credit(pool)) is None:
+            await self._spine.changed()
+        return credit
+
+    async def _pull(self, credit: wire.Credit) -> None:
+        asked_at = self._spine.clock.monotonic()
+        self._parked += 1
+        try:
+            reply = await self._caller.ask(wire.Pull(credits=(credit,)), wire.Offers)
+        finally:
+            self._parked -= 1
+            self._spine.wake()  # a drain waits until no pull is parked
+        if len(reply.offers) > credit.count:
+            self._log.warning("pull.too_many_offers", asked=credit.count, offered=len(reply.offers))
+        for signed in reply.offers:
+            await self._consider(signed, asked_at)
+
+    async def _consider(self, signed: Signed, asked_at: float) -> None:
+        offer = self._verified(signed)
+        if offer is not None:
+            settled = await self._outbox.settled(offer.idem_key)
+            self._spine.feed(ev.OfferArrived(offer=offer, signed=signed, asked_at=asked_at, settled=settled))
+
+    def _verified(self, signed: Signed) -> wire.OfferBody | None:
+        """The offer, if the pinned coordinator signed exactly this. Nothing of a bad one is acted on, not even to
+        decline it: its key is as untrusted as the rest, and the lease it may stand for expires by itself.
+        """
+        try:
+            payload = open_signed(wire.Role.OFFER, signed, self._identity.coordinator_key, self._identity.verify)
+            return _decoder.decode(payload)
+        except ProofError as error:
+            self._log.error("offer.refused", reason="bad_signature", detail=error.message)
+        except msgspec.MsgspecError as error:  # ValidationError and DecodeError: an unknown signed field is refused too
+            self._log.error("offer.refused", reason="malformed_offer", detail=str(error))
+        return None

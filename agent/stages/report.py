@@ -1,0 +1,198 @@
+"""Report: put every outcome durably into the outbox, deliver it until a receipt comes, keep the receipt."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+import msgspec
+import structlog
+
+from agent.core import events as ev
+from agent.core import wire
+from agent.core.attempt import Attempt, Event
+from agent.core.errors import LinkError, LinkFault, ProofError, StorageError
+from agent.core.model import LeaseKey, Outcome, Reason, Signed, Timings, Usage
+from agent.core.proof.signed import open_signed, seal
+from agent.core.watchdog import Pulse
+from agent.ports import Identity, Outbox, OutboxRow
+from agent.stages.calls import Caller
+from agent.stages.product import Sealed
+from agent.stages.spine import Spine
+
+BATCH = 32
+"""Results on their way at once. More only helps a link with a long round trip, and each holds its output."""
+STORE_RETRY_S = 5.0
+RETURN_TRIES = 3
+
+_receipts = msgspec.json.Decoder(wire.ReceiptBody)
+
+
+class Report:
+    """Owns what is finished and not yet receipted."""
+
+    def __init__(self, spine: Spine, caller: Caller, identity: Identity, outbox: Outbox, pulse: Pulse) -> None:
+        self._spine = spine
+        self._caller = caller
+        self._identity = identity
+        self._outbox = outbox
+        self._pulse = pulse
+        self._mailbox = spine.mailbox(ev.StoreResult, ev.ReturnOffer)
+        self._news = asyncio.Event()
+        self._log = structlog.get_logger("report")
+        self.unsent: dict[str, LeaseKey] = {}
+        """What the outbox holds, by idempotency key; read from it at the start."""
+        self.earned_micros = 0
+        self.currency = ""
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        self.unsent = {row.idem_key: row.key for row in await self._outbox.pending(1 << 20)}
+        self._news.set()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._deliver(), name="deliver")
+            while True:
+                command = await self._mailbox.get()
+                match command:
+                    case ev.StoreResult(attempt=attempt, sealed=sealed):
+                        group.create_task(self._store(attempt, sealed), name=f"store {attempt.key.task_id}")
+                    case ev.ReturnOffer():
+                        group.create_task(self._return(command), name=f"return {command.key.task_id}")
+
+    # ------------------------------------------------------------------ into the outbox
+
+    async def _store(self, attempt: Attempt, sealed: Sealed | None) -> None:
+        row = self._row(attempt, sealed)
+        while True:
+            try:
+                await self._outbox.put(row)
+            except StorageError as error:  # kept in memory and tried again; no new work comes in meanwhile
+                self._log.error("outbox.unwritable", task=attempt.key.task_id, full=error.full, detail=str(error))
+                self._gate_storage(shut=True, detail=str(error))
+                await self._spine.clock.sleep(STORE_RETRY_S)
+                continue
+            break
+        self._gate_storage(shut=False)
+        self.unsent[row.idem_key] = row.key
+        self._spine.feed(ev.Happened(key=attempt.key, event=Event.STORED))
+        self._news.set()
+
+    def _gate_storage(self, *, shut: bool, detail: str = "") -> None:
+        self._spine.feed(ev.GateChanged(reason=Reason.STORAGE_FULL, shut=shut, detail=detail))
+
+    def _row(self, attempt: Attempt, sealed: Sealed | None) -> OutboxRow:
+        body = wire.ResultBody(
+            node_id=self._identity.node_id,
+            task_id=attempt.key.task_id,
+            attempt=attempt.key.attempt,
+            fence=attempt.key.fence,
+            idem_key=attempt.offer.idem_key,
+            outcome=attempt.outcome or Outcome.FAILED,
+            reason=attempt.reason or Reason.INTERNAL,
+            detail=attempt.detail[:1000],
+            output_sha256=sealed.output_sha256 if sealed else "",
+            output_bytes=len(sealed.output.encode()) if sealed else 0,
+            usage=sealed.usage if sealed else Usage(),
+            timings=sealed.timings if sealed else Timings(),
+            commitment=sealed.commitment if sealed else None,
+        )
+        signed = seal(wire.Role.RESULT, wire.encode(body), self._identity.public_key, self._identity.sign)
+        return OutboxRow(
+            key=attempt.key,
+            idem_key=attempt.offer.idem_key,
+            offer=attempt.signed,
+            result=signed,
+            output=sealed.output if sealed else None,
+        )
+
+    # ------------------------------------------------------------------ out of the outbox
+
+    async def _deliver(self) -> None:
+        failures = 0
+        while True:
+            self._pulse.beat("report", self._spine.clock.monotonic())
+            rows = await self._outbox.pending(BATCH)
+            if not rows:
+                await self._wait_for_news()
+                continue
+            faults = [fault for fault in await asyncio.gather(*map(self._deliver_one, rows)) if fault is not None]
+            if not faults:
+                failures = 0
+                continue
+            self._log.warning("result.undelivered", waiting=len(self.unsent), detail=faults[0].message)
+            await self._caller.back_off(failures, faults[0])
+            failures += 1
+
+    async def _wait_for_news(self) -> None:
+        self._news.clear()
+        try:
+            async with asyncio.timeout(30.0):  # shows life to the watchdog; new rows wake it at once
+                await self._news.wait()
+        except TimeoutError:
+            pass
+
+    async def _deliver_one(self, row: OutboxRow) -> LinkError | None:
+        """Returns the fault instead of raising it, so that one refused row never holds up the others."""
+        try:
+            receipt = await self._ask_receipt(row)
+            body = self._verified(receipt, row)
+            await self._outbox.settle(row.idem_key, receipt, body)
+        except LinkError as error:
+            return error
+        except ProofError as error:
+            self._log.error("receipt.refused", task=row.key.task_id, check=error.check, detail=error.message)
+            return LinkError(LinkFault.BROKEN, f"a receipt that does not verify: {error.message}")
+        except StorageError as error:
+            self._gate_storage(shut=True, detail=str(error))
+            return LinkError(LinkFault.BROKEN, f"the receipt could not be kept: {error.message}")
+        self._settled(row, body)
+        return None
+
+    async def _ask_receipt(self, row: OutboxRow) -> Signed:
+        output, blob = row.output, None
+        if output is not None and len(raw := output.encode()) > wire.MAX_INLINE_OUTPUT_BYTES:
+            blob, output = hashlib.sha256(raw).hexdigest(), None
+            await self._caller.link.put_blob(blob, raw)
+        reply = await self._caller.ask(wire.Result(signed=row.result, output=output, blob=blob), wire.Receipt)
+        return reply.signed
+
+    def _verified(self, receipt: Signed, row: OutboxRow) -> wire.ReceiptBody:
+        payload = open_signed(wire.Role.RECEIPT, receipt, self._identity.coordinator_key, self._identity.verify)
+        try:
+            body = _receipts.decode(payload)
+        except msgspec.MsgspecError as error:
+            raise ProofError("receipt", f"the receipt cannot be read: {error}") from error
+        if body.idem_key != row.idem_key:
+            raise ProofError("idem_key", "the receipt is for another result")
+        return body
+
+    def _settled(self, row: OutboxRow, body: wire.ReceiptBody) -> None:
+        self.unsent.pop(row.idem_key, None)
+        self.earned_micros += body.amount_micros
+        self.currency = body.currency or self.currency
+        self._log.info(
+            "result.receipted",
+            task=row.key.task_id,
+            attempt=row.key.attempt,
+            status=body.status.value,
+            receipt=body.receipt_id,
+            amount_micros=body.amount_micros,
+            detail=body.detail or None,
+        )
+        self._spine.feed(ev.Happened(key=row.key, event=Event.RECEIPTED))
+
+    # ------------------------------------------------------------------ offers that were not started
+
+    async def _return(self, command: ev.ReturnOffer) -> None:
+        """Best effort: a decline that is lost costs the coordinator the unstarted lease's short time."""
+        self._log.info(
+            "offer.declined", task=command.key.task_id, reason=command.reason.value, detail=command.detail or None
+        )
+        decline = wire.Decline(key=command.key, reason=command.reason, detail=command.detail[:1000])
+        for tries in range(RETURN_TRIES):
+            try:
+                await self._caller.ask(decline, wire.Ack)
+            except LinkError as error:
+                await self._caller.back_off(tries, error, cap_s=4.0)
+            else:
+                return

@@ -1,0 +1,73 @@
+"""The one way between stages: events go into the node core, its commands into the mailboxes of those who act.
+
+The only place that touches `Node.handle`, so the core sees one event at a time and every change wakes who waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from agent.core import events as ev
+from agent.core.node import Node
+from agent.ports import Clock
+
+Mailbox = asyncio.Queue[Any]
+Watch = Callable[[ev.Command], None]
+
+
+class Spine:
+    """Carries events in and commands out."""
+
+    def __init__(self, node: Node, clock: Clock) -> None:
+        self.node = node
+        self.clock = clock
+        self._mailboxes: dict[type, Mailbox] = {}
+        self._log = structlog.get_logger("node")
+        self._changed = asyncio.Event()
+
+    def mailbox(self, *kinds: type) -> Mailbox:
+        """A queue that gets every command of these kinds from now on; each kind has one owner."""
+        box: Mailbox = asyncio.Queue()
+        for kind in kinds:
+            if kind in self._mailboxes:
+                raise ValueError(f"{kind.__name__} has an owner already")
+            self._mailboxes[kind] = box
+        return box
+
+    def feed(self, event: ev.NodeEvent) -> None:
+        """Let the core decide about `event`, and hand out what it orders."""
+        for command in self.node.handle(event, self.clock.monotonic()):
+            self._hand_out(command)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let everybody who waits for a change look again."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def changed(self) -> None:
+        """Return after the next event or `wake`. Ask the core first, then wait: no change is missed between."""
+        await self._changed.wait()
+
+    def _hand_out(self, command: ev.Command) -> None:
+        match command:
+            case ev.AttemptMoved(attempt=a):
+                self._log.debug("attempt.moved", task=a.key.task_id, attempt=a.key.attempt, state=a.state.value)
+            case ev.Closed(attempt=a):
+                self._log.info(
+                    "attempt.closed",
+                    task=a.key.task_id,
+                    attempt=a.key.attempt,
+                    outcome=a.outcome.value if a.outcome else None,
+                    reason=a.reason.value if a.reason else None,
+                    detail=a.detail or None,
+                    seconds=round(self.clock.monotonic() - a.leased_at, 3),
+                )
+            case ev.NodeMoved(before=before, after=after):
+                self._log.info("node.moved", before=before, after=after)
+            case _:
+                self._mailboxes[type(command)].put_nowait(command)
