@@ -1,0 +1,72 @@
+"""Turns what went wrong below into the one LinkError that says so. Nobody above looks at aiohttp."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import aiohttp
+
+from agent.core import wire
+from agent.core.errors import LinkError, LinkFault
+from agent.core.text import plain
+from agent.edges.link.tls import Endpoint
+
+NETWORK_REMEDY = "Check coordinator.url, the network and that the coordinator runs; the agent goes on trying"
+TLS_REMEDY = "Check that coordinator.url names the coordinator, and that coordinator.ca_file is its CA"
+MAX_DETAIL = 300
+"""Characters kept of a stranger's words."""
+PEER_REMEDY = "Check that coordinator.url is a coordinator of a version that this agent speaks"
+
+
+@contextmanager
+def classified(endpoint: Endpoint, what: str) -> Iterator[None]:
+    """Raise every failure of the network inside as a LinkError, its cause kept."""
+    try:
+        yield
+    except (aiohttp.ClientConnectorSSLError, aiohttp.ClientConnectorCertificateError) as error:
+        raise LinkError(LinkFault.INSECURE, f"TLS with {endpoint.name} failed: {error}", remedy=TLS_REMEDY) from error
+    except aiohttp.WSServerHandshakeError as error:
+        raise broken(endpoint, f"it answers a WebSocket with HTTP {error.status}") from error
+    except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as error:
+        raise broken(endpoint, plain(str(error), MAX_DETAIL)) from error
+    except TimeoutError as error:
+        raise unreachable(f"{endpoint.name} did not answer in time ({what})") from error
+    except (aiohttp.ClientError, OSError) as error:
+        detail = plain(str(error), MAX_DETAIL) or type(error).__name__
+        raise unreachable(f"the connection to {endpoint.name} failed ({what}): {detail}") from error
+
+
+def unreachable(message: str) -> LinkError:
+    """No connection, or it broke."""
+    return LinkError(LinkFault.UNREACHABLE, message, remedy=NETWORK_REMEDY)
+
+
+def broken(endpoint: Endpoint, what: str) -> LinkError:
+    """The peer does not speak the protocol."""
+    return LinkError(LinkFault.BROKEN, f"{endpoint.name} does not speak this protocol: {what}", remedy=PEER_REMEDY)
+
+
+def again(error: LinkError) -> LinkError:
+    """The same failure for one more waiter: an exception that is shared would collect everybody's traceback."""
+    return LinkError(
+        error.fault, error.message, code=error.code, retry_after_s=error.retry_after_s, remedy=error.remedy
+    )
+
+
+def closed() -> LinkError:
+    """Our side closed the link."""
+    return LinkError(LinkFault.CLOSED, "the link to the coordinator is closed")
+
+
+def refused(refusal: wire.Refusal, *, header_retry_s: float | None = None) -> LinkError:
+    """The coordinator's own no. Its message is a stranger's text, so it is made plain."""
+    wait_s = refusal.retry_after_s if refusal.retry_after_s is not None else header_retry_s
+    message = f"the coordinator refused: {plain(refusal.message, MAX_DETAIL) or refusal.code.value}"
+    return LinkError(LinkFault.REFUSED, message, code=refusal.code, retry_after_s=wait_s)
+
+
+def too_large(size_bytes: int, limit_bytes: int) -> LinkError:
+    """Found before it was sent."""
+    refusal = wire.Refusal(code=wire.RefusalCode.TOO_LARGE, message=f"{size_bytes} bytes, at most {limit_bytes}")
+    return refused(refusal)
