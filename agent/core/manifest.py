@@ -41,7 +41,7 @@ class ModelManifest(Value, forbid_unknown_fields=True):
     files: tuple[ModelFile, ...] = ()
 
     @property
-    def bytes(self) -> int:
+    def size_bytes(self) -> int:
         """Size of all files."""
         return sum(file.bytes for file in self.files)
 

@@ -26,7 +26,7 @@ def test_the_canonical_bytes_and_digest_never_change() -> None:
     manifest = ModelManifest(name="tiny", files=(WEIGHTS, TEMPLATE))
     assert manifest.canonical() == GOLDEN_BYTES
     assert manifest.digest == GOLDEN_DIGEST
-    assert manifest.bytes == 5
+    assert manifest.size_bytes == 5
 
 
 def test_the_order_of_files_does_not_matter() -> None:

@@ -1,0 +1,270 @@
+"""One client for every engine behind the OpenAI-compatible API; `core.engines.Profile` says how each differs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+
+import aiohttp
+
+from agent.core import engine_replies, engines
+from agent.core.engine_stream import Answer, SseReader, Token, garbage
+from agent.core.engines import Profile, Request
+from agent.core.errors import EngineError
+from agent.core.model import (
+    ChatInput,
+    CompletionInput,
+    EmbeddingInput,
+    FinishReason,
+    Message,
+    Reason,
+    Sampling,
+    TaskInput,
+    TaskKind,
+    TaskSpec,
+    Value,
+)
+from agent.core.text import plain
+from agent.ports import EngineOutput, Finished, Piece, Vectors
+
+_MAX_REPLY_BYTES = 4 << 20
+"""Bound on short replies. A prompt of 128 Ki tokens as JSON numbers is about 1 MiB."""
+
+
+class Patience(Value):
+    """How long an engine may be silent. The task's own deadline is the caller's."""
+
+    connect_s: float = 10.0
+    first_token_s: float = 300.0
+    """Reading a long prompt on a slow device takes minutes."""
+    idle_s: float = 60.0
+    """Between two tokens."""
+    reply_s: float = 30.0
+    """A short reply: health, version, models."""
+
+
+class OpenAIClient:
+    """Talks to one engine. `connector` is called once, inside the running loop."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        *,
+        base_url: str,
+        model: str,
+        connector: Callable[[], aiohttp.BaseConnector],
+        top_logprobs: int = 40,
+        api_key: str = "",
+        patience: Patience | None = None,
+    ) -> None:
+        self.profile = profile
+        self.model = model
+        self._base = base_url.rstrip("/")
+        self._top = top_logprobs
+        self._patience = patience or Patience()
+        # The slots of the pool bound how many connections there are. No proxies, no cookies, no redirects.
+        self._session = aiohttp.ClientSession(
+            connector=connector(),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._patience.connect_s),
+            auto_decompress=False,
+        )
+
+    async def close(self) -> None:
+        """Drops every connection; the engine stops what it does for us."""
+        await self._session.close()
+
+    # ------------------------------------------------------------------ generation
+
+    async def generate(self, task: TaskSpec) -> AsyncGenerator[EngineOutput, None]:
+        """Pieces or Vectors, then Finished. Raises EngineError. Closing it stops the engine's work on this task."""
+        request = engines.build_request(self.profile, self.model, task, self._top)
+        if isinstance(task.input, EmbeddingInput):
+            reply = await self._exchange(
+                request.path, request.body, self._patience.first_token_s, request.max_answer_bytes
+            )
+            rows, usage = engine_replies.embeddings(reply, len(task.input.texts))
+            yield Vectors(rows=rows)
+            yield Finished(finish=FinishReason.STOP, usage=usage, request_sha256=request.sha256)
+            return
+        prompt_ids = await self._prompt_ids(task.input)
+        answer = Answer(top_logprobs=self._top, max_tokens=task.max_tokens)
+        async with contextlib.aclosing(self._payloads(request)) as payloads:
+            async for payload in payloads:
+                for token in answer.feed(payload):
+                    yield _piece(token)
+                if answer.done:
+                    break
+        hidden, finish, usage = answer.end()
+        for token in hidden:
+            yield _piece(token)
+        # When the counts differ, the engine made another prompt than we think: then we do not know its tokens.
+        known = prompt_ids if len(prompt_ids) == usage.prompt_tokens else ()
+        yield Finished(
+            finish=finish,
+            usage=usage,
+            request_sha256=request.sha256,
+            prompt_sha256=engines.prompt_digest(known) if known else "",
+        )
+
+    async def _payloads(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """Payloads of the event stream, until it ends."""
+        reader = SseReader(max_line_bytes=request.max_line_bytes, max_total_bytes=request.max_answer_bytes)
+        patience = self._patience.first_token_s
+        async with self._response("POST", request.path, request.body, patience) as response:
+            if response.content_type != "text/event-stream":
+                raise garbage(f"it is {response.content_type}, not an event stream")
+            # Comments keep a connection open without a token, so only events push the deadline out.
+            deadline = asyncio.get_running_loop().time() + patience
+            while received := await self._read(response, deadline):
+                for payload in reader.feed(received):
+                    deadline = asyncio.get_running_loop().time() + self._patience.idle_s
+                    yield payload
+            for payload in reader.close():
+                yield payload
+
+    async def _read(self, response: aiohttp.ClientResponse, deadline: float) -> bytes:
+        with _classified():
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await response.content.readany()
+            except TimeoutError as fault:
+                raise EngineError(
+                    Reason.ENGINE_UNAVAILABLE,
+                    "the engine sent no token in time",
+                    remedy="It hangs or is overloaded; fewer slots or a smaller model may help",
+                ) from fault
+
+    async def _prompt_ids(self, given: TaskInput) -> tuple[int, ...]:
+        """Token ids of the prompt, where the engine tells them; else nothing."""
+        if not self.profile.tokenizes:
+            return ()
+        match given:
+            case ChatInput():
+                body = await self._exchange("/apply-template", engines.template_request(given))
+                prompt = engine_replies.prompt_text(body)
+            case CompletionInput():
+                prompt = given.prompt
+            case _:
+                return ()
+        return engine_replies.token_ids(await self._exchange("/tokenize", engines.tokenize_request(prompt)))
+
+    # ------------------------------------------------------------------ readiness
+
+    async def healthy(self, deadline_s: float) -> bool:
+        """Whether the readiness path answers 200 in time. Never raises."""
+        try:
+            await self._exchange(self.profile.ready_path, None, deadline_s)
+        except EngineError:
+            return False
+        return True
+
+    async def canary(self, kinds: tuple[TaskKind, ...]) -> None:
+        """Really makes one token, or one embedding. Raises EngineError."""
+        given: TaskInput = ChatInput(messages=(Message(role="user", content="Hi"),))
+        if TaskKind.CHAT not in kinds:
+            given = CompletionInput(prompt="Hi")
+        if not {TaskKind.CHAT, TaskKind.COMPLETION} & set(kinds):
+            given = EmbeddingInput(texts=("Hi",))
+        sampling = Sampling(seed=1, temperature_micros=0, top_k=0, top_p_micros=1_000_000)
+        task = TaskSpec(task_id="canary", model_digest="", input=given, sampling=sampling, max_tokens=1)
+        async with contextlib.aclosing(self.generate(task)) as outputs:
+            async for _ in outputs:
+                pass
+
+    async def served_models(self) -> tuple[str, ...]:
+        """Names on `/v1/models`; empty where the engine has no such list. Raises EngineError."""
+        if not self.profile.lists_models:
+            return ()
+        return engine_replies.served_models(await self._exchange("/v1/models", None))
+
+    async def version(self) -> str:
+        """The engine's version for people; empty when it does not tell. Never raises."""
+        if not self.profile.version_path:
+            return ""
+        try:
+            return engine_replies.version(self.profile, await self._exchange(self.profile.version_path, None))
+        except EngineError:
+            return ""
+
+    async def slot_context(self) -> int:
+        """Context of one slot in tokens as llama-server has it; 0 elsewhere. Raises EngineError."""
+        if not self.profile.tokenizes:
+            return 0
+        return engine_replies.slot_context(await self._exchange("/props", None))
+
+    # ------------------------------------------------------------------ HTTP
+
+    async def _exchange(
+        self, path: str, body: bytes | None, deadline_s: float | None = None, limit: int = _MAX_REPLY_BYTES
+    ) -> bytes:
+        """POST `body`, or GET; the whole reply. Raises EngineError."""
+        async with self._response("GET" if body is None else "POST", path, body, deadline_s) as response:
+            reply = await _read_up_to(response, limit + 1, deadline_s or self._patience.reply_s)
+        if len(reply) > limit:
+            raise garbage(f"the reply to {path} is longer than {limit} bytes")
+        return reply
+
+    @contextlib.asynccontextmanager
+    async def _response(
+        self, method: str, path: str, body: bytes | None, deadline_s: float | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """A 200 response; anything else raises EngineError. Leaving it unread closes the connection."""
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        response: aiohttp.ClientResponse | None = None
+        with _classified():
+            async with asyncio.timeout(deadline_s or self._patience.reply_s):
+                response = await self._session.request(
+                    method, self._base + path, data=body, headers=headers, allow_redirects=False
+                )
+                if response.status != 200:
+                    reply = await _read_up_to(response, 64 << 10, self._patience.reply_s)
+                    response.close()
+                    raise _refusal(response.status, path, engine_replies.error_words(reply))
+        try:
+            yield response
+        finally:
+            response.close()
+
+
+async def _read_up_to(response: aiohttp.ClientResponse, limit: int, deadline_s: float) -> bytes:
+    """At most about `limit` bytes of the body. Raises EngineError."""
+    reply = bytearray()
+    with _classified():
+        async with asyncio.timeout(deadline_s):
+            while len(reply) < limit and (received := await response.content.readany()):
+                reply += received
+    return bytes(reply)
+
+
+def _piece(token: Token) -> Piece:
+    return Piece(token.text, token.id, token.logprob, token.top_ids, token.top_logprobs)
+
+
+@contextlib.contextmanager
+def _classified() -> Iterator[None]:
+    """Turns what HTTP and sockets raise into EngineError, once."""
+    try:
+        yield
+    except TimeoutError as fault:
+        raise EngineError(Reason.ENGINE_UNAVAILABLE, "the engine did not answer in time") from fault
+    except aiohttp.ClientPayloadError as fault:
+        raise EngineError(Reason.ENGINE_UNAVAILABLE, "the engine broke off in the middle of its answer") from fault
+    except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as fault:
+        raise garbage(f"not HTTP as we know it ({plain(str(fault), 120)})") from fault
+    except (aiohttp.ClientError, OSError) as fault:
+        raise EngineError(
+            Reason.ENGINE_UNAVAILABLE, f"no connection to the engine: {plain(str(fault), 200)}"
+        ) from fault
+
+
+def _refusal(status: int, path: str, words: str) -> EngineError:
+    """An error status: the request's fault, or the engine's."""
+    message = f"the engine answered {status} to {path}: {words or 'no reason given'}"
+    if status in (401, 403):
+        return EngineError(Reason.ENGINE_REFUSED, message, remedy="Check api_key_file of the pool")
+    if 400 <= status < 500 and status not in (408, 429):
+        return EngineError(Reason.ENGINE_REFUSED, message)
+    return EngineError(Reason.ENGINE_UNAVAILABLE, message)
