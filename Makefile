@@ -1,0 +1,29 @@
+# Developers' targets. Everything goes through ./run, which makes .venv first; users need no make.
+.DEFAULT_GOAL := check
+.PHONY: check test demo docs format lock clean
+
+check: ## formatting, lint, types, rings, generated files
+	./run check
+
+test: ## every test; ARGS are pytest's
+	./run test $(ARGS)
+
+demo: ## the whole path with a real model; ARGS are the demo's
+	./run demo $(ARGS)
+
+format:
+	./run tool ruff format .
+	./run tool ruff check --fix .
+
+docs: ## write generated files again
+	./run tool python -m agent config init --stdout > config.example.toml.new
+	mv config.example.toml.new config.example.toml
+
+UV_COMPILE = ./run tool uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
+lock: ## pin every package with hashes; ARGS=--upgrade for newer ones
+	$(UV_COMPILE) --extra demo --extra speed --group build $(ARGS) -o requirements.lock
+	$(UV_COMPILE) --extra demo --extra speed --extra dev --group build -c requirements.lock $(ARGS) -o requirements-dev.lock
+
+clean:
+	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
