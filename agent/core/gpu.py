@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -13,6 +14,8 @@ class GpuFault(StrEnum):
     """Why a driver or one GPU cannot be read (gpu.md, Errors)."""
 
     DRIVER_ABSENT = "driver_absent"
+    NO_GPU = "no_gpu"
+    """The driver answers and lists nothing."""
     DRIVER_MISMATCH = "driver_mismatch"
     DRIVER_UNRESPONSIVE = "driver_unresponsive"
     WORKER_CRASHED = "worker_crashed"
@@ -82,3 +85,38 @@ class GpuReport(Value):
     fault: GpuFault | None = None
     detail: str = ""
     """What happened and what the owner can do, in plain words."""
+
+
+_ABSENT_RETRY_S = (5.0, 15.0, 30.0, 60.0)
+_BROKEN_RETRY_S = (0.0, 5.0, 15.0, 60.0)
+
+
+def retry_delay_s(fault: GpuFault, failures: int) -> float:
+    """Seconds to wait after the `failures`-th snapshot in a row (from 1) that failed as a whole.
+
+    A missing driver or GPU may appear minutes after boot: look again, slowly. Anything else gets one new child at once,
+    since that also loads a driver library that was replaced on disk; then the pauses grow.
+    """
+    steps = _ABSENT_RETRY_S if fault in {GpuFault.DRIVER_ABSENT, GpuFault.NO_GPU} else _BROKEN_RETRY_S
+    return steps[min(failures, len(steps)) - 1]
+
+
+def with_known(report: GpuReport, known: Mapping[str, Gpu]) -> GpuReport:
+    """`report` plus every GPU of `known` (by UUID) that it does not list, marked with why it cannot be used now.
+
+    A GPU that falls off the bus vanishes from the driver's list; a driver that hangs lists nothing at all.
+    """
+    listed = {gpu.uuid for gpu in report.gpus}
+    fault = report.fault or GpuFault.GPU_LOST
+    detail = (
+        report.detail
+        if report.fault
+        else "The driver no longer lists this GPU. Reboot; if it comes back, check its power, seating and temperature"
+    )
+    missing = [
+        msgspec.structs.replace(gpu, sample=GpuSample(), fault=fault, detail=detail)
+        for uuid, gpu in known.items()
+        if uuid not in listed
+    ]
+    gpus = sorted([*report.gpus, *missing], key=lambda gpu: gpu.index)
+    return msgspec.structs.replace(report, gpus=tuple(gpus))
