@@ -1,0 +1,127 @@
+"""`gpu-agent status`: what the running node does now, and why it does nothing when it does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli.options import config_sources
+from agent.core.text import plain
+
+_CELL = 48
+_DETAIL = 300
+
+
+@click.command(short_help="What the running node does now, and why.")
+@config_sources
+@click.option("--socket", type=click.Path(path_type=Path), help="The daemon's socket, when not the configured one.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, as the daemon tells it (core/status.py).")
+def command(config_file: Path | None, overrides: tuple[str, ...], socket: Path | None, as_json: bool) -> None:
+    """Show the node on one screen. Exit status 69 when no daemon answers."""
+    from agent.cli import local
+
+    told = local.ask(socket or local.control_socket(config_file, overrides), "GET", "/v1/status")
+    if as_json:
+        import json
+
+        click.echo(json.dumps(told, indent=2))
+        return
+    for line in screen(told):
+        click.echo(line)
+
+
+def screen(told: dict[str, Any]) -> Iterable[str]:
+    """A status (`core.status.Status` as JSON) as lines for people; everything in it may come from outside."""
+    node, link, sandbox = told["node"], told["link"], told["sandbox"]
+    yield f"{_word(node['name'])} is {_word(node['state'])}, for {_span(node['since_s'])}"
+    yield f"  node      {_word(node['id']) or 'not enrolled'}, gpu-agent {_word(node['version'])}"
+    yield f"  link      {_link(link)}"
+    yield f"  sandbox   {_sandbox(sandbox)}"
+    yield f"  work      {_work(told)}"
+    yield from _idle(told.get("why_idle", ()))
+    yield from _table(("POOL", "MODEL", "DEVICE", "ENGINE", "BUSY", "STATE"), map(_pool, told.get("pools", ())))
+    yield from _table(("TASK", "STATE", "POOL", "AGE", "TOKENS", "LEFT"), map(_attempt, told.get("attempts", ())))
+
+
+def _link(link: dict[str, Any]) -> str:
+    parts = [_word(link["state"]), _word(link["url"]), _word(link["transport"])]
+    if (age_s := link.get("last_answer_s")) is not None:
+        parts.append(f"answered {_span(age_s)} ago")
+    if (offset_s := link.get("clock_offset_s")) is not None:
+        parts.append(f"clock {offset_s:+.3f} s")
+    return _joined([*parts, _sentence(link.get("detail", ""))])
+
+
+def _sandbox(sandbox: dict[str, Any]) -> str:
+    parts = [_word(sandbox["backend"]) if sandbox["usable"] else "not usable"]
+    if sandbox.get("unenforced"):
+        parts.append("not enforced here: " + " ".join(map(_word, sandbox["unenforced"])))
+    return _joined([*parts, _sentence(sandbox.get("detail", ""))])
+
+
+def _work(told: dict[str, Any]) -> str:
+    totals = told.get("totals", {})
+    counted = [f"{len(told.get('attempts', ()))} running", f"{told.get('outbox_waiting', 0)} waiting for a receipt"]
+    counted += [f"{totals.get(key, 0)} {key.replace('_', ' ')}" for key in ("done", "failed", "handed_back")]
+    earned = totals.get("earned_micros", 0) / 1e6
+    return ", ".join([*counted, f"earned {earned:.6f} {_word(totals.get('currency', ''))}".rstrip()])
+
+
+def _idle(gates: Sequence[dict[str, Any]]) -> Iterable[str]:
+    if gates:
+        yield ""
+        yield "No new work, because:"
+    for gate in gates:
+        yield f"  {_word(gate['reason']):<24}{_sentence(gate.get('detail', ''))}".rstrip()
+
+
+def _pool(pool: dict[str, Any]) -> tuple[str, ...]:
+    state = "ready" if pool["ready"] else f"not ready: {_sentence(pool.get('detail', ''))}"
+    names = (_word(pool[key]) for key in ("name", "model", "device", "engine"))
+    return (*names, f"{pool['busy']}/{pool['slots']}", state)
+
+
+def _attempt(attempt: dict[str, Any]) -> tuple[str, ...]:
+    left_s = attempt.get("deadline_s")
+    return (
+        _word(attempt["task_id"]),
+        _word(attempt["state"]),
+        _word(attempt["pool"]),
+        _span(attempt["age_s"]),
+        str(attempt.get("tokens", 0)),
+        "" if left_s is None else _span(left_s) if left_s > 0 else "over",
+    )
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterable[str]:
+    filled = list(rows)
+    if not filled:
+        return
+    widths = [max(map(len, column)) for column in zip(head, *filled, strict=True)]
+    yield ""
+    for row in (head, *filled):
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _word(text: object) -> str:
+    return " ".join(plain(str(text), _CELL).split())
+
+
+def _sentence(text: object) -> str:
+    return " ".join(plain(str(text), _DETAIL).split())
+
+
+def _joined(parts: Iterable[str]) -> str:
+    return ", ".join(part for part in parts if part)
+
+
+def _span(seconds: float) -> str:
+    """A duration in its two largest units."""
+    whole = int(max(seconds, 0))
+    units = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
+    shown = [f"{count} {unit}" for count, unit in units]
+    first = next((place for place, (count, _) in enumerate(units) if count), len(units) - 1)
+    return " ".join(shown[first : first + 2])

@@ -1,0 +1,160 @@
+"""`gpu-agent status` as a real process against the real control server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.cli.status import screen
+from agent.core.model import Reason, State
+from agent.core.status import (
+    AttemptStatus,
+    Gate,
+    LinkStatus,
+    NodeStatus,
+    PoolStatus,
+    SandboxStatus,
+    Status,
+    Totals,
+    headline,
+)
+from agent.edges.control import ControlServer
+
+STATUS = Status(
+    node=NodeStatus(id="n-1", name="rig-1", state="serving", version="0.1.0", started_at=1.0, since_s=7500.0),
+    link=LinkStatus(
+        url="https://c.example", transport="websocket", state="open", last_answer_s=2.0, clock_offset_s=-0.5
+    ),
+    sandbox=SandboxStatus(backend="bubblewrap 0.11.0", usable=True, unenforced=("memory", "pids")),
+    why_idle=(
+        Gate(reason=Reason.PAUSED, detail="paused by the owner"),
+        Gate(reason=Reason.POOL_NOT_READY, detail="main: loading\x1b[2J the model"),
+    ),
+    pools=(
+        PoolStatus(
+            name="main",
+            model="gemma3",
+            device="cpu",
+            engine="llama-server b1",
+            ready=False,
+            busy=0,
+            slots=2,
+            detail="x",
+        ),
+    ),
+    attempts=(
+        AttemptStatus(task_id="t-1", state=State.RUNNING, pool="main", age_s=61, tokens=12, deadline_s=30.0),
+        AttemptStatus(task_id="t-2", state=State.PROVING, pool="main", age_s=1, deadline_s=-3.0),
+    ),
+    outbox_waiting=3,
+    totals=Totals(done=4, failed=1, handed_back=2, earned_micros=1_500_000, currency="TEST"),
+)
+
+
+class Daemon:
+    """A ControlApi that only has a status."""
+
+    def status(self) -> Status:
+        return STATUS
+
+    async def drain(self) -> None:
+        raise NotImplementedError
+
+    pause = resume = reload = drain
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Path]:
+    server = ControlServer(tmp_path / "run" / "c.sock", Daemon())
+    await server.start()
+    yield tmp_path / "run" / "c.sock"
+    await server.close()
+
+
+async def gpu_agent(*arguments: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agent", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_one_screen_says_what_runs_and_every_reason_why_nothing_more_does(served: Path) -> None:
+    code, out, err = await gpu_agent("status", "--socket", str(served))
+    assert (code, err) == (0, "")
+    for fact in [
+        "rig-1 is serving, for 2 h 5 min",
+        "open, https://c.example, websocket, answered 2 s ago, clock -0.500 s",
+        "not enforced here: memory pids",
+        "2 running, 3 waiting for a receipt, 4 done, 1 failed, 2 handed back, earned 1.500000 TEST",
+        "paused by the owner",
+        "pool_not_ready",
+        "0/2",
+        "t-1",
+        "1 min 1 s",
+        "over",
+    ]:
+        assert fact in out
+    assert "\x1b" not in out
+
+
+async def test_json_is_the_daemons_own_struct(served: Path) -> None:
+    code, out, _ = await gpu_agent("status", "--json", "--socket", str(served))
+    assert code == 0
+    assert msgspec.json.decode(out, type=Status) == STATUS
+
+
+async def test_without_a_daemon_it_says_how_to_start_one(tmp_path: Path) -> None:
+    code, out, err = await gpu_agent("status", "--socket", str(tmp_path / "none.sock"))
+    assert (code, out) == (69, "")
+    assert "no daemon is running" in err
+    assert "gpu-agent run" in err
+
+
+async def test_the_socket_of_a_dead_daemon_counts_as_none(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "dead.sock"))
+    code, _, err = await gpu_agent("status", "--socket", str(tmp_path / "dead.sock"))
+    assert code == 69
+    assert "no daemon is running" in err
+
+
+async def test_somebody_else_on_the_socket_is_told_apart(tmp_path: Path) -> None:
+    async def rude(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 smtp ready\r\n")
+        writer.close()
+
+    async with await asyncio.start_unix_server(rude, tmp_path / "rude.sock"):
+        code, _, err = await gpu_agent("status", "--socket", str(tmp_path / "rude.sock"))
+    assert code == 69
+    assert "no gpu-agent" in err
+
+
+def test_an_idle_node_shows_no_empty_tables() -> None:
+    quiet = msgspec.structs.replace(STATUS, pools=(), attempts=(), why_idle=())
+    text = "\n".join(screen(json.loads(msgspec.json.encode(quiet))))
+    assert "POOL" not in text
+    assert "No new work" not in text
+
+
+def test_the_headline_for_the_service_manager_says_state_slots_and_gates() -> None:
+    assert headline(STATUS) == (
+        "serving: 2 tasks, 2 slots; no new work: paused, pool_not_ready; 3 waiting for a receipt"
+    )
+    quiet = msgspec.structs.replace(STATUS, attempts=STATUS.attempts[:1], why_idle=(), outbox_waiting=0)
+    assert headline(quiet) == "serving: 1 task, 2 slots"
+
+
+def test_status_imports_no_http_framework() -> None:
+    program = "import sys, agent.cli.main, agent.cli.status, agent.cli.local; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"aiohttp", "rich", "structlog", "asyncio"} & set(loaded)
