@@ -156,6 +156,7 @@ class Prove:
     """Commit to what was generated."""
 
     key: LeaseKey
+    pool: str
     offer: OfferBody
     product: Any
 

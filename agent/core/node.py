@@ -301,7 +301,7 @@ def _command(action: Action, attempt: Attempt, product: Any) -> ev.Command:
         case Action.GENERATE:
             return ev.Generate(key=key, pool=pool, offer=attempt.offer)
         case Action.PROVE:
-            return ev.Prove(key=key, offer=attempt.offer, product=product)
+            return ev.Prove(key=key, pool=pool, offer=attempt.offer, product=product)
         case Action.STORE_RESULT:
             return ev.StoreResult(attempt=attempt, sealed=product)
         case Action.STOP_WORK:

@@ -13,7 +13,6 @@ from agent.core import wire
 from agent.core.errors import LinkError, ProofError
 from agent.core.model import Signed
 from agent.core.proof.signed import open_signed
-from agent.core.watchdog import Pulse
 from agent.ports import Identity, Outbox
 from agent.stages.calls import Caller
 from agent.stages.spine import Spine
@@ -24,12 +23,11 @@ _decoder = msgspec.json.Decoder(wire.OfferBody)
 class Pull:
     """One loop a pool: a parked pull for one model never keeps another pool's free slots waiting."""
 
-    def __init__(self, spine: Spine, caller: Caller, identity: Identity, outbox: Outbox, pulse: Pulse) -> None:
+    def __init__(self, spine: Spine, caller: Caller, identity: Identity, outbox: Outbox) -> None:
         self._spine = spine
         self._caller = caller
         self._identity = identity
         self._outbox = outbox
-        self._pulse = pulse
         self._log = structlog.get_logger("pull")
         self._parked = 0
 

@@ -28,6 +28,8 @@ class Spine:
         self._mailboxes: dict[type, Mailbox] = {}
         self._log = structlog.get_logger("node")
         self._changed = asyncio.Event()
+        self.moved = clock.monotonic()
+        """When the node last changed its state."""
 
     def mailbox(self, *kinds: type) -> Mailbox:
         """A queue that gets every command of these kinds from now on; each kind has one owner."""
@@ -68,6 +70,7 @@ class Spine:
                     seconds=round(self.clock.monotonic() - a.leased_at, 3),
                 )
             case ev.NodeMoved(before=before, after=after):
+                self.moved = self.clock.monotonic()
                 self._log.info("node.moved", before=before, after=after)
             case _:
                 self._mailboxes[type(command)].put_nowait(command)

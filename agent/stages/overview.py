@@ -1,0 +1,141 @@
+"""Everything that `gpu-agent status` shows, gathered from those who own it."""
+
+from __future__ import annotations
+
+from agent import __version__
+from agent.core.attempt import Attempt
+from agent.core.model import Outcome, Reason
+from agent.core.status import (
+    AttemptStatus,
+    Gate,
+    LinkStatus,
+    NodeStatus,
+    PoolStatus,
+    SandboxStatus,
+    Status,
+    Totals,
+)
+from agent.core.watchdog import Pulse
+from agent.ports import Link
+from agent.stages.execute import Execute
+from agent.stages.herald import Herald
+from agent.stages.report import Report
+from agent.stages.spine import Spine
+
+SILENT_S = 30.0
+"""Three beats without an answer: then the coordinator is called unreachable."""
+
+
+class Overview:
+    """Reads, never keeps: every figure has one owner elsewhere."""
+
+    def __init__(
+        self,
+        spine: Spine,
+        herald: Herald,
+        execute: Execute,
+        report: Report,
+        link: Link,
+        pulse: Pulse,
+        *,
+        name: str,
+        url: str,
+    ) -> None:
+        self._spine = spine
+        self._herald = herald
+        self._execute = execute
+        self._report = report
+        self._link = link
+        self._pulse = pulse
+        self._name = name
+        self._url = url
+        self._started_at = spine.clock.wall()
+
+    def status(self) -> Status:
+        """One consistent view: nothing here awaits."""
+        node, now = self._spine.node, self._spine.clock.monotonic()
+        return Status(
+            node=NodeStatus(
+                id=node.node_id,
+                name=self._name,
+                state=node.state.value,
+                version=__version__,
+                started_at=self._started_at,
+                since_s=max(0.0, now - self._spine.moved),
+            ),
+            link=self._link_status(now),
+            sandbox=self._sandbox(),
+            why_idle=tuple(self._gates(now)),
+            pools=tuple(self._pools()),
+            attempts=tuple(self._attempt(attempt, now) for attempt in node.attempts.values()),
+            outbox_waiting=len(self._report.unsent),
+            totals=self._totals(),
+        )
+
+    def _gates(self, now: float) -> list[Gate]:
+        """Every failing gate; when none fails and nothing runs, the coordinator simply has no work for us."""
+        gates = self._spine.node.gates()
+        answered = self._pulse.last_answer()
+        if answered is None or now - answered > SILENT_S:
+            detail = self._link.describe().get("last_fault", "") or "no answer yet"
+            gates.insert(0, Gate(reason=Reason.COORDINATOR_UNREACHABLE, detail=detail))
+        if not gates and not self._spine.node.attempts:
+            gates.append(Gate(reason=Reason.NO_DEMAND, detail="ready, and the coordinator has no task for these pools"))
+        return gates
+
+    def _link_status(self, now: float) -> LinkStatus:
+        told, answered = self._link.describe(), self._pulse.last_answer()
+        offset = told.get("clock_offset_s")
+        return LinkStatus(
+            url=self._url,
+            transport=told.get("transport", ""),
+            state=told.get("state", ""),
+            last_answer_s=None if answered is None else max(0.0, now - answered),
+            clock_offset_s=float(offset) if offset else None,
+            detail=told.get("last_fault", "") or told.get("why", ""),
+        )
+
+    def _sandbox(self) -> SandboxStatus:
+        facts = self._herald.fingerprint.sandbox
+        return SandboxStatus(
+            backend=facts.backend,
+            usable=facts.usable,
+            unenforced=tuple(limit.limit for limit in facts.limits if not limit.enforced),
+            detail=facts.detail,
+        )
+
+    def _pools(self) -> list[PoolStatus]:
+        node = self._spine.node
+        return [
+            PoolStatus(
+                name=pool.name,
+                model=pool.model,
+                device=pool.device,
+                engine=pool.engine,
+                ready=pool.ready,
+                busy=node.busy(pool.name),
+                slots=pool.slots,
+                detail=pool.detail,
+            )
+            for pool in node.pools.values()
+        ]
+
+    def _attempt(self, attempt: Attempt, now: float) -> AttemptStatus:
+        return AttemptStatus(
+            task_id=attempt.key.task_id,
+            state=attempt.state,
+            pool=attempt.pool,
+            age_s=now - attempt.leased_at,
+            tokens=self._execute.tokens.get(attempt.key, 0),
+            deadline_s=attempt.task_deadline - now,
+        )
+
+    def _totals(self) -> Totals:
+        counts = self._spine.node.counts
+        return Totals(
+            done=counts[Outcome.SUCCEEDED],
+            failed=counts[Outcome.FAILED] + counts[Outcome.EXPIRED],
+            handed_back=counts[Outcome.HANDED_BACK],
+            earned_micros=self._report.earned_micros,
+            currency=self._report.currency,
+        )

@@ -1,0 +1,111 @@
+"""Prove: commit to what was generated before it is released, and keep the transcript for challenges."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+from collections.abc import Mapping
+
+import msgspec
+import structlog
+
+from agent.core import events as ev
+from agent.core.attempt import Event
+from agent.core.errors import ProofError, StorageError
+from agent.core.model import LeaseKey, Reason
+from agent.core.proof.commitment import commit
+from agent.core.proof.header import header_of
+from agent.core.proof.transcript import Transcript
+from agent.ports import EnginePool, Identity, Transcripts
+from agent.stages.product import Product, Sealed
+from agent.stages.spine import Spine
+
+SWEEP_S = 600.0
+
+
+class Prove:
+    """Seals products; sweeps transcripts whose challenge window is over."""
+
+    def __init__(
+        self,
+        spine: Spine,
+        identity: Identity,
+        pools: Mapping[str, EnginePool],
+        transcripts: Transcripts,
+        *,
+        top_logprobs: int,
+        retention_s: float,
+    ) -> None:
+        self._spine = spine
+        self._identity = identity
+        self._pools = pools
+        self._transcripts = transcripts
+        self._top_logprobs = top_logprobs
+        self._retention_s = retention_s
+        self._mailbox = spine.mailbox(ev.Prove)
+        self._log = structlog.get_logger("prove")
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._sweep(), name="sweep transcripts")
+            while True:
+                command: ev.Prove = await self._mailbox.get()
+                group.create_task(self._prove(command), name=f"prove {command.key.task_id}")
+
+    async def _prove(self, command: ev.Prove) -> None:
+        try:
+            sealed, transcript = self._seal(command)
+            until = self._spine.clock.wall() + self._retention_s
+            await self._transcripts.keep(command.key, framed(transcript), until)
+        except ProofError as error:
+            self._failed(command.key, Reason.PROOF_FAILED, error.message)
+        except StorageError as error:  # a commitment without its transcript could never be opened: do not release
+            self._failed(command.key, Reason.STORAGE_FULL if error.full else Reason.PROOF_FAILED, str(error))
+        else:
+            self._spine.feed(ev.Happened(key=command.key, event=Event.PROVED, product=sealed))
+
+    def _failed(self, key: LeaseKey, reason: Reason, detail: str) -> None:
+        self._spine.feed(ev.Happened(key=key, event=Event.FAILED, reason=reason, detail=detail))
+
+    def _seal(self, command: ev.Prove) -> tuple[Sealed, Transcript]:
+        product: Product = command.product
+        began = self._spine.clock.monotonic()
+        transcript = product.builder.finish()
+        output_sha256 = hashlib.sha256(product.output.encode()).hexdigest()
+        header = header_of(
+            command.offer,
+            self._pools[command.pool].facts,
+            node_key=self._identity.public_key,
+            n_probs=self._top_logprobs,
+            finish=product.finished.finish,
+            usage=product.finished.usage,
+            request_sha256=product.finished.request_sha256,
+            prompt_sha256=product.finished.prompt_sha256,
+            proof_kind=transcript.proof_kind,
+            output_sha256=output_sha256,
+        )
+        commitment = commit(header, transcript, self._identity.sign)
+        proving_ms = round((self._spine.clock.monotonic() - began) * 1000)
+        sealed = Sealed(
+            output=product.output,
+            output_sha256=output_sha256,
+            usage=product.finished.usage,
+            timings=msgspec.structs.replace(product.timings, proving_ms=proving_ms),
+            commitment=commitment,
+        )
+        return sealed, transcript
+
+    async def _sweep(self) -> None:
+        while True:
+            gone = await self._transcripts.sweep(self._spine.clock.wall())
+            if gone:
+                self._log.info("transcripts.swept", deleted=gone)
+            await self._spine.clock.sleep(SWEEP_S)
+
+
+def framed(transcript: Transcript) -> bytes:
+    """The leaves as kept on disk: each with its length (u32 little-endian) in front."""
+    parts = ((len(leaf).to_bytes(4, "little"), leaf) for leaf in transcript.leaves)
+    return b"".join(itertools.chain.from_iterable(parts))
