@@ -1,0 +1,134 @@
+"""The transcript of one generation: leaves of 32 tokens with their candidates, each chained to the one before."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from agent.core.proof.canonical import TEXT as TEXT_PIECE
+from agent.core.proof.canonical import U8, U16, U32, U64, malformed
+from agent.core.proof.header import ProofKind
+from agent.core.proof.merkle import HASH_BYTES, leaf_hash, root
+
+LEAF_TOKENS = 32
+NO_PREVIOUS = bytes(HASH_BYTES)
+
+END, TOKENS, TEXT, ROW = range(4)
+"""Kinds of leaves."""
+
+_MAX_CANDIDATES = (1 << 16) - 1
+
+
+class Token(Protocol):
+    """One generated token. `top_ids` and `top_logprobs` run parallel, most likely first."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def token_id(self) -> int | None: ...
+    @property
+    def top_ids(self) -> Sequence[int]: ...
+    @property
+    def top_logprobs(self) -> Sequence[float]: ...
+
+
+class Transcript(NamedTuple):
+    """A finished transcript."""
+
+    leaves: tuple[bytes, ...]
+    root: str
+    """Hex."""
+    proof_kind: ProofKind
+
+
+class TranscriptBuilder:
+    """Takes pieces as they come and closes a leaf every 32. Not reusable.
+
+    1,024 tokens with 40 candidates each take about 6 ms.
+    """
+
+    def __init__(self, top_logprobs: int) -> None:
+        self._most = min(top_logprobs, _MAX_CANDIDATES)
+        self._leaves: list[bytes] = []
+        self._hashes: list[bytes] = []
+        self._open_kind = TOKENS
+        self._ids: list[int] = []
+        self._open: list[bytes] = []
+        self._entries = 0
+        self._kinds: set[int] = set()
+
+    def add(self, piece: Token) -> str:
+        """Add one generated token; returns the running leaf hash (hex) when a leaf closed, else "".
+
+        Raises ProofError("encoding") when the engine's numbers cannot be written down.
+        """
+        kind = TEXT if piece.token_id is None else TOKENS
+        closed = self._close() if self._open and kind != self._open_kind else ""
+        self._open_kind = kind
+        if piece.token_id is None:
+            self._open.append(TEXT_PIECE.write(piece.text))
+        else:
+            self._open.append(_candidates(piece.top_ids[: self._most], piece.top_logprobs[: self._most]))
+            self._ids.append(piece.token_id)
+        return self._close() if len(self._open) == LEAF_TOKENS else closed
+
+    def add_rows(self, rows: Sequence[Sequence[float]]) -> str:
+        """Add rows of output, a leaf each; returns the running leaf hash (hex), "" when there were none."""
+        closed = self._close() if self._open else ""
+        for row in rows:
+            closed = self._append(ROW, U32.write(len(row)) + _floats(row))
+            self._entries += 1
+        return closed
+
+    def finish(self, end_logprob: float | None = None) -> Transcript:
+        """Close what is open and add the end leaf. `end_logprob` is the end-of-text token's, where it is known."""
+        if self._open:
+            self._close()
+        told = b"\x00" if end_logprob is None else b"\x01" + _floats((end_logprob,))
+        self._append(END, U64.write(self._entries) + told)
+        return Transcript(tuple(self._leaves), root(self._hashes).hex(), self._proof_kind())
+
+    def _proof_kind(self) -> ProofKind:
+        if TEXT in self._kinds:
+            return ProofKind.TEXT
+        return ProofKind.ROWS if ROW in self._kinds else ProofKind.TOKENS_F32
+
+    def _close(self) -> str:
+        entries, ids = self._open, self._ids
+        self._open, self._ids = [], []
+        self._entries += len(entries)
+        return self._append(self._open_kind, U16.write(len(entries)) + _ids(ids) + b"".join(entries))
+
+    def _append(self, kind: int, body: bytes) -> str:
+        previous = self._hashes[-1] if self._hashes else NO_PREVIOUS
+        leaf = U8.write(kind) + U32.write(len(self._leaves)) + previous + body
+        running = leaf_hash(leaf)
+        self._kinds.add(kind)
+        self._leaves.append(leaf)
+        self._hashes.append(running)
+        return running.hex()
+
+
+def _ids(ids: Sequence[int]) -> bytes:
+    try:
+        return struct.pack(f"<{len(ids)}I", *ids)
+    except struct.error as error:
+        raise malformed("a token id is not a u32") from error
+
+
+def _floats(values: Sequence[float]) -> bytes:
+    """f32, rounded to nearest. NaN is refused: it has many encodings and stands for no probability."""
+    total = sum(values)
+    if total != total and any(value != value for value in values):  # noqa: PLR0124  (only NaN differs from itself)
+        raise malformed("a number is NaN")
+    try:
+        return struct.pack(f"<{len(values)}f", *values)
+    except (struct.error, OverflowError) as error:
+        raise malformed("a number does not fit an f32") from error
+
+
+def _candidates(ids: Sequence[int], logprobs: Sequence[float]) -> bytes:
+    if len(ids) != len(logprobs):
+        raise malformed(f"{len(ids)} candidates have {len(logprobs)} log-probabilities")
+    return U16.write(len(ids)) + _ids(ids) + _floats(logprobs)
