@@ -1,0 +1,171 @@
+"""The Sandbox port by bubblewrap."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from agent.core.errors import SandboxError
+from agent.edges.sandbox import cgroups, gpus, host, profile, seccomp
+from agent.edges.sandbox.confine import Confinement
+from agent.edges.sandbox.handle import BubblewrapHandle
+from agent.edges.sandbox.launch import Recipe, launch
+from agent.edges.sandbox.mechanisms import Machine, Means, choose
+from agent.ports import SandboxSpec
+
+_Placed = tuple[list[str], list[tuple[Path, str]], Path | None]
+"""The command up to bubblewrap, and where it will find the mounts and the socket directory."""
+
+
+def _no_gpus(_uuid: str) -> int | None:
+    return None
+
+
+class Bubblewrap:
+    """Makes sandboxes. One per agent; `runtime_dir` tells this agent's sandboxes from another's.
+
+    An ordinary user's sandboxes run under that user's id in a user namespace; root's under an id without an account.
+    Start sandboxes from the main thread: the kernel ends them when the thread that started them ends.
+    """
+
+    def __init__(
+        self,
+        runtime_dir: Path,
+        *,
+        bwrap: str = "auto",
+        minor_of: Callable[[str], int | None] = _no_gpus,
+        cgroup_root: Path = cgroups.ROOT,
+    ) -> None:
+        """`minor_of` maps a GPU's UUID to its driver minor number."""
+        self._wanted = bwrap
+        self._minor_of = minor_of
+        self._cgroup_root = cgroup_root
+        self._tag = "gpu-agent-" + hashlib.sha256(os.fsencode(runtime_dir.absolute())).hexdigest()[:8]
+
+    @functools.cached_property
+    def _bwrap(self) -> host.Bwrap:
+        return host.find_bwrap(self._wanted)
+
+    @functools.cached_property
+    def _cgroups(self) -> cgroups.Cgroups | None:
+        return cgroups.find(self._tag, root=self._cgroup_root)
+
+    @functools.cached_property
+    def _user_id(self) -> int | None:
+        """Host user of sandboxes where that is not the agent's own."""
+        return host.sandbox_user(Path("/proc/self/uid_map").read_text()) if os.geteuid() == 0 else None
+
+    @functools.cached_property
+    def machine(self) -> Machine:
+        """What limits rest on here."""
+        found = self._cgroups
+        return Machine(
+            cgroup_version=found.version if found else 0,
+            controllers=found.controllers if found else frozenset(),
+            kernel=host.kernel_version(platform.release()),
+            threads=len(os.sched_getaffinity(0)),
+        )
+
+    def reap_orphans(self) -> int:
+        """Remove what an earlier run of this agent left behind; returns how many cgroups. Call before `start`."""
+        return self._cgroups.reap() if self._cgroups else 0
+
+    async def start(self, spec: SandboxSpec) -> BubblewrapHandle:
+        """Raises SandboxError when it cannot be built or a limit of `spec` cannot be enforced."""
+        means = choose(spec.limits, self.machine)
+        user_id = self._user_id
+        recipe = self._recipe(spec, means, user_id)
+        group = self._cgroups.create(spec.name, means) if self._cgroups and means.needs_group else None
+        confinement = Confinement(spec.limits, means, group, user_id)
+        try:
+            launched = await launch(recipe, confinement.admit)
+        except BaseException:  # cancelled too: the cgroup must not stay
+            confinement.release()
+            raise
+        return BubblewrapHandle(launched, spec, confinement)
+
+    def _recipe(self, spec: SandboxSpec, means: Means, user_id: int | None) -> Recipe:
+        devices = gpus.device_nodes(spec.gpus, self._minor_of)
+        command, mounts, socket_dir = self._in_place(spec) if user_id is None else self._staged(spec, user_id)
+
+        def options(fds: Mapping[str, int]) -> Sequence[str]:
+            return profile.options(spec, mounts=mounts, socket_dir=socket_dir, devices=devices, fds=fds)
+
+        return Recipe(
+            command=command,
+            options=options,
+            argv=spec.argv,
+            seccomp=_filter(pinned=means.pinned_threads is not None),
+            stderr_bytes=spec.limits.stderr_bytes,
+        )
+
+    def _in_place(self, spec: SandboxSpec) -> _Placed:
+        """As an ordinary user: everything is bound from where it lies."""
+        return (
+            [str(self._bwrap.path)],
+            [(_existing(source), inside) for source, inside in spec.ro_mounts],
+            spec.socket_dir,
+        )
+
+    def _staged(self, spec: SandboxSpec, user_id: int) -> _Placed:
+        """As root: `user_id` runs bubblewrap, and what it cannot reach is brought to it."""
+        stage, bwrap = profile.Stage(), self._bwrap
+        mounts = [(stage.place(_shareable(source)), inside) for source, inside in spec.ro_mounts]
+        socket_dir = None
+        if spec.socket_dir is not None:
+            _give(spec.socket_dir, user_id)
+            socket_dir = stage.place(spec.socket_dir, writable=True)
+        inner = bwrap.path
+        if not host.open_to_all(bwrap.path):
+            inner = stage.place(bwrap.tree) / bwrap.path.relative_to(bwrap.tree)
+        return [*stage.command(bwrap.path, _setpriv(), user_id), str(inner)], mounts, socket_dir
+
+
+def _existing(source: Path) -> Path:
+    try:
+        return source.resolve(strict=True)
+    except OSError as error:
+        raise SandboxError(f"{source} cannot be mounted: {error.strerror}") from error
+
+
+def _shareable(source: Path) -> Path:
+    path = _existing(source)
+    if not host.readable_by_all(path):
+        raise SandboxError(f"the sandbox's user cannot read {path}", remedy=f"Allow it: `chmod -R a+rX '{path}'`")
+    return path
+
+
+@functools.cache
+def _filter(*, pinned: bool) -> bytes:
+    # A program pinned to some cpus in place of a quota may not choose others.
+    return seccomp.compile_policy(seccomp.load_policy(), deny=("sched_setaffinity",) if pinned else ())
+
+
+def _setpriv() -> Path:
+    found = shutil.which("setpriv", path="/usr/bin:/bin")
+    if found is None:
+        raise SandboxError(
+            "setpriv is missing", remedy="`apt-get install util-linux`, or run the agent as an ordinary user"
+        )
+    return Path(found)
+
+
+def _give(directory: Path, user_id: int) -> None:
+    """Hand a directory of ours to the sandbox's user; root still reaches it. Never through a link."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError as error:
+        raise SandboxError(f"socket directory {directory}: {error.strerror}") from error
+    try:
+        if os.fstat(fd).st_uid not in (os.geteuid(), user_id):
+            raise SandboxError(f"socket directory {directory} belongs to somebody else")
+        os.fchown(fd, user_id, user_id)
+        os.fchmod(fd, stat.S_IRWXU)
+    finally:
+        os.close(fd)

@@ -1,0 +1,201 @@
+"""One cgroup per sandbox, written directly: version 2 where it is delegated to us, version 1 as root."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from agent.core.errors import SandboxError
+from agent.edges.sandbox.mechanisms import Means
+
+ROOT = Path("/sys/fs/cgroup")
+CONTROLLERS = ("memory", "pids", "cpu")
+PERIOD_US = 100_000
+"""Period of the cpu quota, the kernel's default."""
+_EMPTY_WITHIN_S = 2.0
+"""A killed cgroup is empty within milliseconds; processes in disk sleep take longer and are left to the next start."""
+
+
+class Group:
+    """The cgroup of one sandbox: one directory, or in version 1 one per controller."""
+
+    def __init__(self, version: int, directories: Mapping[str, Path]) -> None:
+        self._version = version
+        self._directories = directories
+
+    def limit(self, means: Means) -> None:
+        """Write the limits. Raises OSError."""
+        for controller, directory in self._directories.items():
+            for name, value in _settings(self._version, controller, means).items():
+                _write(directory / name, value)
+        if self._version == 1 and "memory" in self._directories and means.group_memory_bytes is not None:
+            # Present only where the kernel accounts swap; without it memory could go there.
+            with contextlib.suppress(FileNotFoundError):
+                _write(self._directories["memory"] / "memory.memsw.limit_in_bytes", str(means.group_memory_bytes))
+
+    def admit(self, pid: int) -> None:
+        """Move a process in. Raises OSError."""
+        for directory in self._places():
+            _write(directory / "cgroup.procs", str(pid))
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed something in here for the memory limit."""
+        if "memory" not in self._directories:
+            return False
+        name = "memory.events" if self._version == 2 else "memory.oom_control"
+        try:
+            lines = (self._directories["memory"] / name).read_text().splitlines()
+        except OSError:
+            return False
+        return any(key == "oom_kill" and int(count) > 0 for key, _, count in (line.partition(" ") for line in lines))
+
+    def remove(self) -> None:
+        """Kill what is still inside and remove the directories; what cannot be removed is reaped at the next start."""
+        for directory in self._places():
+            _remove(directory)
+
+    def _places(self) -> Sequence[Path]:
+        return tuple(dict.fromkeys(self._directories.values()))
+
+
+class Cgroups:
+    """Where this agent may make cgroups."""
+
+    def __init__(self, version: int, parents: Mapping[str, Path], tag: str) -> None:
+        """`parents` maps controller → directory; `tag` begins the name of every group of ours and of nobody else's."""
+        self.version = version
+        self._parents = parents
+        self._tag = tag
+        self._made = 0
+
+    @property
+    def controllers(self) -> frozenset[str]:
+        """Limits that a group made here can hold."""
+        return frozenset(self._parents)
+
+    def create(self, name: str, means: Means) -> Group:
+        """Raises SandboxError."""
+        self._made += 1
+        directories = {c: p / f"{self._tag}-{name}-{os.getpid()}-{self._made}" for c, p in self._parents.items()}
+        group = Group(self.version, directories)
+        try:
+            for directory in dict.fromkeys(directories.values()):
+                directory.mkdir()
+            group.limit(means)
+        except OSError as error:
+            group.remove()
+            raise SandboxError(f"no cgroup could be made for sandbox {name}: {error}") from error
+        return group
+
+    def reap(self) -> int:
+        """Kill and remove the groups that an earlier run of this agent left behind; returns how many."""
+        found = 0
+        for parent in dict.fromkeys(self._parents.values()):
+            for directory in parent.glob(f"{self._tag}-*"):
+                found += 1
+                _remove(directory)
+        return found
+
+
+def find(
+    tag: str,
+    *,
+    root: Path = ROOT,
+    membership: str | None = None,
+    delegated: Callable[[Path], bool] | None = None,
+) -> Cgroups | None:
+    """Where cgroups may be made, or None. In version 2 the agent moves itself into a child group, which the rule of no
+    inner processes demands, unless systemd (DelegateSubgroup=agent) already has.
+
+    `membership` is the text of /proc/self/cgroup; `delegated` tells whether a version 2 directory was given to us.
+    """
+    paths = _membership(Path("/proc/self/cgroup").read_text() if membership is None else membership)
+    if (root / "cgroup.controllers").exists():
+        return _version_2(tag, _below(root, paths.get("", "/")), delegated or _is_delegated)
+    parents = {c: _below(root / c, paths[c]) for c in CONTROLLERS if c in paths and (root / c).is_dir()}
+    parents = {c: p for c, p in parents.items() if os.access(p, os.W_OK) and os.access(p / "cgroup.procs", os.W_OK)}
+    return Cgroups(1, parents, tag) if parents else None
+
+
+def _version_2(tag: str, own: Path, delegated: Callable[[Path], bool]) -> Cgroups | None:
+    base = own.parent if own.name == "agent" and delegated(own.parent) else own
+    if not delegated(base) or not os.access(base / "cgroup.subtree_control", os.W_OK):
+        return None
+    try:
+        if base == own:
+            (base / "agent").mkdir(exist_ok=True)
+            for pid in (base / "cgroup.procs").read_text().split():
+                _write(base / "agent" / "cgroup.procs", pid)
+        offered = (base / "cgroup.controllers").read_text().split()
+        usable = [c for c in CONTROLLERS if c in offered]
+        _write(base / "cgroup.subtree_control", " ".join(f"+{c}" for c in usable))
+    except OSError:
+        # Not ours after all, or a process came in between: then the other means serve.
+        return None
+    return Cgroups(2, dict.fromkeys(usable, base), tag) if usable else None
+
+
+def _is_delegated(directory: Path) -> bool:
+    """systemd marks what it delegates; in a container's own cgroup namespace there is no mark, and no need for one."""
+    for name in ("user.delegate", "trusted.delegate"):
+        with contextlib.suppress(OSError):
+            if os.getxattr(directory, name) == b"1":
+                return True
+    return False
+
+
+def _membership(text: str) -> dict[str, str]:
+    """Controller → path; version 2 has the empty controller."""
+    paths: dict[str, str] = {}
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        paths.update(dict.fromkeys(controllers.split(","), path))
+    return paths
+
+
+def _below(root: Path, path: str) -> Path:
+    return root / path.lstrip("/")
+
+
+def _settings(version: int, controller: str, means: Means) -> dict[str, str]:
+    match version, controller:
+        case 2, "memory" if means.group_memory_bytes is not None:
+            return {"memory.max": str(means.group_memory_bytes), "memory.swap.max": "0", "memory.oom.group": "1"}
+        case 1, "memory" if means.group_memory_bytes is not None:
+            return {"memory.limit_in_bytes": str(means.group_memory_bytes)}
+        case _, "pids" if means.group_pids is not None:
+            return {"pids.max": str(means.group_pids)}
+        case 2, "cpu" if means.group_cpus is not None:
+            return {"cpu.max": f"{int(means.group_cpus * PERIOD_US)} {PERIOD_US}"}
+        case 1, "cpu" if means.group_cpus is not None:
+            return {"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": str(int(means.group_cpus * PERIOD_US))}
+    return {}
+
+
+def _write(path: Path, text: str) -> None:
+    # Never create: a missing file means a kernel without that limit, which must not pass for a limit that was set.
+    with path.open("r+") as file:
+        file.write(text)
+
+
+def _remove(directory: Path) -> None:
+    until = time.monotonic() + _EMPTY_WITHIN_S
+    while directory.is_dir():
+        try:
+            directory.rmdir()
+        except OSError:
+            if time.monotonic() > until:
+                return
+            _kill(directory)
+            time.sleep(0.01)
+
+
+def _kill(directory: Path) -> None:
+    with contextlib.suppress(OSError):
+        for pid in (directory / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)

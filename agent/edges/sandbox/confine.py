@@ -1,0 +1,78 @@
+"""Puts limits on a sandbox from outside and takes them off again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.core.errors import SandboxError
+from agent.edges.sandbox import rlimits
+from agent.edges.sandbox.cgroups import Group
+from agent.edges.sandbox.mechanisms import WATCH_PERIOD_S, Means
+from agent.edges.sandbox.memory import used_bytes
+from agent.ports import Limits
+
+OOM_SCORE_ADJ = 900
+"""When the whole machine runs out of memory, a task goes before anything of the owner's."""
+
+
+class Confinement:
+    """The limits of one sandbox, from before its program runs until after it is dead."""
+
+    def __init__(self, limits: Limits, means: Means, group: Group | None, user_id: int | None) -> None:
+        """`user_id` is the host user of the sandbox where that is not the agent's own."""
+        self._user_id = user_id
+        self._limits = limits
+        self._means = means
+        self._group = group
+        self._pid = 0
+
+    def admit(self, pid: int) -> None:
+        """Put the held process, and with it all that it will start, under the limits. Raises SandboxError."""
+        self._pid = pid
+        try:
+            if self._group is not None:
+                self._group.admit(pid)
+            if self._means.pinned_threads is not None:
+                os.sched_setaffinity(pid, sorted(os.sched_getaffinity(0))[: self._means.pinned_threads])
+            rlimits.lower(pid, self._rlimits(), self._user_id)
+        except OSError as error:
+            raise SandboxError(f"the sandbox's limits could not be set: {error}") from error
+        # A wish, not a promise: not every kernel lets an unprivileged agent write here.
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
+
+    async def watch(self, exceeded: Callable[[], None]) -> None:
+        """Call `exceeded` once the sandbox uses more memory than allowed, where no cgroup sees to it."""
+        limit = self._means.watched_memory_bytes
+        while limit is not None:
+            if await asyncio.to_thread(used_bytes, self._pid, limit) > limit:
+                exceeded()
+                return
+            await asyncio.sleep(WATCH_PERIOD_S)
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed something inside for its memory limit."""
+        return self._group is not None and self._group.out_of_memory()
+
+    def release(self) -> None:
+        """Take away what is left once the sandbox is dead."""
+        if self._group is not None:
+            self._group.remove()
+
+    def _rlimits(self) -> dict[int, int]:
+        limits = {
+            # 1, not 0: a core_pattern that is a pipe ignores 0.
+            resource.RLIMIT_CORE: 1,
+            resource.RLIMIT_NOFILE: self._limits.open_files,
+            resource.RLIMIT_FSIZE: self._limits.file_bytes,
+            # POSIX message queues are kernel memory that no tmpfs bounds.
+            resource.RLIMIT_MSGQUEUE: 0,
+        }
+        if self._means.own_pids is not None:
+            limits[resource.RLIMIT_NPROC] = self._means.own_pids
+        return limits

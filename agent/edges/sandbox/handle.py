@@ -1,0 +1,119 @@
+"""One running sandbox: waiting for its end, stopping it, and saying how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from agent.core.text import plain
+from agent.edges.sandbox.confine import Confinement
+from agent.edges.sandbox.exits import classify
+from agent.edges.sandbox.fds import readable
+from agent.edges.sandbox.launch import Launched
+from agent.ports import ExitKind, SandboxExit, SandboxSpec
+
+
+class BubblewrapHandle:
+    """A SandboxHandle. Made by `Bubblewrap.start`."""
+
+    def __init__(self, launched: Launched, spec: SandboxSpec, confinement: Confinement) -> None:
+        self._launched = launched
+        self._limits = spec.limits
+        self._confinement = confinement
+        self._cause: ExitKind | None = None
+        loop = asyncio.get_running_loop()
+        self._wall = None if spec.limits.wall_s is None else loop.call_later(spec.limits.wall_s, self._out_of_time)
+        self._watch = loop.create_task(confinement.watch(self._out_of_memory), name=f"sandbox-watch-{spec.name}")
+        self._end = loop.create_task(self._follow(), name=f"sandbox-{spec.name}")
+
+    @property
+    def pid(self) -> int:
+        """The sandbox's pid 1, as the host numbers it."""
+        return self._launched.init_pid
+
+    def stderr_tail(self) -> str:
+        """Last lines of stderr, control characters removed."""
+        return plain(self._launched.stderr.read(), self._limits.stderr_bytes)
+
+    async def wait(self) -> SandboxExit:
+        """The end; any number of callers may wait, and cancelling one leaves the sandbox alone."""
+        return await asyncio.shield(self._end)
+
+    async def stop(self, grace_s: float) -> SandboxExit:
+        """SIGTERM to the program inside, SIGKILL to the sandbox after `grace_s`."""
+        self._ended_by(ExitKind.STOPPED)
+        asked = [self._signal(pid, signal.SIGTERM) for pid in self._programs()]
+        if any(asked):
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(self.wait(), grace_s)
+        self._destroy()
+        return await self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL to everything inside, at once."""
+        self._ended_by(ExitKind.STOPPED)
+        self._destroy()
+
+    def _ended_by(self, cause: ExitKind) -> None:
+        if self._cause is None and not self._end.done():
+            self._cause = cause
+
+    def _out_of_time(self) -> None:
+        self._ended_by(ExitKind.WALL_TIME)
+        self._destroy()
+
+    def _out_of_memory(self) -> None:
+        self._ended_by(ExitKind.OUT_OF_MEMORY)
+        self._destroy()
+
+    def _destroy(self) -> None:
+        if self._end.done():
+            return
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._launched.init_pidfd, signal.SIGKILL)
+
+    def _programs(self) -> Iterator[int]:
+        """The children of the sandbox's pid 1. A signal to pid 1 itself, or to the monitor, would not be graceful."""
+        with contextlib.suppress(OSError):
+            listed = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+            yield from map(int, listed.split())
+
+    def _signal(self, pid: int, number: signal.Signals) -> bool:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        try:
+            # Its number may have been taken over since it was read.
+            if pid not in self._programs():
+                return False
+            signal.pidfd_send_signal(pidfd, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(pidfd)
+        return True
+
+    async def _follow(self) -> SandboxExit:
+        launched = self._launched
+        monitor_pidfd = os.pidfd_open(launched.monitor.pid)
+        try:
+            await readable(monitor_pidfd)
+            # The monitor may end, or be killed, before the sandbox is quite dead.
+            await readable(launched.init_pidfd)
+        finally:
+            os.close(monitor_pidfd)
+        code = launched.monitor.wait()
+        await launched.stderr.closed.wait()
+        if self._wall is not None:
+            self._wall.cancel()
+        self._watch.cancel()
+        if self._confinement.out_of_memory():
+            self._cause = ExitKind.OUT_OF_MEMORY
+        self._confinement.release()
+        os.close(launched.init_pidfd)
+        return classify(code, self._cause, self._limits, self.stderr_tail())

@@ -1,0 +1,163 @@
+"""Starts bubblewrap, holds the sandbox's first process until its limits stand, then lets it go."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import termios
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from agent.core.errors import SandboxError
+from agent.core.text import plain
+from agent.edges.sandbox.fds import Tail, read_to_end, readable
+from agent.edges.sandbox.remedies import remedy_for
+
+LAUNCH_LIMIT_S = 30.0
+"""bubblewrap takes 5 to 20 ms; a machine that needs this long is stuck."""
+
+
+class Recipe(NamedTuple):
+    """What to run."""
+
+    command: Sequence[str]
+    """Words up to and including the path of the bubblewrap that builds the sandbox."""
+    options: Callable[[Mapping[str, int]], Sequence[str]]
+    """Its options, given the descriptors for `seccomp`, `info-fd` and `block-fd`."""
+    argv: Sequence[str]
+    """The program, as seen inside."""
+    seccomp: bytes
+    stderr_bytes: int
+
+
+class Launched(NamedTuple):
+    """A sandbox whose program runs."""
+
+    monitor: subprocess.Popen[bytes]
+    """Our child: bubblewrap outside. Its exit status is the program's."""
+    init_pid: int
+    """The sandbox's pid 1, in our numbers. Killing it kills everything inside."""
+    init_pidfd: int
+    stderr: Tail
+
+
+class _Held(NamedTuple):
+    monitor: subprocess.Popen[bytes]
+    facts: int
+    """Reading end: bubblewrap tells the pid of the sandbox's first process."""
+    gate: int
+    """Writing end: that process goes on when a byte comes."""
+    stderr: int
+
+
+async def launch(recipe: Recipe, confine: Callable[[int], None]) -> Launched:
+    """`confine` gets the pid of the sandbox's first process while that is held at the gate.
+
+    Nothing of ours runs between fork and exec; limits are put on the held process from outside. Raises SandboxError,
+    with bubblewrap's own words, when the sandbox cannot be built; then nothing of it is left.
+    """
+    try:
+        held = _spawn(recipe)
+    except OSError as error:
+        raise SandboxError(f"{recipe.command[0]} cannot be started: {error.strerror}") from error
+    pidfd = -1
+    try:
+        tail = Tail(recipe.stderr_bytes)
+        reader = os.fdopen(held.stderr, "rb", 0)
+        await asyncio.get_running_loop().connect_read_pipe(lambda: tail, reader)
+        async with asyncio.timeout(LAUNCH_LIMIT_S):
+            init_pid = _init_pid(await read_to_end(held.facts, 4096))
+            pidfd = os.pidfd_open(init_pid)
+            confine(init_pid)
+            await _let_go(held.gate)
+    except (SandboxError, OSError, TimeoutError) as error:
+        await _abandon(held.monitor, pidfd, tail)
+        raise _explained(error, tail) from error
+    except BaseException:  # cancelled: leave nothing behind
+        await asyncio.shield(_abandon(held.monitor, pidfd, tail))
+        raise
+    finally:
+        os.close(held.facts)
+        os.close(held.gate)
+    return Launched(held.monitor, init_pid, pidfd, tail)
+
+
+def _spawn(recipe: Recipe) -> _Held:
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+        facts, facts_in = _pipe(ours, theirs)
+        gate_out, gate = _pipe(theirs, ours)
+        stderr, stderr_in = _pipe(ours, theirs)
+        fds = {"info-fd": facts_in, "block-fd": gate_out, "seccomp": _memory_file("seccomp", recipe.seccomp, theirs)}
+        words = b"".join(os.fsencode(word) + b"\0" for word in recipe.options(fds))
+        # Options in a file stay out of /proc/1/cmdline, which the sandbox can read; a pipe could be too short for them.
+        args = _memory_file("args", words, theirs)
+        monitor = subprocess.Popen(
+            [*recipe.command, "--args", str(args), "--", *recipe.argv],
+            pass_fds=(*fds.values(), args),
+            env={},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr_in,
+            start_new_session=True,
+        )
+        ours.pop_all()
+        return _Held(monitor, facts, gate, stderr)
+
+
+def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[int, int]:
+    out, into = os.pipe()
+    reading.callback(os.close, out)
+    writing.callback(os.close, into)
+    return out, into
+
+
+def _memory_file(name: str, content: bytes, stack: contextlib.ExitStack) -> int:
+    fd = os.memfd_create(name)
+    stack.callback(os.close, fd)
+    os.write(fd, content)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def _init_pid(facts: bytes) -> int:
+    if not facts:
+        raise SandboxError("the sandbox could not be built")
+    return int(json.loads(facts)["child-pid"])
+
+
+async def _let_go(gate: int) -> None:
+    os.write(gate, b"1")
+    # bubblewrap reads the byte and closes its end after the last mount; if it dies before, the byte is still there.
+    await readable(gate)
+    unread = array.array("i", [0])
+    fcntl.ioctl(gate, termios.FIONREAD, unread)
+    if unread[0]:
+        raise SandboxError("the sandbox could not be built")
+
+
+async def _abandon(monitor: subprocess.Popen[bytes], pidfd: int, tail: Tail) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        # The group, since a stage between monitor and sandbox dies with its parent only once it has asked to.
+        os.killpg(monitor.pid, signal.SIGKILL)
+    if pidfd >= 0:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+    monitor.wait()
+    await tail.closed.wait()
+
+
+def _explained(error: Exception, tail: Tail) -> SandboxError:
+    said = plain(tail.read(), 500).strip()
+    if isinstance(error, TimeoutError):
+        return SandboxError(f"the sandbox was not built within {LAUNCH_LIMIT_S:g} s. {said}".strip())
+    if isinstance(error, SandboxError) and not said:
+        return error
+    return SandboxError(f"the sandbox could not be built: {said or error}", remedy=remedy_for(said))

@@ -1,0 +1,117 @@
+"""The bubblewrap command line of one sandbox. Pure: paths and numbers in, words out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from agent.core.errors import SandboxError
+from agent.ports import SandboxSpec
+
+TMP = "/tmp"  # noqa: S108 (always a tmpfs of our own)
+SHM = "/dev/shm"  # noqa: S108 (likewise)
+INSIDE_ID = 65534
+"""User and group id inside: nobody."""
+SHM_BYTES = 64 << 20
+RUN_BYTES = 1 << 20
+_RESERVED = ("/proc", "/dev", "/sys", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/run", "/sock")
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": TMP, "TMPDIR": TMP, "USER": "nobody", "LANG": "C.UTF-8"}
+# The loader's cache and the links of Debian's alternatives, through which some libraries are found. No passwd, no
+# resolver, no certificates: nothing inside needs them.
+_ETC = ("/etc/ld.so.cache", "/etc/alternatives")
+
+
+class Stage:
+    """Gives a path that the sandbox's user may not reach a place where it can.
+
+    bubblewrap resolves every source as the user that runs it, so an unprivileged one cannot bind what lies below a
+    0700 directory, not even by file descriptor. As root, a first bubblewrap binds those paths to `/tmp/<n>` of a mount
+    namespace of its own; the second, unprivileged, finds them there. The mounts end with the sandbox.
+    """
+
+    def __init__(self) -> None:
+        self._binds: list[tuple[str, Path]] = []
+
+    def place(self, source: Path, *, writable: bool = False) -> Path:
+        """Where `source` will be found."""
+        self._binds.append(("--bind" if writable else "--ro-bind", source))
+        return Path(f"{TMP}/{len(self._binds) - 1}")
+
+    def command(self, bwrap: Path, setpriv: Path, user_id: int) -> list[str]:
+        """The words to put before the inner command."""
+        words = [str(bwrap), "--die-with-parent", "--dev-bind", "/", "/", "--perms", "0755", "--tmpfs", TMP]
+        for number, (option, source) in enumerate(self._binds):
+            words += [option, str(source), f"{TMP}/{number}"]
+        words += ["--remount-ro", TMP, "--", str(setpriv)]
+        words += ["--reuid", str(user_id), "--regid", str(user_id), "--clear-groups"]
+        return [*words, "--bounding-set=-all", "--inh-caps=-all", "--"]
+
+
+def options(
+    spec: SandboxSpec,
+    *,
+    mounts: Sequence[tuple[Path, str]],
+    socket_dir: Path | None,
+    devices: Sequence[Path],
+    fds: Mapping[str, int],
+) -> list[str]:
+    """Everything that bubblewrap reads from `--args`.
+
+    `mounts` and `socket_dir` are where the sources are found when bubblewrap runs; `fds` maps the options `seccomp`,
+    `info-fd` and `block-fd` to descriptors. Raises SandboxError for a mount point that would cover the profile's own.
+    """
+    words = [
+        "--unshare-user",
+        "--unshare-ipc",
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-uts",
+        "--unshare-cgroup-try",
+    ]
+    words += ["--uid", str(INSIDE_ID), "--gid", str(INSIDE_ID), "--disable-userns", "--hostname", "sandbox"]
+    words += ["--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
+    words += _system()
+    for device in devices:
+        words += ["--dev-bind", str(device), str(device)]
+    words += _scratch(spec.limits.tmp_bytes)
+    for source, inside in mounts:
+        words += ["--ro-bind", str(source), _mount_point(inside)]
+    if socket_dir is not None:
+        words += ["--bind", str(socket_dir), "/sock"]
+    # bubblewrap's /dev and root are writable tmpfs of no size until now.
+    words += ["--remount-ro", "/dev", "--remount-ro", "/run", "--remount-ro", "/", "--chdir", TMP]
+    for name, value in (_ENVIRONMENT | spec.env).items():
+        words += ["--setenv", name, value]
+    for option, fd in fds.items():
+        words += [f"--{option}", str(fd)]
+    if any("\0" in word for word in words):
+        raise SandboxError(f"a path or variable of sandbox {spec.name} contains a NUL byte")
+    return words
+
+
+def _system() -> list[str]:
+    words = ["--ro-bind", "/usr", "/usr"]
+    for name in ("bin", "sbin", "lib", "lib64"):
+        words += ["--symlink", f"usr/{name}", f"/{name}"]
+    for path in _ETC:
+        words += ["--ro-bind-try", path, path]
+    # /proc stays writable, since CUDA names its threads there; /proc/sys holds the machine's settings.
+    return [*words, "--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+
+
+def _scratch(tmp_bytes: int) -> list[str]:
+    words: list[str] = []
+    for path, size, mode in ((TMP, tmp_bytes, "1777"), (SHM, SHM_BYTES, "1777"), ("/run", RUN_BYTES, "0755")):
+        words += ["--size", str(size), "--perms", mode, "--tmpfs", path]
+    return words
+
+
+def _mount_point(inside: str) -> str:
+    path = PurePosixPath(inside)
+    if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
+        raise SandboxError(f"mount point {inside} is not an absolute path inside the sandbox")
+    if any(path.is_relative_to(reserved) for reserved in _RESERVED):
+        raise SandboxError(
+            f"mount point {inside} belongs to the sandbox itself", remedy="Mount it elsewhere, such as /opt"
+        )
+    return str(path)
