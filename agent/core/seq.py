@@ -28,8 +28,10 @@ class ReplayWindow(Value):
         ahead = seq - self.highest
         if ahead > 0:
             return ReplayWindow(highest=seq, seen=_slide(self.seen, ahead))
+        if -ahead >= WINDOW:  # before the shift: a number far behind would make a huge integer
+            return None
         bit = 1 << -ahead
-        if -ahead >= WINDOW or self.seen & bit:
+        if self.seen & bit:
             return None
         return ReplayWindow(highest=self.highest, seen=self.seen | bit)
 

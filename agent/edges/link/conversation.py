@@ -128,7 +128,13 @@ class Conversation:
     async def _send(self, raw: bytes) -> None:
         if self.fault is not None:
             raise again(self.fault) from self.fault
-        await self._frames.send(raw)
+        try:
+            with classified(self._endpoint, "send"):
+                await self._frames.send(raw)
+        except LinkError as error:  # the reader may not know yet that the line is down
+            self._end(error)
+            self._task.cancel()
+            raise
 
     async def _live(self) -> None:
         """Read and watch until one of the two ends it, or we do."""
