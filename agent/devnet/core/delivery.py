@@ -1,0 +1,62 @@
+"""A result message, opened: signed by its node, and its output measured."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from agent.core.errors import ProofError
+from agent.core.model import Signed, Value
+from agent.core.proof.signed import open_signed
+from agent.core.wire import MAX_INLINE_OUTPUT_BYTES, RefusalCode, Result, ResultBody, Role
+from agent.devnet.core.book import Book
+from agent.devnet.core.rules import Refused, bad_message
+
+_RESULT = msgspec.json.Decoder(ResultBody)
+
+
+class Delivered(Value):
+    """What a node signed, and what came with it. Whether the two agree is for `judging`."""
+
+    body: ResultBody
+    signed: Signed
+    sha256: str
+    """Of the signed payload."""
+    output: str | None
+    blob: str | None
+    output_sha256: str
+    """Of the output that came; empty when none did."""
+    output_bytes: int
+
+
+def open_delivery(book: Book, node_id: str, message: Result, blob_bytes: int | None) -> Delivered:
+    """Raises Refused for what nobody can be held to: unsigned, unreadable, oversized, or a blob that never came."""
+    body, payload = _open(book, node_id, message.signed)
+    if message.output is not None and message.blob is not None:
+        raise bad_message("a result carries its output inline or as a blob, not both")
+    if message.blob is not None and blob_bytes is None:
+        raise Refused(RefusalCode.NOT_FOUND, f"blob {message.blob[:64]} is not here: PUT /v1/blobs/<sha256> first")
+    text = None if message.output is None else message.output.encode()
+    if text is not None and len(text) > MAX_INLINE_OUTPUT_BYTES:
+        limit = f"at most {MAX_INLINE_OUTPUT_BYTES} bytes go inline"
+        raise Refused(RefusalCode.TOO_LARGE, f"an output of {len(text)} bytes: {limit}; upload it as a blob")
+    return Delivered(
+        body=body,
+        signed=message.signed,
+        sha256=hashlib.sha256(payload).hexdigest(),
+        output=message.output,
+        blob=message.blob,
+        output_sha256=message.blob or ("" if text is None else hashlib.sha256(text).hexdigest()),
+        output_bytes=blob_bytes or (0 if text is None else len(text)),
+    )
+
+
+def _open(book: Book, node_id: str, signed: Signed) -> tuple[ResultBody, bytes]:
+    try:
+        payload = open_signed(Role.RESULT, signed, book.node(node_id).record.node_key, book.verify)
+        return _RESULT.decode(payload), payload
+    except ProofError as error:
+        raise Refused(RefusalCode.BAD_SIGNATURE, f"the result: {error.message}") from error
+    except msgspec.MsgspecError as error:
+        raise bad_message(f"the signed result is not a ResultBody: {error}") from error

@@ -1,0 +1,101 @@
+"""What a decision asks of the shell: writes, durable before the reply leaves, then notices, after they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from agent.core.model import LeaseKey, Value
+from agent.core.wire import Offers, Push
+from agent.devnet.core.records import (
+    Demand,
+    Episode,
+    LedgerLine,
+    NodeRecord,
+    Progress,
+    Settlement,
+    TaskState,
+    UsedToken,
+)
+
+
+class SaveDemand(Value):
+    """A new task."""
+
+    demand: Demand
+
+
+class SaveProgress(Value):
+    """A task moved."""
+
+    task_id: str
+    fence: int
+    """The highest fence ever granted, whoever got it."""
+    progress: Progress
+
+
+class SaveSettlement(Value):
+    """A result was accepted."""
+
+    settlement: Settlement
+
+
+class SaveLedgerLine(Value):
+    """A result earned something."""
+
+    line: LedgerLine
+
+
+class SaveNode(Value):
+    """A node enrolled, or its directives changed."""
+
+    record: NodeRecord
+
+
+class SaveToken(Value):
+    """A token was made or used up."""
+
+    token: UsedToken
+
+
+Write = SaveDemand | SaveProgress | SaveSettlement | SaveLedgerLine | SaveNode | SaveToken
+
+
+class Granted(Value):
+    """Answers a parked pull."""
+
+    pull_id: int
+    offers: Offers
+
+
+class PushTo(Value):
+    """For a node that has a stream open; the others hear it with their next beat."""
+
+    node_id: str
+    push: Push
+
+
+class Moved(Value):
+    """For whoever follows the task."""
+
+    task_id: str
+    state: TaskState
+    key: LeaseKey | None
+    node_id: str = ""
+    detail: str = ""
+    episode: Episode | None = None
+    """The attempt that ended just now, if one did."""
+
+
+Notice = Granted | PushTo | Moved
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Generic[R]):
+    """One event's outcome. The writes of one decision are one transaction."""
+
+    reply: R
+    writes: tuple[Write, ...] = ()
+    notices: tuple[Notice, ...] = ()

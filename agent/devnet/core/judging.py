@@ -1,0 +1,70 @@
+"""Whether a result agrees with its offer, with its output, with its commitment and with itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.core.errors import ProofError
+from agent.core.model import Commitment, Outcome
+from agent.core.proof.commitment import verify_commitment
+from agent.core.proof.header import Header, check_against_offer
+from agent.core.proof.signed import Verify
+from agent.core.wire import OfferBody, ResultBody
+from agent.devnet.core.delivery import Delivered
+from agent.devnet.core.records import Lease
+
+
+def faults_of(node_id: str, delivered: Delivered, lease: Lease, offer: OfferBody, verify: Verify) -> list[str]:
+    """Every contradiction, in plain words; none means that the result may be accepted."""
+    faults = [*_claims(node_id, delivered.body, lease), *_output(delivered)]
+    if delivered.body.outcome is Outcome.SUCCEEDED:
+        faults += _success(delivered, offer, verify)
+    return faults
+
+
+def _claims(node_id: str, body: ResultBody, lease: Lease) -> Iterator[str]:
+    if lease.node_id != node_id:
+        yield "this lease was granted to another node"
+    if body.node_id != node_id:
+        yield f"it names node {body.node_id[:64]}, but {node_id} delivered it"
+    if body.idem_key != lease.idem_key:
+        yield f"its idem_key is not the offer's ({lease.idem_key})"
+
+
+def _output(delivered: Delivered) -> Iterator[str]:
+    body = delivered.body
+    if body.output_sha256 != delivered.output_sha256:
+        yield "output_sha256 is not the digest of the output that came"
+    elif body.output_bytes != delivered.output_bytes:
+        yield f"output_bytes is {body.output_bytes}, but {delivered.output_bytes} came"
+
+
+def _success(delivered: Delivered, offer: OfferBody, verify: Verify) -> Iterator[str]:
+    body = delivered.body
+    if not delivered.output_sha256:
+        yield "it succeeded without an output"
+    if body.usage.completion_tokens > offer.task.max_tokens:
+        yield f"{body.usage.completion_tokens} completion tokens, but {offer.task.max_tokens} were asked for at most"
+    if body.commitment is None:
+        yield "it succeeded without a commitment"
+    else:
+        yield from _commitment(body, body.commitment, delivered.signed.key, offer, verify)
+
+
+def _commitment(
+    body: ResultBody, commitment: Commitment, node_key: str, offer: OfferBody, verify: Verify
+) -> Iterator[str]:
+    try:
+        header = verify_commitment(commitment, node_key, verify)
+        check_against_offer(header, offer)
+    except ProofError as error:
+        yield f"{error.check}: {error.message}"
+    else:
+        yield from _header(header, body)
+
+
+def _header(header: Header, body: ResultBody) -> Iterator[str]:
+    if header.output_sha256 != body.output_sha256:
+        yield "the committed output is another one"
+    if (header.prompt_tokens, header.completion_tokens) != (body.usage.prompt_tokens, body.usage.completion_tokens):
+        yield "the committed token counts are not those of the usage"

@@ -1,0 +1,229 @@
+"""Who gets which task: credits, grants, starts, declines, and leases that end."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from agent.core.model import LeaseKey, Outcome, Reason, Signed
+from agent.core.proof.signed import seal
+from agent.core.wire import (
+    MAX_PULL_WAIT_S,
+    Ack,
+    Cancel,
+    Credit,
+    Decline,
+    OfferBody,
+    Offers,
+    Pull,
+    Role,
+    StartAck,
+    encode,
+)
+from agent.devnet.core.book import Book
+from agent.devnet.core.effects import Decision, Granted, PushTo
+from agent.devnet.core.queue import Alarm
+from agent.devnet.core.records import ENDED, Lease, Node, Task, TaskState
+from agent.devnet.core.rules import MAX_CREDITS, MAX_OFFERS_BYTES, PASSING, Instant, bad_message
+from agent.devnet.core.waiting import ParkedPull
+
+R = TypeVar("R")
+
+
+def pull(book: Book, when: Instant, node_id: str, pull_id: int, message: Pull) -> Decision[Offers | None]:
+    """Offers at once, or None: then a `Granted` for `pull_id` follows. Raises Refused."""
+    node = book.node(node_id)
+    _check_credits(message)
+    offers = _grant(book, when, node, message.credits)
+    # A reply later than half a lease would leave the node too little of it, for it counts from when it asked.
+    wait_s = min(message.wait_s, MAX_PULL_WAIT_S, book.rules.lease_s / 2)
+    if offers or wait_s <= 0:
+        return book.decide(Offers(offers=offers))
+    book.waiting.add(ParkedPull(pull_id, node_id, message.credits, when.now + wait_s))
+    return book.decide(None)
+
+
+def withdraw(book: Book, pull_id: int) -> None:
+    """Whoever asked is gone: a parked pull must not be granted anything."""
+    book.waiting.remove(pull_id)
+
+
+def start(book: Book, when: Instant, node_id: str, key: LeaseKey) -> Decision[StartAck]:
+    """Confirm a lease before anything runs; asking again confirms again."""
+    task = book.held_by(node_id, key)
+    if task is None:
+        return book.decide(StartAck(key=key, ok=False, detail=_why_not_held(book, node_id, key)))
+    renew(book, when, task)
+    return book.decide(StartAck(key=key, ok=True, lease_ms=_ms(book.rules.lease_s)))
+
+
+def decline(book: Book, when: Instant, node_id: str, message: Decline) -> Decision[Ack]:
+    """The node will not start it: to the queue at once, but not to the same node for a while.
+
+    A decline of a lease that is over changes nothing and is acknowledged: the node wants to be rid of it.
+    """
+    if task := book.held_by(node_id, message.key):
+        rules = book.rules
+        pause_s = rules.pause_while_busy_s if message.reason in PASSING else rules.pause_after_decline_s
+        task.avoid[node_id] = when.now + pause_s
+        book.end_lease(task, when, Outcome.DECLINED, message.reason, message.detail, counts=False)
+    return conclude(book, when, Ack())
+
+
+def renew(book: Book, when: Instant, task: Task) -> None:
+    """A full lease from now; the alarm that was set before rings early and is set anew."""
+    task.started = True
+    task.expires = when.now + book.rules.lease_s
+
+
+def sweep(book: Book, when: Instant) -> Decision[None]:
+    """Time passed: leases and deadlines that ran out, pulls that waited long enough, pauses that are over."""
+    for alarm in book.alarms.ringing(when.now):
+        _ring(book, when, alarm)
+    for parked in book.waiting.overdue(when.now):
+        book.waiting.remove(parked.pull_id)
+        book.tell(Granted(pull_id=parked.pull_id, offers=Offers()))
+    return conclude(book, when, None)
+
+
+def conclude(book: Book, when: Instant, reply: R) -> Decision[R]:
+    """Close an event after which tasks may be free: hand them to those who wait, oldest pull first."""
+    if len(book.waiting):
+        for model in book.queue.models():
+            _serve(book, when, model)
+    return book.decide(reply)
+
+
+# --------------------------------------------------------------------------- granting
+
+
+def _serve(book: Book, when: Instant, model_digest: str) -> None:
+    for parked in book.waiting.line(model_digest):
+        if next(book.queue.line(model_digest), None) is None:
+            return
+        if offers := _grant(book, when, book.node(parked.node_id), parked.credits):
+            book.waiting.remove(parked.pull_id)
+            book.tell(Granted(pull_id=parked.pull_id, offers=Offers(offers=offers)))
+
+
+def _grant(book: Book, when: Instant, node: Node, credits: tuple[Credit, ...]) -> tuple[Signed, ...]:
+    """Lease what fits: never more than asked, the oldest task first over all credits, never more than a reply holds."""
+    left = [credit.count for credit in credits]
+    room = MAX_OFFERS_BYTES
+    offers: list[Signed] = []
+    while (found := _oldest(book, when, node, credits, left)) and found[0].bytes <= room:
+        task, index = found
+        left[index] -= 1
+        room -= task.bytes
+        offers.append(_lease(book, when, task, node.record.node_id, credits[index].pool))
+    return tuple(offers)
+
+
+def _oldest(
+    book: Book, when: Instant, node: Node, credits: tuple[Credit, ...], left: list[int]
+) -> tuple[Task, int] | None:
+    best: tuple[Task, int] | None = None
+    for index, credit in enumerate(credits):
+        if left[index] <= 0:
+            continue
+        task = _first_for(book, when, node, credit)
+        if task and (best is None or task.demand.number < best[0].demand.number):
+            best = task, index
+    return best
+
+
+def _first_for(book: Book, when: Instant, node: Node, credit: Credit) -> Task | None:
+    for _, task_id in book.queue.line(credit.model_digest):
+        task = book.tasks[task_id]
+        if task.avoid.get(node.record.node_id, when.now) <= when.now and _can(node, credit, task):
+            return task
+    return None
+
+
+def _can(node: Node, credit: Credit, task: Task) -> bool:
+    """Whether the pool does this kind; a pool that was not advertised yet speaks for itself, and may decline."""
+    pools = node.fingerprint.pools if node.fingerprint else ()
+    known = next((pool for pool in pools if pool.name == credit.pool), None)
+    return known is None or (known.model_digest == credit.model_digest and task.demand.spec.kind in known.kinds)
+
+
+def _lease(book: Book, when: Instant, task: Task, node_id: str, pool: str) -> Signed:
+    book.fence += 1
+    attempt = task.progress.attempt + 1
+    body = OfferBody(
+        node_id=node_id,
+        task=task.demand.spec,
+        attempt=attempt,
+        fence=book.fence,
+        lease_ms=_ms(book.rules.lease_s),
+        deadline_ms=max(_ms(task.due - when.now), 1),
+        idem_key=f"{task.task_id}/{attempt}",
+        nonce=task.demand.nonce,
+    )
+    offer = seal(Role.OFFER, encode(body), book.key, book.sign)
+    lease = Lease(key=body.key, node_id=node_id, pool=pool, idem_key=body.idem_key, offer=offer)
+    book.move(task, msgspec.structs.replace(task.progress, state=TaskState.LEASED, attempt=attempt, lease=lease))
+    task.started = False
+    task.expires = when.now + min(book.rules.unstarted_s, book.rules.lease_s)
+    book.alarms.set(task.expires, task.task_id, book.fence)
+    return offer
+
+
+def _check_credits(message: Pull) -> None:
+    if any(credit.count < 1 for credit in message.credits):
+        raise bad_message("a credit asks for less than one task; leave it out instead")
+    if not 0 <= message.wait_s < float("inf"):
+        raise bad_message(f"wait_s is {message.wait_s}; expected 0 to {MAX_PULL_WAIT_S:.0f} seconds")
+    if sum(credit.count for credit in message.credits) > MAX_CREDITS:
+        raise bad_message(f"a pull may ask for {MAX_CREDITS} tasks at most")
+    if not message.credits:
+        raise bad_message("a pull without credits asks for nothing")
+
+
+# --------------------------------------------------------------------------- endings
+
+
+def _ring(book: Book, when: Instant, alarm: Alarm) -> None:
+    task = book.tasks.get(alarm.task_id)
+    if task is None or task.progress.state in ENDED:
+        return
+    if alarm.fence == 0:
+        _overdue(book, task)
+    elif (
+        task.progress.state is TaskState.LEASED and task.progress.lease and task.progress.lease.key.fence == alarm.fence
+    ):
+        if task.expires > when.now:
+            book.alarms.set(task.expires, task.task_id, alarm.fence)
+        else:
+            _expire(book, when, task, task.progress.lease)
+
+
+def _expire(book: Book, when: Instant, task: Task, lease: Lease) -> None:
+    """A lease that nobody ever confirmed is no failed attempt: the offer itself was probably lost."""
+    task.avoid[lease.node_id] = when.now + book.rules.pause_after_failure_s
+    detail = "the node was not heard of in time" if task.started else "the offer was never confirmed"
+    book.end_lease(task, when, Outcome.EXPIRED, Reason.LEASE_EXPIRED, detail, counts=task.started)
+
+
+def _overdue(book: Book, task: Task) -> None:
+    lease = task.progress.lease if task.progress.state is TaskState.LEASED else None
+    seconds = task.demand.deadline_ms / 1000
+    detail = f"not done within its deadline of {seconds:g} s"
+    book.move(task, msgspec.structs.replace(task.progress, state=TaskState.FAILED, detail=detail))
+    if lease:
+        book.tell(PushTo(node_id=lease.node_id, push=Cancel(key=lease.key, reason=Reason.DEADLINE_PASSED)))
+
+
+def _why_not_held(book: Book, node_id: str, key: LeaseKey) -> str:
+    task = book.tasks.get(key.task_id)
+    if task is None:
+        return "no such task"
+    lease = task.progress.lease
+    if lease is None or lease.key != key or lease.node_id != node_id:
+        return "this lease is not yours or not the latest"
+    return f"the lease is over: the task is {task.progress.state.value}"
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -1,0 +1,69 @@
+"""The coordinator's numbers, and what it answers when it does not do what was asked."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from agent.core.model import Reason, Value
+from agent.core.wire import MAX_MESSAGE_BYTES, RefusalCode
+
+
+class Instant(NamedTuple):
+    """When an event happened. Only `now` decides anything; `at` is written down for people."""
+
+    now: float
+    """Monotonic seconds."""
+    at: int
+    """Unix seconds."""
+
+
+class Rules(Value):
+    """How this coordinator behaves. Times in seconds."""
+
+    lease_s: float = 40.0
+    """Four beats: a lease outlives three lost ones."""
+    unstarted_s: float = 10.0
+    """An offer that nobody confirms was probably lost with its connection."""
+    beat_s: float = 10.0
+    max_attempts: int = 3
+    """Attempts that may end in failure or silence before the task itself has failed."""
+    default_deadline_s: float = 600.0
+    max_deadline_s: float = 86_400.0
+    max_queued: int = 10_000
+    pause_after_failure_s: float = 5.0
+    """A node that failed a task does not get it again at once: another node may be luckier."""
+    pause_after_decline_s: float = 120.0
+    """A node that cannot do a task will hardly be able to a minute later."""
+    pause_while_busy_s: float = 2.0
+    """A node that declined for a passing state (draining, starting, no free slot) may ask again soon."""
+    price_micros_per_million_tokens: int = 200_000
+    """Prompt and completion tokens alike; 200,000 micros are 0.20 of one unit."""
+    currency: str = "credit"
+
+
+PASSING = frozenset(
+    {Reason.DRAINING, Reason.PAUSED, Reason.STARTING, Reason.POOL_NOT_READY, Reason.NO_CREDIT, Reason.LEASE_TOO_SHORT}
+)
+"""Reasons to decline that say something of the moment, not of the task."""
+
+MAX_OFFERS_BYTES = MAX_MESSAGE_BYTES - (16 << 10)
+"""All offers of one reply, as JSON; the rest is for the frame around them."""
+MAX_OFFER_BYTES = 512 << 10
+"""One offer, as JSON within JSON: a task that does not fit could never be delivered."""
+MAX_CREDITS = 1024
+"""Slots that one pull may name; more is a mistake, not a machine."""
+
+
+class Refused(Exception):
+    """The message is not carried out; nothing changed. Becomes a wire.Refusal."""
+
+    def __init__(self, code: RefusalCode, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+def bad_message(message: str) -> Refused:
+    """The sender is at fault: what was sent means nothing or contradicts itself."""
+    return Refused(RefusalCode.BAD_MESSAGE, message)

@@ -1,0 +1,178 @@
+"""What becomes of a result: accepted, stale, duplicate, unknown or rejected; and what it earns."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from agent.core.model import Outcome, Reason, Signed, Usage
+from agent.core.proof.signed import seal
+from agent.core.wire import (
+    OfferBody,
+    Receipt,
+    ReceiptBody,
+    ReceiptStatus,
+    Result,
+    ResultBody,
+    Role,
+    encode,
+)
+from agent.devnet.core.book import Book
+from agent.devnet.core.delivery import Delivered, open_delivery
+from agent.devnet.core.effects import Decision, SaveLedgerLine, SaveSettlement
+from agent.devnet.core.judging import faults_of
+from agent.devnet.core.leasing import conclude
+from agent.devnet.core.records import Episode, Lease, LedgerLine, Settlement, Task, TaskState
+from agent.devnet.core.rules import Instant
+
+_OFFER = msgspec.json.Decoder(OfferBody)
+
+
+def deliver(book: Book, when: Instant, node_id: str, message: Result, blob_bytes: int | None) -> Decision[Receipt]:
+    """Judge a result and acknowledge it. `blob_bytes` is the size of the named blob, None when it is not here.
+
+    Raises Refused as `open_delivery` does.
+    """
+    delivered = open_delivery(book, node_id, message, blob_bytes)
+    status, detail = _judge(book, node_id, delivered)
+    task = book.tasks.get(delivered.body.task_id)
+    if status is ReceiptStatus.DUPLICATE:
+        assert task is not None
+        first = msgspec.structs.replace(task.receipts[delivered.body.idem_key], status=status)
+        return book.decide(_receipt(book, first))
+    body = _receipt_body(book, when, node_id, delivered, status, detail)
+    receipt = _receipt(book, body)
+    if status is ReceiptStatus.ACCEPTED:
+        assert task is not None
+        _accept(book, when, task, delivered, body, receipt.signed)
+    elif status is ReceiptStatus.REJECTED and task and book.held_by(node_id, delivered.body.key):
+        task.avoid[node_id] = when.now + book.rules.pause_after_decline_s
+        book.end_lease(task, when, Outcome.FAILED, Reason.PROOF_FAILED, f"rejected: {detail}", counts=True)
+    return conclude(book, when, receipt)
+
+
+def _judge(book: Book, node_id: str, delivered: Delivered) -> tuple[ReceiptStatus, str]:
+    body = delivered.body
+    task = book.tasks.get(body.task_id)
+    if task is None:
+        return ReceiptStatus.UNKNOWN, "no such task here"
+    if (first := task.receipts.get(body.idem_key)) and first.node_id == node_id:
+        return ReceiptStatus.DUPLICATE, ""
+    lease = task.progress.lease
+    if lease is None or body.attempt > lease.key.attempt:
+        return ReceiptStatus.REJECTED, "this attempt was never granted"
+    if stale := _came_too_late(task, lease, body):
+        return ReceiptStatus.STALE, stale
+    faults = faults_of(node_id, delivered, lease, _OFFER.decode(lease.offer.payload), book.verify)
+    return (ReceiptStatus.REJECTED, "; ".join(faults)) if faults else (ReceiptStatus.ACCEPTED, "")
+
+
+def _came_too_late(task: Task, lease: Lease, body: ResultBody) -> str:
+    """Why it is stale. A cancelled task still takes the report of how its attempt stopped, but no output."""
+    if body.key != lease.key:
+        return f"attempt {lease.key.attempt} has been granted since"
+    match task.progress.state:
+        case TaskState.QUEUED | TaskState.LEASED:
+            return ""
+        case TaskState.CANCELLED:
+            return "" if body.outcome is not Outcome.SUCCEEDED else "the task was cancelled"
+        case TaskState.SETTLED | TaskState.FAILED:
+            return f"the task is {task.progress.state.value}: {task.progress.detail}".removesuffix(": ")
+
+
+def _accept(book: Book, when: Instant, task: Task, delivered: Delivered, receipt: ReceiptBody, signed: Signed) -> None:
+    lease = task.progress.lease
+    assert lease is not None
+    body = delivered.body
+    task.receipts[body.idem_key] = receipt
+    book.write(
+        SaveSettlement(
+            settlement=Settlement(
+                idem_key=body.idem_key,
+                task_id=task.task_id,
+                offer=lease.offer,
+                result=delivered.signed,
+                receipt=signed,
+                receipt_body=receipt,
+                usage=body.usage,
+                output=delivered.output,
+                blob=delivered.blob,
+            )
+        )
+    )
+    if body.outcome is Outcome.SUCCEEDED:
+        _settle(book, when, task, body, receipt)
+    elif task.progress.state is TaskState.LEASED:
+        _unsettled(book, when, task, lease, body)
+
+
+def _settle(book: Book, when: Instant, task: Task, body: ResultBody, receipt: ReceiptBody) -> None:
+    episode = _episode(when, body)
+    story = (*task.progress.story, episode)
+    settled = msgspec.structs.replace(
+        task.progress, state=TaskState.SETTLED, settled_by=body.idem_key, story=story, detail=""
+    )
+    book.move(task, settled, episode)
+    line = LedgerLine(
+        receipt_id=receipt.receipt_id,
+        node_id=body.node_id,
+        task_id=task.task_id,
+        idem_key=body.idem_key,
+        usage=body.usage,
+        amount_micros=receipt.amount_micros,
+        currency=receipt.currency,
+        at=when.at,
+    )
+    book.write(SaveLedgerLine(line=line))
+
+
+def _unsettled(book: Book, when: Instant, task: Task, lease: Lease, body: ResultBody) -> None:
+    """Handed back unharmed: free at once. Anything else counts, and another node may try first."""
+    unharmed = body.outcome in (Outcome.HANDED_BACK, Outcome.DECLINED)
+    pause_s = book.rules.pause_while_busy_s if unharmed else book.rules.pause_after_failure_s
+    task.avoid[lease.node_id] = when.now + pause_s
+    book.end_lease(task, when, body.outcome, body.reason, body.detail, counts=not unharmed)
+
+
+def _episode(when: Instant, body: ResultBody) -> Episode:
+    return Episode(
+        attempt=body.attempt,
+        node_id=body.node_id,
+        outcome=body.outcome,
+        reason=body.reason,
+        detail=body.detail[:500],
+        ended_at=when.at,
+    )
+
+
+def price_micros(usage: Usage, micros_per_million: int) -> int:
+    """Whole micros, rounded down: what cannot be paid in full is not owed."""
+    return (usage.prompt_tokens + usage.completion_tokens) * micros_per_million // 1_000_000
+
+
+def _receipt_body(
+    book: Book, when: Instant, node_id: str, delivered: Delivered, status: ReceiptStatus, detail: str
+) -> ReceiptBody:
+    body = delivered.body
+    pays = status is ReceiptStatus.ACCEPTED and body.outcome is Outcome.SUCCEEDED
+    return ReceiptBody(
+        receipt_id="r-" + hashlib.sha256(f"{node_id}\0{body.idem_key}\0{delivered.sha256}".encode()).hexdigest()[:24],
+        node_id=node_id,
+        task_id=body.task_id,
+        attempt=body.attempt,
+        fence=body.fence,
+        idem_key=body.idem_key,
+        status=status,
+        result_sha256=delivered.sha256,
+        received_at=when.at,
+        detail=detail,
+        output_sha256=body.output_sha256,
+        commitment_root=body.commitment.root if body.commitment else "",
+        amount_micros=price_micros(body.usage, book.rules.price_micros_per_million_tokens) if pays else 0,
+        currency=book.rules.currency if pays else "",
+    )
+
+
+def _receipt(book: Book, body: ReceiptBody) -> Receipt:
+    return Receipt(signed=seal(Role.RECEIPT, encode(body), book.key, book.sign))
