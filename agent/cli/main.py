@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -70,7 +68,7 @@ def command() -> None:
     """Provider-side GPU node agent."""
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(arguments: Sequence[str], command: click.Command = command) -> int:
     """Run one command line; returns the exit status. Expected failures become one clean line on stderr."""
     from agent.core.errors import AgentError
 
@@ -84,10 +82,6 @@ def run(arguments: Sequence[str]) -> int:
     except AgentError as error:
         tell(error)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader (`| head`) has left. Python would complain again while it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return status if isinstance(status, int) else 0
 
 
