@@ -15,7 +15,7 @@ import msgspec
 
 import agent
 from agent.core.gpu import GpuReport
-from agent.edges.gpu.text import plain
+from agent.edges.gpu.text import one_line
 
 LINE_BYTES = 1 << 20
 """Longest line taken from a child. 16 GPUs with 7 MIG slices each make about 40 KiB."""
@@ -28,9 +28,17 @@ class ChildEnded(Exception):
     """The child will never answer; the message says why, in plain words."""
 
 
-def worker_command(library: str = "") -> tuple[str, ...]:
+def worker_command(library: Path | None = None) -> tuple[str, ...]:
     """`-P` and `-s`: neither the working directory nor the user's site-packages decide what code reads the driver."""
-    return (sys.executable, "-P", "-s", "-m", "agent.edges.gpu.worker", str(os.getpid()), *filter(None, [library]))
+    return (
+        sys.executable,
+        "-P",
+        "-s",
+        "-m",
+        "agent.edges.gpu.worker",
+        str(os.getpid()),
+        *([str(library)] if library else []),
+    )
 
 
 def worker_environment() -> dict[str, str]:
@@ -111,7 +119,7 @@ class Child:
             while line := await self._process.stdout.readline():
                 self._take(line.rstrip(b"\n"))
         except (ValueError, msgspec.MsgspecError) as error:  # a line over the limit, or one that is no report
-            self._end(f"the probe process wrote what is no report ({plain(str(error))})")
+            self._end(f"the probe process wrote what is no report ({one_line(str(error))})")
             self.kill()
             return
         await asyncio.wait({self._exit})
@@ -139,8 +147,8 @@ class Child:
 
     def _how_it_ended(self) -> str:
         code = self._process.returncode or 0
-        lines = self._stderr.decode("utf-8", "replace").strip().splitlines()
-        said = f": {plain(lines[-1])}" if lines else ""
+        lines = self._stderr.strip().splitlines()
+        said = f": {one_line(lines[-1])}" if lines else ""
         if code < 0:
             return f"the driver library crashed the probe process ({signal.Signals(-code).name}){said}"
         return f"the probe process ended by itself (status {code}){said}"

@@ -17,7 +17,7 @@ import pynvml
 from agent.core.gpu import GpuFault, MigSlice
 from agent.edges.gpu import codes
 from agent.edges.gpu.pci import nvidia_devices
-from agent.edges.gpu.text import plain
+from agent.edges.gpu.text import one_line
 
 T = TypeVar("T")
 Handle = Any
@@ -98,7 +98,7 @@ def _bytes(value: int) -> int:
 def _text(function: Callable[..., Any], *args: object) -> str:
     """The text that `function` reads. Asks beneath the binding's decoder, which gives up on a single odd byte."""
     raw = _ask(lambda: getattr(function, "__wrapped__", function)(*args))
-    text = plain(raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw))
+    text = one_line(raw if isinstance(raw, bytes) else str(raw))
     if text.lower() in _NO_TEXT:
         raise Absent(f"the driver answers {text!r}" if text else "the driver answers nothing")
     return text
@@ -309,12 +309,12 @@ def _load(libraries: tuple[str, ...]) -> ctypes.CDLL:
         )
     else:
         what = f"no NVIDIA driver here ({failures[0]}), and no NVIDIA card on the PCI bus"
-    raise DriverError(GpuFault.DRIVER_ABSENT, plain(what))
+    raise DriverError(GpuFault.DRIVER_ABSENT, one_line(what))
 
 
 def _init_error(code: int) -> DriverError:
     fault, what = codes.meaning(code)
     version = Path("/proc/driver/nvidia/version")
     if fault is GpuFault.DRIVER_MISMATCH and version.is_file():
-        what += f" (the kernel runs: {plain(version.read_text(errors='replace').splitlines()[0])})"
+        what += f" (the kernel runs: {one_line(version.read_text(errors='replace').splitlines()[0])})"
     return DriverError(fault, what)

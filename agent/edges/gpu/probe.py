@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 from agent.core.gpu import Gpu, GpuFault, GpuReport, retry_delay_s, with_known
 from agent.edges.gpu import codes
@@ -33,12 +34,12 @@ class NvmlProbe:
         self,
         clock: Clock,
         *,
-        library: str = "",
+        library: Path | None = None,
         deadline_s: float = 2.0,
         open_patience_s: float = OPEN_PATIENCE_S,
         command: Sequence[str] = (),
     ) -> None:
-        """`library`: path of libnvidia-ml, empty for the loader's. `command` replaces the child's command line."""
+        """`library`: path of libnvidia-ml, None for the loader's. `command` replaces the child's command line."""
         self._clock = clock
         self._deadline_s = deadline_s
         self._open_patience_s = open_patience_s

@@ -10,8 +10,8 @@ A scenario is INI text. Sections and what their keys mean:
     [process]     gpu pid memory kind(Compute|Graphics|MPSCompute) from until
     [fault]       fn(glob) gpu from until after(calls) ret delay_ms hang crash
 
-NVMLName is the function's without `nvmlDeviceGet`/`nvmlSystemGet` and version suffix (the exact name wins), plus `.N` for
-each number it is asked with: `Temperature.0`. A missing key answers NOT_SUPPORTED, and `!NAME` that error.
+NVMLName is the function's without `nvmlDeviceGet`/`nvmlSystemGet` and version suffix (the exact name wins), plus `.N`
+for each number it is asked with: `Temperature.0`. A missing key answers NOT_SUPPORTED, and `!NAME` that error.
 `31; @2 55; @6 !GPU_IS_LOST` is a timeline in seconds, `5000+76/s` a counter, `\\xNN` a byte.
 
 `Scenario.table()` writes it in a flat form of tab-separated lines, which the compiled driver only has to look up.

@@ -1,0 +1,155 @@
+"""`gpu-agent gpus`: the GPUs of this machine as the agent sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.options import with_config
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.core.gpu import Gpu, GpuReport
+
+NOTHING = "–"
+PATIENCE_S = 10.0
+"""A person waits this long: without persistence mode the driver wakes every GPU first."""
+_WIDTH = 100
+
+
+@click.command(short_help="GPUs of this machine as the agent sees them.")
+@click.option(
+    "--library", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="NVML library to read with."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, all fields and reasons.")
+@with_config
+def command(config: Config, library: Path | None, as_json: bool) -> int:
+    """Read the GPUs once and print them. A machine without GPUs is no error; one that cannot be read is (status 1)."""
+    report = asyncio.run(_snapshot(config, library))
+    click.echo(_json(report) if as_json else "\n".join(_page(report)))
+    return int(_is_broken(report))
+
+
+async def _snapshot(config: Config, library: Path | None) -> GpuReport:
+    from agent.edges.clock import SystemClock
+    from agent.edges.gpu.probe import NoGpuProbe, NvmlProbe
+
+    if not config.gpu.enabled:
+        return await NoGpuProbe().snapshot()
+    deadline_s = max(PATIENCE_S, config.gpu.deadline_s)
+    probe = NvmlProbe(SystemClock(), library=library or config.gpu.library, deadline_s=deadline_s)
+    try:
+        return await probe.snapshot()
+    finally:
+        await probe.close()
+
+
+def _json(report: GpuReport) -> str:
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
+
+
+def _is_broken(report: GpuReport) -> bool:
+    from agent.core.gpu import GpuFault
+
+    if report.fault in {GpuFault.DRIVER_ABSENT, GpuFault.NO_GPU}:
+        return False
+    return report.fault is not None or any(gpu.fault for gpu in report.gpus)
+
+
+def _page(report: GpuReport) -> Iterator[str]:
+    if not report.gpus:
+        found = "the NVIDIA driver cannot be read" if _is_broken(report) else "no NVIDIA GPU"
+        yield f"{found}: CPU pool only"
+        yield from textwrap.wrap(report.detail, _WIDTH, initial_indent="  ", subsequent_indent="  ")
+        return
+    yield f"driver {report.driver or NOTHING} · CUDA {report.cuda or NOTHING}"
+    yield ""
+    yield from _table([_HEAD, *(_cells(gpu) for gpu in report.gpus)])
+    for title, lines in (
+        ("Slices (MIG)", _slices(report)),
+        ("Not usable", _faults(report)),
+        (f"Not told ({NOTHING} above)", _reasons(report)),
+    ):
+        yield from _section(title, list(lines))
+
+
+_HEAD = ("#", "name", "memory used", "load", "temp", "power", "clock", "processes", "uuid")
+
+
+def _cells(gpu: Gpu) -> tuple[str, ...]:
+    now = gpu.sample
+    return (
+        str(gpu.index),
+        gpu.name,
+        _of(now.memory_used_bytes, gpu.memory_total_bytes, _gib, "GiB"),
+        _told(now.utilisation_percent, "{} %".format),
+        _told(now.temperature_c, "{} °C".format),
+        _of(now.power_mw, gpu.power_limit_mw, _watts, "W"),
+        _told(now.sm_clock_mhz, "{} MHz".format),
+        _told(now.processes, str),
+        gpu.uuid,
+    )
+
+
+def _told(value: int | None, form: Callable[[int], str]) -> str:
+    return NOTHING if value is None else form(value)
+
+
+def _of(part: int | None, whole: int | None, form: Callable[[int], str], unit: str) -> str:
+    if part is None and whole is None:
+        return NOTHING
+    return f"{_told(part, form)} / {_told(whole, form)} {unit}"
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 30):.1f}"
+
+
+def _watts(power_mw: int) -> str:
+    return f"{power_mw / 1000:.0f}"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _section(title: str, lines: Sequence[str]) -> Iterator[str]:
+    if lines:
+        yield ""
+        yield f"{title}:"
+    for line in lines:
+        yield from textwrap.wrap(line, _WIDTH, initial_indent="  ", subsequent_indent="     ")
+
+
+def _slices(report: GpuReport) -> Iterator[str]:
+    for gpu in report.gpus:
+        for part in gpu.mig:
+            yield f"{gpu.index}  {part.name}  {_gib(part.memory_total_bytes)} GiB  {part.uuid}"
+
+
+def _faults(report: GpuReport) -> Iterator[str]:
+    for gpu in report.gpus:
+        if gpu.fault:
+            yield f"{gpu.index}  {gpu.fault.replace('_', ' ')}: {gpu.detail}"
+
+
+def _reasons(report: GpuReport) -> Iterator[str]:
+    """One line per reason: which fields, on which GPUs."""
+    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for gpu in report.gpus:
+        by_reason: dict[str, list[str]] = {}
+        for field, reason in gpu.absent.items():
+            by_reason.setdefault(reason, []).append(field)
+        for reason, fields in by_reason.items():
+            found.setdefault((reason, tuple(fields)), []).append(str(gpu.index))
+    for (reason, names), gpus in found.items():
+        yield f"{','.join(gpus)}  {', '.join(names)}: {reason}"
