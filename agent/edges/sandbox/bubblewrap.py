@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from agent.core.errors import SandboxError
-from agent.edges.sandbox import cgroups, gpus, host, profile, seccomp
+from agent.core.fingerprint import SandboxFacts
+from agent.edges.sandbox import cgroups, gpus, host, probing, profile, seccomp
 from agent.edges.sandbox.confine import Confinement
 from agent.edges.sandbox.handle import BubblewrapHandle
 from agent.edges.sandbox.launch import Recipe, launch
@@ -75,6 +76,14 @@ class Bubblewrap:
     def reap_orphans(self) -> int:
         """Remove what an earlier run of this agent left behind; returns how many cgroups. Call before `start`."""
         return self._cgroups.reap() if self._cgroups else 0
+
+    async def probe(self) -> SandboxFacts:
+        """Really runs a program and a few escapes; says what is enforced here and what is not. Never raises."""
+        try:
+            backend = f"bubblewrap {self._bwrap.version}"
+        except SandboxError as error:
+            return SandboxFacts(backend="none", usable=False, detail=str(error))
+        return await probing.probe(self.start, self.machine, backend, self._bwrap.path)
 
     async def start(self, spec: SandboxSpec) -> BubblewrapHandle:
         """Raises SandboxError when it cannot be built or a limit of `spec` cannot be enforced."""

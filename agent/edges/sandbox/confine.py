@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -32,9 +33,11 @@ class Confinement:
         self._pid = 0
 
     def admit(self, pid: int) -> None:
-        """Put the held process, and with it all that it will start, under the limits. Raises SandboxError."""
+        """Put the held process, and with it all that it will start, under the limits. Raises SandboxError, also when
+        that process turns out to be root on the host."""
         self._pid = pid
         try:
+            _refuse_root(pid)
             if self._group is not None:
                 self._group.admit(pid)
             if self._means.pinned_threads is not None:
@@ -76,3 +79,10 @@ class Confinement:
         if self._means.own_pids is not None:
             limits[resource.RLIMIT_NPROC] = self._means.own_pids
         return limits
+
+
+def _refuse_root(pid: int) -> None:
+    """As root on the host a sandbox could undo most of itself, whatever it believes to be inside."""
+    ids = re.search(r"^Uid:\s+(.+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    if ids is None or "0" in ids[1].split():
+        raise SandboxError("the sandbox would run as root of this machine, which is refused")
