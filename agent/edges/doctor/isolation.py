@@ -1,0 +1,30 @@
+"""Reads what the sandbox is made with, and then really runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+
+from agent.core import judgements as judge
+from agent.core.doctor import Finding
+from agent.core.errors import SandboxError
+from agent.edges.sandbox import host
+from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.sandbox.remedies import remedy_by_settings
+
+
+async def bwrap(wanted: str) -> Sequence[Finding]:
+    """Which bubblewrap will be used, and whether the kernel's settings let it work."""
+    try:
+        found = await asyncio.to_thread(host.find_bwrap, wanted)
+    except SandboxError as fault:
+        return [judge.bwrap("", fault.message, fault.remedy)]
+    remedy = remedy_by_settings(host.userns_settings(), str(found.path)) if os.geteuid() else ""
+    return [judge.bwrap(f"{found.path} ({found.version})", "", ""), judge.user_namespaces(remedy)]
+
+
+async def sandbox(made: Bubblewrap) -> Sequence[Finding]:
+    """Runs programs inside, which is the last word on everything above; and what limits rest on here."""
+    facts = await made.probe()
+    return [*judge.sandbox(facts), judge.cgroup(made.machine.cgroup_version, made.machine.controllers)]

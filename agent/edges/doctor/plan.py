@@ -1,0 +1,68 @@
+"""Which checks there are, in the order of the report."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from agent.config import Config
+from agent.core import judgements as judge
+from agent.core.doctor import Finding
+from agent.edges.clock import SystemClock
+from agent.edges.doctor import coordinator, engines, isolation, machine
+from agent.edges.doctor.checkup import Look, local
+from agent.edges.gpu.probe import OPEN_PATIENCE_S, NoGpuProbe, NvmlProbe
+from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.ports import GpuProbe
+
+
+def plan(config: Config, file: str, faults: list[str]) -> list[tuple[str, Look]]:
+    """(id, check). With a faulty configuration `config` holds defaults, so what depends on its content is left out."""
+
+    async def configuration() -> list[Finding]:
+        return [judge.configuration(file, faults), *([] if faults else [judge.pools(len(config.pools))])]
+
+    looks: list[tuple[str, Look]] = [
+        ("python.version", local(machine.python)),
+        ("config.valid", configuration),
+        *_state(config),
+        ("clock.sane", local(machine.clock)),
+        ("limits.open_files", local(machine.open_files)),
+        ("sandbox.bwrap", partial(isolation.bwrap, config.sandbox.bwrap)),
+        ("sandbox.works", partial(isolation.sandbox, _sandbox(config))),
+        ("gpu.driver", partial(_gpus, config)),
+    ]
+    if not faults:
+        looks += [(f"engine.{pool.name}", local(partial(engines.engine, pool))) for pool in config.pools]
+        looks += [(f"model.{model.name}", local(partial(engines.model, model))) for model in config.models]
+        chosen = config.coordinator
+        looks.append(("coordinator.reachable", partial(coordinator.look, chosen.url, chosen.ca_file)))
+    return [*looks, ("service.state", local(machine.service))]
+
+
+def _state(config: Config) -> list[tuple[str, Look]]:
+    node = config.node
+    return [
+        ("state.writable", local(partial(machine.directory, "state.writable", node.state_dir, "keys, outbox, ledger"))),
+        (
+            "cache.writable",
+            local(partial(machine.directory, "cache.writable", node.cache_dir, "what can be made again")),
+        ),
+        ("key.mode", local(partial(machine.key_file, config.key_file))),
+        ("disk.free", local(partial(machine.disk, node.state_dir))),
+    ]
+
+
+def _sandbox(config: Config) -> Bubblewrap:
+    return Bubblewrap(config.node.runtime_dir, bwrap=config.sandbox.bwrap)
+
+
+async def _gpus(config: Config) -> list[Finding]:
+    # A single patient question: there is no next snapshot that would tell more.
+    probe: GpuProbe = NoGpuProbe()
+    if config.gpu.enabled:
+        probe = NvmlProbe(SystemClock(), library=config.gpu.library, deadline_s=OPEN_PATIENCE_S)
+    wanted = [pool.device for pool in config.pools if pool.device not in ("cpu", "auto")]
+    try:
+        return judge.gpu(await probe.snapshot(), enabled=config.gpu.enabled, wanted=wanted)
+    finally:
+        await probe.close()
