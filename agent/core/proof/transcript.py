@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import NamedTuple, Protocol
 
-from agent.core.proof.canonical import TEXT as TEXT_PIECE
-from agent.core.proof.canonical import U8, U16, U32, U64, malformed
+from agent.core.proof.canonical import BYTES, U8, U16, U32, U64, malformed
 from agent.core.proof.header import ProofKind
 from agent.core.proof.merkle import HASH_BYTES, leaf_hash, root
 
 LEAF_TOKENS = 32
 NO_PREVIOUS = bytes(HASH_BYTES)
 
-END, TOKENS, TEXT, ROW = range(4)
-"""Kinds of leaves."""
-
 _MAX_CANDIDATES = (1 << 16) - 1
+
+
+class LeafKind(IntEnum):
+    """What a leaf holds."""
+
+    END = 0
+    """The last leaf: how many entries there were, and how sure the engine was to end."""
+    TOKENS = 1
+    TEXT = 2
+    """Text that came without token ids."""
+    ROW = 3
+    """One row of output numbers."""
 
 
 class Token(Protocol):
@@ -52,22 +61,22 @@ class TranscriptBuilder:
         self._most = min(top_logprobs, _MAX_CANDIDATES)
         self._leaves: list[bytes] = []
         self._hashes: list[bytes] = []
-        self._open_kind = TOKENS
+        self._open_kind = LeafKind.TOKENS
         self._ids: list[int] = []
         self._open: list[bytes] = []
         self._entries = 0
-        self._kinds: set[int] = set()
+        self._kinds: set[LeafKind] = set()
 
     def add(self, piece: Token) -> str:
         """Add one generated token; returns the running leaf hash (hex) when a leaf closed, else "".
 
         Raises ProofError("encoding") when the engine's numbers cannot be written down.
         """
-        kind = TEXT if piece.token_id is None else TOKENS
+        kind = LeafKind.TEXT if piece.token_id is None else LeafKind.TOKENS
         closed = self._close() if self._open and kind != self._open_kind else ""
         self._open_kind = kind
         if piece.token_id is None:
-            self._open.append(TEXT_PIECE.write(piece.text))
+            self._open.append(BYTES.write(piece.text.encode("utf-8", "surrogatepass")))
         else:
             self._open.append(_candidates(piece.top_ids[: self._most], piece.top_logprobs[: self._most]))
             self._ids.append(piece.token_id)
@@ -77,7 +86,7 @@ class TranscriptBuilder:
         """Add rows of output, a leaf each; returns the running leaf hash (hex), "" when there were none."""
         closed = self._close() if self._open else ""
         for row in rows:
-            closed = self._append(ROW, U32.write(len(row)) + _floats(row))
+            closed = self._append(LeafKind.ROW, U32.write(len(row)) + _floats(row))
             self._entries += 1
         return closed
 
@@ -86,13 +95,13 @@ class TranscriptBuilder:
         if self._open:
             self._close()
         told = b"\x00" if end_logprob is None else b"\x01" + _floats((end_logprob,))
-        self._append(END, U64.write(self._entries) + told)
+        self._append(LeafKind.END, U64.write(self._entries) + told)
         return Transcript(tuple(self._leaves), root(self._hashes).hex(), self._proof_kind())
 
     def _proof_kind(self) -> ProofKind:
-        if TEXT in self._kinds:
+        if LeafKind.TEXT in self._kinds:
             return ProofKind.TEXT
-        return ProofKind.ROWS if ROW in self._kinds else ProofKind.TOKENS_F32
+        return ProofKind.ROWS if LeafKind.ROW in self._kinds else ProofKind.TOKENS_F32
 
     def _close(self) -> str:
         entries, ids = self._open, self._ids
@@ -100,7 +109,7 @@ class TranscriptBuilder:
         self._entries += len(entries)
         return self._append(self._open_kind, U16.write(len(entries)) + _ids(ids) + b"".join(entries))
 
-    def _append(self, kind: int, body: bytes) -> str:
+    def _append(self, kind: LeafKind, body: bytes) -> str:
         previous = self._hashes[-1] if self._hashes else NO_PREVIOUS
         leaf = U8.write(kind) + U32.write(len(self._leaves)) + previous + body
         running = leaf_hash(leaf)

@@ -1,0 +1,36 @@
+"""`gpu-agent receipt`: one task's receipt bundle from this node's ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from agent.cli.options import with_config
+from agent.core.errors import StorageError
+
+
+@click.command(short_help="Write the receipt of one task, to keep or to verify.")
+@click.argument("task_id")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file, not standard output."
+)
+@with_config
+def command(task_id: str, output: Path | None, config: object) -> None:
+    """Write the receipt bundle of TASK_ID as JSON: `gpu-agent receipt ID | gpu-agent verify -`."""
+    import msgspec
+
+    from agent.config import Config
+    from agent.edges.outbox import OUTBOX_NAME, read_bundle
+
+    assert isinstance(config, Config)
+    path = config.node.state_dir / OUTBOX_NAME
+    bundle = read_bundle(path, task_id) if path.exists() else None
+    if bundle is None:
+        raise StorageError(
+            f"{config.node.state_dir} has no receipt of task {task_id}",
+            remedy="`gpu-agent tasks` lists what it has; receipts of the oldest tasks are dropped to save space",
+        )
+    raw = msgspec.json.format(msgspec.json.encode(bundle), indent=2) + b"\n"
+    with click.open_file(str(output or "-"), "wb") as stream:
+        stream.write(raw)

@@ -1,0 +1,141 @@
+"""Reads a kept transcript back and checks it against its commitment (docs/proof.md, Leaves)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from agent.core.errors import ProofError
+from agent.core.model import Commitment, Value
+from agent.core.proof.canonical import BYTES, U8, U16, U32, U64, Codec, Reader, malformed
+from agent.core.proof.merkle import HASH_BYTES, leaf_hash, root
+from agent.core.proof.transcript import LEAF_TOKENS, NO_PREVIOUS, LeafKind
+
+MAX_LEAF_BYTES = 32 << 20
+"""32 tokens with 65,535 candidates of 8 bytes each, and their frame, are 17 MiB."""
+
+
+class Leaf(Value):
+    """One leaf, read. Which fields are set depends on `kind`."""
+
+    kind: LeafKind
+    index: int
+    previous: bytes
+    ids: tuple[int, ...] = ()
+    candidates: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """Per token: (id, log-probability), most likely first."""
+    texts: tuple[bytes, ...] = ()
+    """UTF-8, as the engine sent it."""
+    row: tuple[float, ...] = ()
+    entries: int = 0
+    """END alone: tokens, text pieces and rows of the whole transcript."""
+    end_logprob: float | None = None
+
+    @property
+    def count(self) -> int:
+        """Entries of this leaf."""
+        return len(self.ids) + len(self.texts) + (self.kind is LeafKind.ROW)
+
+
+def split_leaves(raw: bytes) -> tuple[bytes, ...]:
+    """A transcript file: leaves, each with its length (u32) in front. Raises ProofError("encoding")."""
+    reader, leaves, left = Reader(raw), [], len(raw)
+    while left:
+        leaves.append(reader.take(_limited(U32, MAX_LEAF_BYTES, reader)))
+        left -= 4 + len(leaves[-1])
+    return tuple(leaves)
+
+
+def check_leaves(leaves: Sequence[bytes], commitment: Commitment) -> tuple[Leaf, ...]:
+    """The leaves behind a commitment, read. Raises ProofError: "transcript_root", "transcript_leaves", "encoding"."""
+    hashes = [leaf_hash(leaf) for leaf in leaves]
+    if len(leaves) != commitment.leaves or root(hashes).hex() != commitment.root:
+        raise ProofError("transcript_root", "this transcript is not the one that was committed to")
+    read = tuple(read_leaf(leaf) for leaf in leaves)
+    for leaf, previous in zip(read, [NO_PREVIOUS, *hashes], strict=False):
+        if leaf.previous != previous:
+            raise ProofError("transcript_leaves", f"leaf {leaf.index} does not continue the one before")
+    _check_shape(read)
+    return read
+
+
+def _check_shape(leaves: Sequence[Leaf]) -> None:
+    """Where leaves begin and end is not the node's choice: full ones, but for the last of a run of one kind."""
+    for index, leaf in enumerate(leaves):
+        if leaf.index != index or (leaf.kind is LeafKind.END) != (index == len(leaves) - 1):
+            raise ProofError("transcript_leaves", f"leaf {index} is out of place")
+        if (
+            leaf.kind in (LeafKind.TOKENS, LeafKind.TEXT)
+            and leaf.count != LEAF_TOKENS
+            and leaves[index + 1].kind == leaf.kind
+        ):
+            raise ProofError("transcript_leaves", f"leaf {index} is not full")
+    if leaves[-1].entries != sum(leaf.count for leaf in leaves):
+        raise ProofError("transcript_leaves", "the end leaf counts otherwise")
+
+
+def read_leaf(raw: bytes) -> Leaf:
+    """Take one leaf apart. Raises ProofError("encoding")."""
+    reader = Reader(raw)
+    kind, index, previous = _kind(U8.read(reader)), U32.read(reader), reader.take(HASH_BYTES)
+    match kind:
+        case LeafKind.END:
+            leaf = Leaf(kind=kind, index=index, previous=previous, entries=U64.read(reader), end_logprob=_told(reader))
+        case LeafKind.TOKENS:
+            ids = _numbers(reader, _count(reader), "I")
+            candidates = tuple(_candidates(reader) for _ in ids)
+            leaf = Leaf(kind=kind, index=index, previous=previous, ids=ids, candidates=candidates)
+        case LeafKind.TEXT:
+            texts = tuple(BYTES.read(reader) for _ in range(_count(reader)))
+            leaf = Leaf(kind=kind, index=index, previous=previous, texts=texts)
+        case LeafKind.ROW:
+            leaf = Leaf(kind=kind, index=index, previous=previous, row=_floats(reader, U32.read(reader)))
+    reader.end()
+    return leaf
+
+
+def _kind(number: int) -> LeafKind:
+    try:
+        return LeafKind(number)
+    except ValueError as error:
+        raise malformed(f"{number} is no kind of leaf") from error
+
+
+def _limited(codec: Codec[int], most: int, reader: Reader) -> int:
+    value = codec.read(reader)
+    if value > most:
+        raise malformed(f"{value} is over {most}")
+    return value
+
+
+def _count(reader: Reader) -> int:
+    count = _limited(U16, LEAF_TOKENS, reader)
+    if count == 0:
+        raise malformed("a leaf is empty")
+    return count
+
+
+def _numbers(reader: Reader, count: int, letter: str) -> tuple[int, ...]:
+    return struct.unpack(f"<{count}{letter}", reader.take(4 * count))
+
+
+def _floats(reader: Reader, count: int) -> tuple[float, ...]:
+    values: tuple[float, ...] = struct.unpack(f"<{count}f", reader.take(4 * count))
+    if any(value != value for value in values):  # noqa: PLR0124  (only NaN differs from itself)
+        raise malformed("a number is NaN")
+    return values
+
+
+def _candidates(reader: Reader) -> tuple[tuple[int, float], ...]:
+    count = U16.read(reader)
+    return tuple(zip(_numbers(reader, count, "I"), _floats(reader, count), strict=True))
+
+
+def _told(reader: Reader) -> float | None:
+    match U8.read(reader):
+        case 0:
+            return None
+        case 1:
+            return _floats(reader, 1)[0]
+        case flag:
+            raise malformed(f"{flag} is no flag")

@@ -1,0 +1,228 @@
+"""Checks one task's receipt bundle offline: who signed what, and whether all of it is about the same thing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from agent.core import wire
+from agent.core.errors import ProofError
+from agent.core.model import Commitment, Outcome, Signed
+from agent.core.proof.commitment import verify_commitment
+from agent.core.proof.header import Header, check_against_offer
+from agent.core.proof.leaves import check_leaves, split_leaves
+from agent.core.proof.signed import Verify, open_signed
+
+T = TypeVar("T")
+
+SUPPORTED_VERSION = 1
+_SHARED = ("node_id", "task_id", "attempt", "fence", "idem_key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A bundle and what was read from it. Signatures are checked before any other field is believed."""
+
+    bundle: wire.ReceiptBundle
+    verify: Verify
+    pinned_key: str
+    offer: wire.OfferBody
+    result: wire.ResultBody
+    receipt: wire.ReceiptBody
+    transcript: bytes | None = None
+    """The node's own record, where it is at hand."""
+
+    @property
+    def commitment(self) -> Commitment:
+        """Raises ProofError("commitment") when there is none."""
+        if self.result.commitment is None:
+            raise ProofError("commitment", "the result carries no commitment")
+        return self.result.commitment
+
+    @property
+    def header(self) -> Header:
+        """The committed header, verified. Raises ProofError."""
+        return verify_commitment(self.commitment, self.bundle.result.key, self.verify)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check: its name for programs, what it shows for people."""
+
+    name: str
+    says: str
+    run: Callable[[Case], None]
+    of_success_only: bool = False
+    """Asked only of an attempt that succeeded: others have no output and no commitment."""
+
+
+def _coordinator_key(case: Case) -> None:
+    key = case.bundle.coordinator_key
+    if case.pinned_key and key != case.pinned_key:
+        raise ProofError("coordinator_key", f"the bundle names {key[:16]}…, you expect {case.pinned_key[:16]}…")
+    for name, signed in (("offer", case.bundle.offer), ("receipt", case.bundle.receipt)):
+        if signed.key != key:
+            raise ProofError(
+                "coordinator_key", f"the {name} is signed by {signed.key[:16]}…, the bundle names {key[:16]}…"
+            )
+
+
+def _signature(name: str, role: wire.Role, part: Callable[[Case], Signed]) -> Check:
+    def run(case: Case) -> None:
+        signed = part(case)
+        try:
+            open_signed(role, signed, signed.key, case.verify)
+        except ProofError as error:
+            raise ProofError(name, error.message) from error
+
+    signer = "node" if role is wire.Role.RESULT else "coordinator"
+    return Check(name, f"the {role.value.rpartition('/')[2]} is signed by the {signer}", run)
+
+
+def _same_attempt(case: Case) -> None:
+    offer = (case.offer.node_id, case.offer.task.task_id, case.offer.attempt, case.offer.fence, case.offer.idem_key)
+    for name, body in (("result", case.result), ("receipt", case.receipt)):
+        theirs = tuple(getattr(body, field) for field in _SHARED)
+        differing = [field for field, ours, other in zip(_SHARED, offer, theirs, strict=True) if ours != other]
+        if differing:
+            raise ProofError("same_attempt", f"the {name}'s {', '.join(differing)} is not the offer's")
+
+
+def _result_digest(case: Case) -> None:
+    if hashlib.sha256(case.bundle.result.payload.encode()).hexdigest() != case.receipt.result_sha256:
+        raise ProofError("result_digest", "the receipt is for another result")
+
+
+def _accepted(case: Case) -> None:
+    if case.receipt.status not in (wire.ReceiptStatus.ACCEPTED, wire.ReceiptStatus.DUPLICATE):
+        raise ProofError("accepted", f"the coordinator's answer was {case.receipt.status}: {case.receipt.detail}")
+
+
+def _output_digest(case: Case) -> None:
+    if case.receipt.output_sha256 != case.result.output_sha256:
+        raise ProofError("output_digest", "receipt and result name different outputs")
+    if case.bundle.output is None:
+        return
+    raw = case.bundle.output.encode()
+    if hashlib.sha256(raw).hexdigest() != case.result.output_sha256 or len(raw) != case.result.output_bytes:
+        raise ProofError("output_digest", "the output is not the one that was delivered")
+
+
+def _commitment(case: Case) -> None:
+    _ = case.header
+
+
+def _header_offer(case: Case) -> None:
+    check_against_offer(case.header, case.offer)
+
+
+def _header_result(case: Case) -> None:
+    header, result = case.header, case.result
+    if header.output_sha256 != result.output_sha256:
+        raise ProofError("header_output", "the node committed to another output")
+    if (header.prompt_tokens, header.completion_tokens) != (result.usage.prompt_tokens, result.usage.completion_tokens):
+        raise ProofError("header_output", "the node committed to other token counts")
+
+
+def _transcript(case: Case) -> None:
+    if case.transcript is not None:
+        check_leaves(split_leaves(case.transcript), case.commitment)
+
+
+def _root(case: Case) -> None:
+    if case.receipt.commitment_root != case.commitment.root:
+        raise ProofError("root", "the receipt is for another commitment")
+
+
+CHECKS = (
+    Check("coordinator_key", "offer and receipt are by one coordinator", _coordinator_key),
+    _signature("offer_signature", wire.Role.OFFER, lambda case: case.bundle.offer),
+    _signature("result_signature", wire.Role.RESULT, lambda case: case.bundle.result),
+    _signature("receipt_signature", wire.Role.RECEIPT, lambda case: case.bundle.receipt),
+    Check("same_attempt", "offer, result and receipt are about one attempt on one node", _same_attempt),
+    Check("result_digest", "the receipt is for exactly this result", _result_digest),
+    Check("accepted", "the coordinator accepted the result", _accepted),
+    Check("output_digest", "the output is the one that was delivered", _output_digest, True),
+    Check("commitment", "the node committed to its transcript, by the key that signed the result", _commitment, True),
+    Check("header_offer", "model, seed, sampling and limits are those that were asked for", _header_offer, True),
+    Check("header_output", "the commitment is to this output and these token counts", _header_result, True),
+    Check("root", "the receipt is for exactly this commitment", _root, True),
+)
+TRANSCRIPT_CHECK = Check("transcript", "the transcript is the one that was committed to", _transcript, True)
+"""In order: each may rely on those before it. A failed commitment names its part: `commitment_header`,
+`commitment_key` or `commitment_signature`."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far a bundle's checks went."""
+
+    passed: tuple[Check, ...]
+    failed: Check | None = None
+    error: ProofError | None = None
+    case: Case | None = None
+    """None when the bundle could not even be read."""
+
+
+def examine(
+    bundle: wire.ReceiptBundle, verify: Verify, *, coordinator_key: str = "", transcript: bytes | None = None
+) -> Verdict:
+    """Run the checks in order up to the first that fails. Never raises. See `verify_bundle` for `coordinator_key`."""
+    try:
+        case = read_case(bundle, verify, coordinator_key, transcript)
+    except ProofError as error:
+        return Verdict((), error=error)
+    passed: list[Check] = []
+    for check in applicable(case):
+        try:
+            check.run(case)
+        except ProofError as error:
+            return Verdict(tuple(passed), check, error, case)
+        passed.append(check)
+    return Verdict(tuple(passed), case=case)
+
+
+def verify_bundle(bundle: wire.ReceiptBundle, verify: Verify, *, coordinator_key: str = "") -> list[str]:
+    """The names of the checks passed. Raises ProofError naming the check that failed.
+
+    With `coordinator_key` (hex) the bundle must be by that coordinator; without it, it is only consistent in itself.
+    """
+    verdict = examine(bundle, verify, coordinator_key=coordinator_key)
+    if verdict.error is not None:
+        raise verdict.error
+    return [check.name for check in verdict.passed]
+
+
+def applicable(case: Case) -> tuple[Check, ...]:
+    """The checks that this bundle's outcome calls for."""
+    succeeded = case.result.outcome is Outcome.SUCCEEDED
+    checks = CHECKS if case.transcript is None else (*CHECKS, TRANSCRIPT_CHECK)
+    return tuple(check for check in checks if succeeded or not check.of_success_only)
+
+
+def read_case(
+    bundle: wire.ReceiptBundle, verify: Verify, coordinator_key: str = "", transcript: bytes | None = None
+) -> Case:
+    """Parse the signed bodies. Raises ProofError("format")."""
+    if bundle.version != SUPPORTED_VERSION:
+        raise ProofError("format", f"bundle version {bundle.version} is unknown; this is version {SUPPORTED_VERSION}")
+    return Case(
+        bundle=bundle,
+        verify=verify,
+        pinned_key=coordinator_key,
+        transcript=transcript,
+        offer=_body("offer", bundle.offer, wire.OfferBody),
+        result=_body("result", bundle.result, wire.ResultBody),
+        receipt=_body("receipt", bundle.receipt, wire.ReceiptBody),
+    )
+
+
+def _body(name: str, signed: Signed, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(signed.payload, type=kind)
+    except (msgspec.DecodeError, UnicodeEncodeError) as error:
+        raise ProofError("format", f"the {name} cannot be read: {error}") from error
