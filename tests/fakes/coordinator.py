@@ -22,6 +22,7 @@ class FakeCoordinator:
         """Anything else refuses the upgrade, as a proxy would."""
         self.subprotocols: tuple[str, ...] = (wire.SUBPROTOCOL,)
         self.deaf_to_pings = False
+        self.pings = 0
         self.requests: list[tuple[str, str]] = []
         """Method and path of every request, in order."""
         self._tls = tls
@@ -110,6 +111,7 @@ class FakeCoordinator:
         async with asyncio.TaskGroup() as tasks:
             async for message in stream:
                 if message.type is WSMsgType.PING:
+                    self.pings += 1
                     if not self.deaf_to_pings:
                         await stream.pong(message.data)
                 elif message.type is WSMsgType.TEXT and not token:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from agent.core import wire
-from agent.core.errors import LinkError
+from agent.core.errors import LinkError, LinkFault
 
 _BACKLOG = 256
 """Five seconds of chunks at one in 20 ms; what is older is of no use to somebody who watches."""
@@ -49,5 +49,6 @@ class Chunks:
     async def _deliver(self, chunk: wire.Chunk) -> None:
         try:
             await self._send(chunk)
-        except LinkError:
-            self._backlog.clear()  # lossy by contract: the line is down, and the result carries the whole text
+        except LinkError as error:  # lossy by contract: the result carries the whole text
+            if error.fault is not LinkFault.REFUSED:
+                self._backlog.clear()  # the line is down; each of these would wait for it in vain
