@@ -1,0 +1,299 @@
+"""The composition root: builds the edges, gives them to the stages, runs one TaskGroup, and turns signals into
+*drain* (finish what runs) and *abort* (hand back now)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, cast
+
+import structlog
+
+from agent import __version__
+from agent.config import Config
+from agent.core import events as ev
+from agent.core.backoff import after_failure
+from agent.core.errors import AgentError, ConfigError, IdentityError, LinkError, LinkFault
+from agent.core.gpu import GpuReport
+from agent.core.node import Node
+from agent.core.status import Status, headline
+from agent.core.watchdog import Pulse
+from agent.edges.clock import SystemClock
+from agent.edges.control import ControlServer
+from agent.edges.engines.build import build_pools
+from agent.edges.enrolment import enrol
+from agent.edges.gpu.probe import NoGpuProbe, NvmlProbe
+from agent.edges.host import Host
+from agent.edges.identity import NodeIdentity, open_identity, open_key, read_enrolment
+from agent.edges.link.baton import link_to
+from agent.edges.logs import configure
+from agent.edges.outbox import SqliteOutbox
+from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.systemd import ServiceManager, keep_alive, watchdog_period_s
+from agent.edges.transcripts import FileTranscripts
+from agent.ports import GpuProbe
+from agent.stages.advertise import Advertise
+from agent.stages.calls import Caller
+from agent.stages.drain import Drain
+from agent.stages.execute import Execute
+from agent.stages.herald import Herald
+from agent.stages.overview import Overview
+from agent.stages.probe import Probe, fingerprint
+from agent.stages.prove import Prove
+from agent.stages.pull import Pull
+from agent.stages.report import Report
+from agent.stages.spine import Spine
+from agent.stages.stream import Stream
+from agent.stages.watch import Watch
+
+BOUNDS_S = {"probe": 60.0, "advertise": 120.0, "watch": 30.0, "report": 900.0}
+"""Longest silence of each loop: two lost calls of a beat; a batch of results with one 64 MiB blob on a slow line."""
+STATUS_EVERY_S = 5.0
+CRASHED = 70
+"""EX_SOFTWARE of sysexits(3): a fault of the agent itself."""
+
+
+class Parts(NamedTuple):
+    """What runs."""
+
+    spine: Spine
+    drain: Drain
+    overview: Overview
+    pulse: Pulse
+    loops: dict[str, Coroutine[Any, Any, None]]
+
+
+class Daemon:
+    """One run of the agent. `reload` reads the configuration again and raises ConfigError when that is invalid."""
+
+    def __init__(self, config: Config, reload: Callable[[], Config]) -> None:
+        self._config = config
+        self._read_again = reload
+        self._clock = SystemClock()
+        self._rng = random.SystemRandom()
+        self._manager = ServiceManager.of_environment()
+        self._log = structlog.get_logger("agent")
+        self._stop = asyncio.Event()
+        self._abort = asyncio.Event()
+        self._parts: Parts | None = None
+
+    async def run(self) -> int:
+        """Run until stopped; returns the exit status. Raises AgentError when it cannot start."""
+        self._listen_to_signals()
+        self._log.info("agent.starting", version=__version__, name=self._name)
+        async with contextlib.AsyncExitStack() as stack:
+            self._parts = await self._compose(stack)
+            control = ControlServer(self._config.control_socket, self)
+            await control.start()
+            stack.push_async_callback(control.close)
+            status = await self._serve(self._parts)
+        self._log.info("agent.stopped", status=status)
+        return status
+
+    # ------------------------------------------------------------------ building
+
+    @property
+    def _name(self) -> str:
+        return self._config.node.name or Host().facts().hostname
+
+    async def _compose(self, stack: contextlib.AsyncExitStack) -> Parts:
+        config, clock, pulse = self._config, self._clock, Pulse(BOUNDS_S, started=self._clock.monotonic())
+        identity = await self._identity()
+        outbox = await SqliteOutbox.open(config.node.state_dir / "outbox.db")
+        stack.push_async_callback(outbox.close)
+        if outbox.recovered:
+            self._log.error("outbox.recovered", detail=outbox.recovered)
+        sandbox = Bubblewrap(bwrap=config.sandbox.bwrap, runtime_dir=config.node.runtime_dir)
+        facts = await sandbox.probe()
+        built = await build_pools(config, sandbox, clock)
+        pools = {pool.facts.name: pool for pool in built.pools}
+        gpu, host, unread = self._gpu(), Host(), GpuReport(detail="not read yet")
+        stack.push_async_callback(gpu.close)
+
+        spine = Spine(Node(identity.node_id), clock)
+        first = fingerprint(host, unread, pools.values(), built.models, facts)
+        herald = Herald(spine, identity, first, lambda: report.unsent.values())  # noqa: PLW0108  (made below)
+        url, choice = identity.enrolment.url, config.coordinator
+        link = link_to(url, herald, clock, transport=choice.transport.value, ca_file=choice.ca_file)
+        stack.push_async_callback(link.close)
+        caller, stream, top = Caller(link, clock, pulse, self._rng), Stream(link), config.proof.top_logprobs
+
+        execute = Execute(spine, caller, pools, stream, top_logprobs=top)
+        report = Report(spine, caller, identity, outbox, pulse)
+        await report.recall()  # before the first hello: what we still owe must not be given to somebody else
+        transcripts = FileTranscripts(config.node.state_dir / "transcripts")
+        prove = Prove(spine, identity, pools, transcripts, top_logprobs=top, retention_s=config.proof.retention_s)
+        pull = Pull(spine, caller, identity, outbox)
+        advertise = Advertise(spine, caller, herald, pulse, self._rng, drain_limit_s=config.node.drain_limit_s)
+        period_s = config.gpu.period_s
+        probe = Probe(spine, herald, gpu, host, pools, pulse, models=built.models, sandbox=facts, period_s=period_s)
+        overview = Overview(spine, herald, execute, report, link, pulse, name=self._name, url=url)
+        loops = {
+            "probe": probe.run(),
+            "advertise": advertise.run(),
+            "pull": pull.run(pools),
+            "execute": execute.run(),
+            "stream": stream.run(),
+            "prove": prove.run(),
+            "report": report.run(),
+            "watch": Watch(spine, pulse).run(),
+        }
+        return Parts(spine, Drain(spine, pull, report, link), overview, pulse, loops)
+
+    def _gpu(self) -> GpuProbe:
+        settings = self._config.gpu
+        if not settings.enabled:
+            return NoGpuProbe()
+        return NvmlProbe(self._clock, library=str(settings.library or ""), deadline_s=settings.deadline_s)
+
+    async def _identity(self) -> NodeIdentity:
+        """This node's identity; enrols first when a token is configured and nothing was settled yet."""
+        state_dir, key_file = self._config.node.state_dir, self._config.identity.key_file
+        failures = 0
+        while read_enrolment(state_dir) is None and self._config.coordinator.enrol_token_file is not None:
+            try:
+                await self._enrol()
+            except LinkError as error:  # not up yet, perhaps: both machines may have booted a moment ago
+                if error.fault is not LinkFault.UNREACHABLE:
+                    raise
+                self._log.warning("enrol.failed", detail=str(error))
+                await self._clock.sleep(after_failure(failures, self._rng.random(), error.retry_after_s))
+                failures += 1
+        return open_identity(state_dir, key_file)
+
+    async def _enrol(self) -> None:
+        settings = self._config.coordinator
+        if settings.url is None or settings.enrol_token_file is None:
+            raise IdentityError("coordinator.url is not set", remedy="Set it, or run `gpu-agent enrol`")
+        try:
+            token = settings.enrol_token_file.read_text()
+        except OSError as error:
+            raise IdentityError(
+                f"the enrolment token {settings.enrol_token_file} cannot be read: {error.strerror}",
+                remedy="Ask your coordinator for a token and write it there",
+            ) from error
+        state_dir = self._config.node.state_dir
+        keys = open_key(state_dir, self._config.identity.key_file)
+        done = await enrol(
+            settings.url, token, keys=keys, state_dir=state_dir, name=self._name, ca_file=settings.ca_file
+        )
+        self._log.info("node.enrolled", node=done.node_id, coordinator=done.url)
+
+    # ------------------------------------------------------------------ running
+
+    async def _serve(self, parts: Parts) -> int:
+        try:
+            async with asyncio.TaskGroup() as group:
+                running = [group.create_task(loop, name=name) for name, loop in parts.loops.items()]
+                running += [group.create_task(loop, name="manager") for loop in self._manager_loops(parts)]
+                self._manager.ready(headline(parts.overview.status()))
+                self._log.info("agent.ready", node=parts.spine.node.node_id)
+                await self._stop.wait()
+                await self._leave(parts)
+                for task in running:
+                    task.cancel()
+        except BaseExceptionGroup as faults:
+            expected, bugs = faults.split(AgentError)
+            if bugs is not None:  # told in full; the service manager then starts afresh
+                self._log.critical("agent.crashed", exc_info=bugs)
+                return CRASHED
+            raise _first(expected or faults) from faults
+        return 0
+
+    async def _leave(self, parts: Parts) -> None:
+        limit_s = self._config.node.drain_limit_s
+        self._manager.stopping(headline(parts.overview.status()))
+        self._manager.extend_timeout(limit_s + 60.0)
+        await parts.drain.leave(limit_s, self._abort)
+
+    def _manager_loops(self, parts: Parts) -> list[Coroutine[Any, Any, None]]:
+        if not self._manager.present:
+            return []
+        loops = [self._tell_manager(parts.overview)]
+        if (period_s := watchdog_period_s()) is not None:
+            stalled = lambda: parts.pulse.stalled(self._clock.monotonic())  # noqa: E731
+            loops.append(keep_alive(self._manager, period_s, self._clock, stalled))
+        return loops
+
+    async def _tell_manager(self, overview: Overview) -> None:
+        told = ""
+        while True:
+            if (line := headline(overview.status())) != told:
+                self._manager.status(line)
+                told = line
+            await self._clock.sleep(STATUS_EVERY_S)
+
+    # ------------------------------------------------------------------ signals and the control socket
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._on_term)
+        loop.add_signal_handler(signal.SIGINT, self._on_term)
+        loop.add_signal_handler(signal.SIGQUIT, self._on_quit)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hup)
+
+    def _on_term(self) -> None:
+        """The first drains, the second aborts."""
+        if self._stop.is_set():
+            self._abort.set()
+        self._log.info("agent.stopping", how="abort" if self._abort.is_set() else "drain")
+        self._stop.set()
+
+    def _on_quit(self) -> None:
+        self._abort.set()
+        self._log.info("agent.stopping", how="abort")
+        self._stop.set()
+
+    def _on_hup(self) -> None:
+        self._manager.reloading()
+        try:
+            self._reload_now()
+        except ConfigError as error:
+            self._log.error("config.kept", detail=str(error), faults=error.faults)
+        if self._parts is not None:
+            self._manager.ready(headline(self._parts.overview.status()))
+
+    def _reload_now(self) -> None:
+        """Take over what can change while running. Raises ConfigError; then nothing changes."""
+        new, old = self._read_again(), self._config
+        configure(new.logs)
+        fixed = [name for name in new.__struct_fields__ if getattr(new, name) != getattr(old, name)]
+        restart = [name for name in fixed if name not in ("logs", "node")]
+        self._config = new
+        self._log.info("config.reloaded", changed=fixed or None, needs_restart=restart or None)
+
+    def status(self) -> Status:
+        """For the control socket."""
+        return self._running.overview.status()
+
+    async def drain(self) -> None:
+        """Finish what runs and take nothing new; the daemon stays."""
+        self._running.spine.feed(ev.DrainAsked(limit_s=self._config.node.drain_limit_s))
+
+    async def pause(self) -> None:
+        """Take nothing new until resumed."""
+        self._running.spine.feed(ev.PauseAsked())
+
+    async def resume(self) -> None:
+        """End a pause or a drain."""
+        self._running.spine.feed(ev.ResumeAsked())
+
+    async def reload(self) -> None:
+        """As SIGHUP does, but a ConfigError reaches the caller."""
+        self._reload_now()
+
+    @property
+    def _running(self) -> Parts:
+        if self._parts is None:
+            raise AgentError("the agent is still starting")
+        return self._parts
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    """One failure that says what to do beats a tree of them."""
+    for error in group.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else cast("BaseException", error)
+    raise AssertionError("an exception group is never empty")

@@ -179,6 +179,11 @@ class ReturnOffer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeliverNow:
+    """A session is open: what waits for a retry need wait no longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptMoved:
     """To be logged: the attempt changed its state."""
 
@@ -201,5 +206,15 @@ class NodeMoved:
 
 
 Command = (
-    ConfirmStart | Stage | Generate | StopWork | Prove | StoreResult | ReturnOffer | AttemptMoved | Closed | NodeMoved
+    ConfirmStart
+    | Stage
+    | Generate
+    | StopWork
+    | Prove
+    | StoreResult
+    | ReturnOffer
+    | DeliverNow
+    | AttemptMoved
+    | Closed
+    | NodeMoved
 )

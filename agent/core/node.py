@@ -223,7 +223,8 @@ class Node:
 
     def _welcomed(self, event: ev.Welcomed, now: float) -> list[ev.Command]:
         """After a reconnect: what we claimed to run and the coordinator no longer wants is lost."""
-        return self._all([key for key in event.claimed if key not in event.wanted], Event.LEASE_LOST, now)
+        lost = [key for key in event.claimed if key not in event.wanted]
+        return [ev.DeliverNow(), *self._all(lost, Event.LEASE_LOST, now)]
 
     def _all(
         self, keys: Iterable[LeaseKey], event: Event, now: float, reason: Reason | None = None

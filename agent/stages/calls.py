@@ -6,7 +6,7 @@ import random
 from typing import TypeVar
 
 from agent.core import wire
-from agent.core.backoff import after_failure
+from agent.core.backoff import CAP_S, after_failure
 from agent.core.errors import LinkError, LinkFault
 from agent.core.watchdog import Pulse
 from agent.ports import Clock, Link
@@ -46,6 +46,10 @@ class Caller:
             )
         return reply
 
-    async def back_off(self, failures: int, error: LinkError, *, cap_s: float = 64.0) -> None:
+    async def back_off(self, failures: int, error: LinkError, *, cap_s: float = CAP_S) -> None:
         """Wait before retry number `failures` (0 is the first)."""
-        await self._clock.sleep(after_failure(failures, self._rng.random(), error.retry_after_s, cap_s=cap_s))
+        await self._clock.sleep(self.pause_s(failures, error, cap_s=cap_s))
+
+    def pause_s(self, failures: int, error: LinkError, *, cap_s: float = CAP_S) -> float:
+        """How long to wait before retry number `failures`."""
+        return after_failure(failures, self._rng.random(), error.retry_after_s, cap_s=cap_s)

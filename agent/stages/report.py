@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -22,9 +23,23 @@ from agent.stages.spine import Spine
 
 BATCH = 32
 """Results on their way at once. More only helps a link with a long round trip, and each holds its output."""
+WINDOW = 512
+"""Oldest rows that are looked at; those whose retry is not due yet are passed over."""
+IDLE_TURN_S = 30.0
 STORE_RETRY_S = 5.0
+RECALL_MAX = 100_000
+"""Far above what a node can finish while its coordinator is away for a week."""
 RETURN_TRIES = 3
 
+
+class Retry(NamedTuple):
+    """When a row that failed is tried again."""
+
+    failures: int
+    due_at: float
+
+
+NOT_TRIED = Retry(0, 0.0)
 _receipts = msgspec.json.Decoder(wire.ReceiptBody)
 
 
@@ -37,18 +52,21 @@ class Report:
         self._identity = identity
         self._outbox = outbox
         self._pulse = pulse
-        self._mailbox = spine.mailbox(ev.StoreResult, ev.ReturnOffer)
+        self._mailbox = spine.mailbox(ev.StoreResult, ev.ReturnOffer, ev.DeliverNow)
         self._news = asyncio.Event()
+        self._retries: dict[str, Retry] = {}
         self._log = structlog.get_logger("report")
         self.unsent: dict[str, LeaseKey] = {}
-        """What the outbox holds, by idempotency key; read from it at the start."""
+        """What the outbox holds, by idempotency key."""
         self.earned_micros = 0
         self.currency = ""
 
+    async def recall(self) -> None:
+        """Read what an earlier life of this agent still has to deliver."""
+        self.unsent.update({row.idem_key: row.key for row in await self._outbox.pending(RECALL_MAX)})
+
     async def run(self) -> None:
         """Run until cancelled."""
-        self.unsent = {row.idem_key: row.key for row in await self._outbox.pending(1 << 20)}
-        self._news.set()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._deliver(), name="deliver")
             while True:
@@ -56,6 +74,9 @@ class Report:
                 match command:
                     case ev.StoreResult(attempt=attempt, sealed=sealed):
                         group.create_task(self._store(attempt, sealed), name=f"store {attempt.key.task_id}")
+                    case ev.DeliverNow():
+                        self._retries.clear()
+                        self._news.set()
                     case ev.ReturnOffer():
                         group.create_task(self._return(command), name=f"return {command.key.task_id}")
 
@@ -108,28 +129,43 @@ class Report:
     # ------------------------------------------------------------------ out of the outbox
 
     async def _deliver(self) -> None:
-        failures = 0
         while True:
-            self._pulse.beat("report", self._spine.clock.monotonic())
-            rows = await self._outbox.pending(BATCH)
-            if not rows:
-                await self._wait_for_news()
-                continue
-            faults = [fault for fault in await asyncio.gather(*map(self._deliver_one, rows)) if fault is not None]
-            if not faults:
-                failures = 0
-                continue
-            self._log.warning("result.undelivered", waiting=len(self.unsent), detail=faults[0].message)
-            await self._caller.back_off(failures, faults[0])
-            failures += 1
+            now = self._spine.clock.monotonic()
+            self._pulse.beat("report", now)
+            rows = await self._outbox.pending(WINDOW)
+            due = [row for row in rows if self._retries.get(row.idem_key, NOT_TRIED).due_at <= now][:BATCH]
+            if due:
+                await asyncio.gather(*map(self._try, due))
+            else:
+                later = [self._retries[row.idem_key].due_at - now for row in rows]
+                await self._wait_for_news(min([IDLE_TURN_S, *later]))
 
-    async def _wait_for_news(self) -> None:
+    async def _wait_for_news(self, limit_s: float) -> None:
+        """New rows and a new session end the wait; the limit shows life to the watchdog."""
         self._news.clear()
+        waits = {asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(self._spine.clock.sleep(limit_s))}
         try:
-            async with asyncio.timeout(30.0):  # shows life to the watchdog; new rows wake it at once
-                await self._news.wait()
-        except TimeoutError:
-            pass
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    async def _try(self, row: OutboxRow) -> None:
+        """Each row has its own backoff: one that is refused for ever never holds up the others."""
+        fault = await self._deliver_one(row)
+        if fault is None:
+            self._retries.pop(row.idem_key, None)
+            return
+        failures = self._retries.get(row.idem_key, NOT_TRIED).failures + 1
+        wait_s = self._caller.pause_s(failures - 1, fault)
+        self._retries[row.idem_key] = Retry(failures, self._spine.clock.monotonic() + wait_s)
+        self._log.warning(
+            "result.undelivered",
+            task=row.key.task_id,
+            failures=failures,
+            retry_s=round(wait_s, 1),
+            detail=fault.message,
+        )
 
     async def _deliver_one(self, row: OutboxRow) -> LinkError | None:
         """Returns the fault instead of raising it, so that one refused row never holds up the others."""

@@ -1,0 +1,321 @@
+"""All stages of one node, wired as the agent wires them, between a scripted coordinator and a scripted engine.
+
+Signatures, transcripts and commitments are real; time is a ManualClock; the world is in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from agent.core import wire
+from agent.core.errors import EngineError, LinkError, LinkFault, StorageError
+from agent.core.fingerprint import Pool
+from agent.core.model import FinishReason, LeaseKey, Reason, Signed, TaskSpec, Usage
+from agent.core.node import Node
+from agent.core.proof.signed import open_signed, seal
+from agent.core.watchdog import Pulse
+from agent.edges.signing import KeyPair, verify
+from agent.ports import EngineOutput, Finished, OutboxRow, Piece
+from agent.stages.advertise import Advertise
+from agent.stages.calls import Caller
+from agent.stages.drain import Drain
+from agent.stages.execute import Execute
+from agent.stages.herald import Herald
+from agent.stages.prove import Prove
+from agent.stages.pull import Pull
+from agent.stages.report import Report
+from agent.stages.spine import Spine
+from agent.stages.stream import Stream
+from agent.stages.watch import Watch
+from tests import builders
+from tests.fakes.clock import ManualClock
+
+Answer = Callable[[Any], wire.DownMessage]
+DOWN = LinkError(LinkFault.UNREACHABLE, "the line is cut")
+
+
+class PaperCoordinator:
+    """Implements ports.Link. Honest, until `answers` says otherwise for a kind of message."""
+
+    def __init__(self) -> None:
+        self.keys = KeyPair.generate()
+        self.messages: list[wire.UpMessage] = []
+        self.chunks: list[wire.Chunk] = []
+        self.blobs: dict[str, bytes] = {}
+        self.answers: dict[type, Answer] = {}
+        self.down = False
+        self._offers: asyncio.Queue[Signed] = asyncio.Queue()
+        self._pushes: asyncio.Queue[wire.Push] = asyncio.Queue()
+        self._seen = asyncio.Condition()
+
+    def offer(self, body: wire.OfferBody) -> None:
+        self.offer_signed(seal(wire.Role.OFFER, wire.encode(body), self.keys.public_key, self.keys.sign))
+
+    def offer_signed(self, signed: Signed) -> None:
+        self._offers.put_nowait(signed)
+
+    def push(self, message: wire.Push) -> None:
+        self._pushes.put_nowait(message)
+
+    def sent(self, kind: type) -> list[Any]:
+        return [message for message in self.messages if isinstance(message, kind)]
+
+    def results(self) -> list[wire.ResultBody]:
+        return [msgspec.json.decode(m.signed.payload, type=wire.ResultBody) for m in self.sent(wire.Result)]
+
+    async def saw(self, kind: type, count: int = 1) -> Any:
+        """Wait for message number `count` of a kind."""
+        async with self._seen, asyncio.timeout(5):
+            await self._seen.wait_for(lambda: len(self.sent(kind)) >= count)
+        return self.sent(kind)[count - 1]
+
+    async def call(self, message: wire.UpMessage) -> wire.DownMessage:
+        await asyncio.sleep(0)
+        async with self._seen:
+            self.messages.append(message)
+            self._seen.notify_all()
+        if self.down:
+            raise DOWN
+        if (answer := self.answers.get(type(message))) is not None:
+            return answer(message)
+        return await self._honest(message)
+
+    async def _honest(self, message: wire.UpMessage) -> wire.DownMessage:
+        match message:
+            case wire.Pull():
+                return wire.Offers(offers=(await self._offers.get(),))
+            case wire.Beat(held=held):
+                return wire.BeatAck(lease_ms=40_000, beat_s=10, renewed=held)
+            case wire.Start(key=key):
+                return wire.StartAck(key=key, ok=True, lease_ms=40_000)
+            case wire.Result(signed=signed):
+                return wire.Receipt(signed=self.receipt(signed))
+            case _:
+                return wire.Ack()
+
+    def receipt(self, signed: Signed, keys: KeyPair | None = None, **changes: Any) -> Signed:
+        result = msgspec.json.decode(signed.payload, type=wire.ResultBody)
+        body = wire.ReceiptBody(
+            **{
+                "receipt_id": "r1",
+                "node_id": result.node_id,
+                "task_id": result.task_id,
+                "attempt": result.attempt,
+                "fence": result.fence,
+                "idem_key": result.idem_key,
+                "status": wire.ReceiptStatus.ACCEPTED,
+                "result_sha256": "00" * 32,
+                "received_at": 0,
+                "amount_micros": 250,
+                "currency": "USD",
+                **changes,
+            }
+        )
+        keys = keys or self.keys
+        return seal(wire.Role.RECEIPT, wire.encode(body), keys.public_key, keys.sign)
+
+    async def post(self, message: wire.Chunk) -> None:
+        if self.down:
+            raise DOWN
+        self.chunks.append(message)
+
+    async def put_blob(self, sha256: str, body: bytes) -> None:
+        if self.down:
+            raise DOWN
+        self.blobs[sha256] = body
+
+    async def pushes(self) -> AsyncIterator[wire.Push]:
+        while True:
+            yield await self._pushes.get()
+
+    def describe(self) -> Mapping[str, str]:
+        return {}
+
+    async def close(self) -> None:
+        return None
+
+
+class PaperEngine:
+    """Implements ports.EnginePool: says `words`, then finishes; a test may hold it or let it fail."""
+
+    def __init__(self, slots: int = 2) -> None:
+        self.facts: Pool = builders.pool(slots=slots)
+        self.words = ["red", ", ", "green"]
+        self.fails: EngineError | None = None
+        self.unfit: EngineError | None = None
+        self.finishes = True
+        self.go = asyncio.Event()
+        self.go.set()
+        self.began = asyncio.Event()
+        self.started = 0
+        self.stopped = 0
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        changed()
+        await asyncio.Event().wait()
+
+    async def check(self, _task: TaskSpec) -> None:
+        if self.unfit is not None:
+            raise self.unfit
+
+    async def generate(self, _task: TaskSpec) -> AsyncGenerator[EngineOutput, None]:
+        self.started += 1
+        done = False
+        try:
+            yield Piece(self.words[0], 10, -0.5, (10, 11), (-0.5, -1.5))
+            self.began.set()
+            await self.go.wait()
+            for number, word in enumerate(self.words[1:]):
+                yield Piece(word, 20 + number, -0.1, (20 + number,), (-0.1,))
+            if self.fails is not None:
+                raise self.fails
+            if self.finishes:
+                usage = Usage(prompt_tokens=5, completion_tokens=len(self.words))
+                yield Finished(finish=FinishReason.STOP, usage=usage, request_sha256="11" * 32)
+            done = True
+        finally:
+            self.stopped += not done
+
+
+class PaperOutbox:
+    """Implements ports.Outbox in memory; `full` refuses writes."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, OutboxRow] = {}
+        self.ledger: dict[str, wire.ReceiptBody] = {}
+        self.full = False
+
+    async def put(self, row: OutboxRow) -> None:
+        if self.full:
+            raise StorageError("no space left", full=True, remedy="Make room")
+        self.rows[row.idem_key] = row
+
+    async def pending(self, limit: int) -> Sequence[OutboxRow]:
+        return list(self.rows.values())[:limit]
+
+    async def settle(self, idem_key: str, receipt: Signed, body: wire.ReceiptBody) -> None:
+        assert receipt.payload
+        self.ledger[idem_key] = body
+        del self.rows[idem_key]
+
+    async def settled(self, idem_key: str) -> bool:
+        return idem_key in self.rows or idem_key in self.ledger
+
+
+class PaperTranscripts:
+    """Implements ports.Transcripts in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[LeaseKey, bytes] = {}
+        self.fails: StorageError | None = None
+
+    async def keep(self, key: LeaseKey, transcript: bytes, until: float) -> None:
+        assert until > 0
+        if self.fails is not None:
+            raise self.fails
+        self.kept[key] = transcript
+
+    async def sweep(self, now: float) -> int:
+        return 0
+
+
+class PaperIdentity:
+    """Implements ports.Identity with real keys."""
+
+    def __init__(self, coordinator: KeyPair) -> None:
+        self.keys = KeyPair.generate()
+        self.node_id = builders.NODE
+        self.public_key = self.keys.public_key
+        self.coordinator_key = coordinator.public_key
+
+    def sign(self, digest: bytes) -> str:
+        return self.keys.sign(digest)
+
+    def verify(self, key: str, signature: str, digest: bytes) -> bool:
+        return verify(key, signature, digest)
+
+
+class Rig:
+    """One node. `async with Rig() as rig` runs every loop."""
+
+    def __init__(self, slots: int = 2) -> None:
+        self.clock = ManualClock()
+        self.coordinator = PaperCoordinator()
+        self.engine = PaperEngine(slots)
+        self.outbox = PaperOutbox()
+        self.transcripts = PaperTranscripts()
+        self.identity = PaperIdentity(self.coordinator.keys)
+        rng = random.Random(1)
+        self.pulse = Pulse({"advertise": 60, "watch": 60, "report": 60}, started=0)
+        self.spine = Spine(Node(builders.NODE), self.clock)
+        self.node = self.spine.node
+        pools = {"main": self.engine}
+        self.caller = Caller(self.coordinator, self.clock, self.pulse, rng)
+        self.stream = Stream(self.coordinator)
+        self.execute = Execute(self.spine, self.caller, pools, self.stream, top_logprobs=40)
+        self.report = Report(self.spine, self.caller, self.identity, self.outbox, self.pulse)
+        self.herald = Herald(self.spine, self.identity, builders.fingerprint(), self.report.unsent.values)
+        self.prove = Prove(self.spine, self.identity, pools, self.transcripts, top_logprobs=40, retention_s=3600)
+        self.pull = Pull(self.spine, self.caller, self.identity, self.outbox)
+        self.advertise = Advertise(self.spine, self.caller, self.herald, self.pulse, rng, drain_limit_s=60)
+        self.watch = Watch(self.spine, self.pulse)
+        self.drain = Drain(self.spine, self.pull, self.report, self.coordinator)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Rig:
+        await self.report.recall()
+        loops = [
+            self.advertise.run(),
+            self.pull.run(["main"]),
+            self.execute.run(),
+            self.stream.run(),
+            self.prove.run(),
+            self.report.run(),
+            self.watch.run(),
+        ]
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
+        self.pool_ready(True)
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        ended = await asyncio.gather(*self._tasks, return_exceptions=True)
+        faults = [e for e in ended if isinstance(e, BaseException) and not isinstance(e, asyncio.CancelledError)]
+        assert not faults, faults
+
+    def pool_ready(self, ready: bool) -> None:
+        from agent.core.events import PoolChanged
+
+        self.engine.facts = msgspec.structs.replace(self.engine.facts, ready=ready)
+        self.spine.feed(PoolChanged(pool=self.engine.facts))
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Wait for a change of the node after which `condition` holds."""
+        async with asyncio.timeout(5):
+            while not condition():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.05):  # some conditions are the world's, not the node's
+                        await self.spine.changed()
+
+    async def pass_time(self, seconds: float, step_s: float = 0.25) -> None:
+        """Move the clock in small steps, letting everybody act between them."""
+        for _ in range(round(seconds / step_s)):
+            self.clock.advance(step_s)
+            for _ in range(10):
+                await asyncio.sleep(0)
+
+    def opened(self, result: wire.Result) -> wire.ResultBody:
+        """A result's body, once the node's signature was verified."""
+        raw = open_signed(wire.Role.RESULT, result.signed, self.identity.public_key, verify)
+        return msgspec.json.decode(raw, type=wire.ResultBody)
+
+
+def crash(reason: Reason = Reason.ENGINE_CRASHED) -> EngineError:
+    return EngineError(reason, "the engine died: Illegal instruction")

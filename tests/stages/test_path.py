@@ -1,0 +1,292 @@
+"""The path of a task through all stages, and every way in which it is left."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from agent.core import events as ev
+from agent.core import wire
+from agent.core.errors import LinkError, LinkFault, StorageError
+from agent.core.model import LeaseKey, Outcome, Reason, State
+from agent.core.node import NodeState
+from agent.core.proof.commitment import verify_commitment
+from agent.core.proof.header import check_against_offer
+from agent.core.proof.signed import seal
+from agent.edges.signing import KeyPair, verify
+from tests import builders
+from tests.stages.rig import Rig, crash
+
+
+async def test_a_task_is_computed_committed_to_and_receipted() -> None:
+    async with Rig() as rig:
+        offer = builders.offer()
+        rig.coordinator.offer(offer)
+        result = await rig.coordinator.saw(wire.Result)
+        await rig.until(lambda: rig.outbox.ledger)
+        body = rig.opened(result)
+        assert (body.outcome, body.reason) == (Outcome.SUCCEEDED, Reason.COMPLETED)
+        assert msgspec.json.decode(result.output)["text"] == "red, green"
+        assert hashlib.sha256(result.output.encode()).hexdigest() == body.output_sha256
+        assert body.commitment is not None
+        header = verify_commitment(body.commitment, rig.identity.public_key, verify)
+        check_against_offer(header, offer)
+        assert header.output_sha256 == body.output_sha256
+        assert list(rig.transcripts.kept) == [offer.key]
+        assert rig.outbox.rows == {}
+        assert rig.report.earned_micros == 250
+        assert rig.node.attempts == {}
+
+
+async def test_nothing_runs_before_the_start_is_confirmed() -> None:
+    async with Rig() as rig:
+        rig.coordinator.answers[wire.Start] = lambda m: wire.StartAck(key=m.key, ok=False, detail="leased again")
+        rig.coordinator.offer(builders.offer())
+        await rig.until(lambda: rig.node.closed)
+        assert rig.engine.started == 0
+        assert (rig.node.closed[0].reason, rig.node.closed[0].detail) == (Reason.START_REFUSED, "leased again")
+
+
+async def test_streamed_chunks_carry_the_whole_text_in_order() -> None:
+    async with Rig() as rig:
+        rig.engine.words = [f"w{n} " for n in range(70)]
+        rig.coordinator.offer(builders.offer())
+        await rig.until(lambda: rig.outbox.ledger)
+        await rig.until(lambda: sum(chunk.tokens for chunk in rig.coordinator.chunks) == 70)
+        chunks = rig.coordinator.chunks
+        assert [chunk.index for chunk in chunks] == list(range(len(chunks)))
+        assert "".join(chunk.text for chunk in chunks) == "".join(rig.engine.words)
+        assert any(chunk.leaf for chunk in chunks)
+
+
+async def test_offers_that_the_pinned_coordinator_did_not_sign_are_not_acted_on() -> None:
+    async with Rig() as rig:
+        stranger, good = KeyPair.generate(), builders.offer("good")
+        ours = rig.coordinator.keys
+        forged = seal(wire.Role.OFFER, wire.encode(builders.offer("forged")), stranger.public_key, stranger.sign)
+        claimed = msgspec.structs.replace(forged, key=ours.public_key)
+        other_purpose = seal(wire.Role.RECEIPT, wire.encode(builders.offer("purpose")), ours.public_key, ours.sign)
+        honest = seal(wire.Role.OFFER, wire.encode(good), ours.public_key, ours.sign)
+        tampered = msgspec.structs.replace(
+            honest, payload=honest.payload.replace('"lease_ms":40000', '"lease_ms":90000')
+        )
+        unknown = wire.encode(builders.offer("unknown"))[:-1] + b',"run_as":"root"}'
+        unknown_field = seal(wire.Role.OFFER, unknown, ours.public_key, ours.sign)
+        for bad in (forged, claimed, other_purpose, tampered, unknown_field):
+            rig.coordinator.offer_signed(bad)
+        rig.coordinator.offer(good)
+        await rig.until(lambda: rig.outbox.ledger)
+        assert rig.engine.started == 1
+        assert [start.key.task_id for start in rig.coordinator.sent(wire.Start)] == ["good"]
+
+
+async def test_an_offer_that_does_not_fit_is_declined_before_it_starts() -> None:
+    async with Rig() as rig:
+        rig.engine.unfit = crash(Reason.CONTEXT_TOO_LONG)
+        rig.coordinator.offer(builders.offer())
+        decline = await rig.coordinator.saw(wire.Decline)
+        assert decline.reason is Reason.CONTEXT_TOO_LONG
+        assert rig.coordinator.sent(wire.Start) == []
+
+
+async def test_a_replayed_offer_is_declined() -> None:
+    async with Rig() as rig:
+        rig.coordinator.offer(builders.offer())
+        await rig.until(lambda: rig.outbox.ledger)
+        rig.coordinator.offer(builders.offer())
+        decline = await rig.coordinator.saw(wire.Decline)
+        assert decline.reason is Reason.REPLAYED_OFFER
+        assert rig.engine.started == 1
+
+
+async def test_an_engine_that_dies_gives_a_failed_result_with_the_reason() -> None:
+    async with Rig() as rig:
+        rig.engine.fails = crash()
+        rig.coordinator.offer(builders.offer())
+        body = rig.opened(await rig.coordinator.saw(wire.Result))
+        assert (body.outcome, body.reason) == (Outcome.FAILED, Reason.ENGINE_CRASHED)
+        assert "Illegal instruction" in body.detail
+        assert body.commitment is None
+
+
+async def test_an_engine_that_stops_before_it_finished_is_not_believed() -> None:
+    async with Rig() as rig:
+        rig.engine.finishes = False
+        rig.coordinator.offer(builders.offer())
+        body = rig.opened(await rig.coordinator.saw(wire.Result))
+        assert (body.outcome, body.reason) == (Outcome.FAILED, Reason.ENGINE_GARBAGE)
+
+
+async def test_a_transcript_that_cannot_be_kept_is_no_result() -> None:
+    async with Rig() as rig:
+        rig.transcripts.fails = StorageError("no space left", full=True)
+        rig.coordinator.offer(builders.offer())
+        body = rig.opened(await rig.coordinator.saw(wire.Result))
+        assert (body.outcome, body.reason) == (Outcome.FAILED, Reason.STORAGE_FULL)
+
+
+async def test_a_cancelled_task_stops_its_engine_at_once() -> None:
+    async with Rig() as rig:
+        rig.engine.go.clear()
+        rig.coordinator.offer(builders.offer())
+        await rig.engine.began.wait()
+        key = builders.offer().key
+        rig.coordinator.push(wire.Cancel(key=key, reason=Reason.CANCELLED_BY_REQUESTER))
+        await rig.until(lambda: rig.engine.stopped)
+        assert rig.node.closed[-1].outcome is Outcome.CANCELLED
+        assert rig.node.free("main") == 2
+        assert rig.coordinator.sent(wire.Result) == []
+
+
+async def test_a_partitioned_node_stops_its_own_work_before_the_lease_ends() -> None:
+    async with Rig() as rig:
+        rig.engine.go.clear()
+        rig.coordinator.offer(builders.offer(lease_ms=20_000))
+        rig.coordinator.answers[wire.Start] = lambda m: wire.StartAck(key=m.key, ok=True, lease_ms=20_000)
+        await rig.engine.began.wait()
+        rig.coordinator.down = True
+        await rig.pass_time(17.5)
+        assert rig.engine.stopped == 0
+        await rig.pass_time(1.0)
+        assert rig.engine.stopped == 1
+        assert rig.node.closed[-1].reason is Reason.LEASE_EXPIRED
+
+
+async def test_a_start_that_gets_no_answer_is_asked_again_until_the_lease_ends() -> None:
+    async with Rig() as rig:
+        rig.coordinator.answers[wire.Start] = _unreachable
+        rig.coordinator.offer(builders.offer(lease_ms=10_000))
+        await rig.coordinator.saw(wire.Start)
+        await rig.pass_time(9.0)
+        assert len(rig.coordinator.sent(wire.Start)) > 1
+        assert rig.engine.started == 0
+        assert rig.node.closed[-1].reason is Reason.LEASE_EXPIRED
+
+
+def _unreachable(_message: object) -> wire.DownMessage:
+    raise LinkError(LinkFault.UNREACHABLE, "no answer")
+
+
+async def test_a_result_outlives_a_coordinator_that_is_away() -> None:
+    async with Rig() as rig:
+        rig.engine.go.clear()
+        rig.coordinator.offer(builders.offer())
+        await rig.engine.began.wait()
+        rig.coordinator.down = True
+        rig.engine.go.set()
+        await rig.coordinator.saw(wire.Result)
+        await rig.until(lambda: rig.outbox.rows)
+        rig.coordinator.down = False
+        await rig.pass_time(5.0)
+        await rig.until(lambda: rig.outbox.ledger)
+        assert rig.outbox.rows == {}
+
+
+async def test_a_receipt_that_the_coordinator_did_not_sign_settles_nothing() -> None:
+    async with Rig() as rig:
+        stranger = KeyPair.generate()
+        wrong = [
+            lambda m: wire.Receipt(signed=rig.coordinator.receipt(m.signed, stranger)),
+            lambda m: wire.Receipt(signed=rig.coordinator.receipt(m.signed, idem_key="another")),
+        ]
+        for number, answer in enumerate(wrong, start=1):
+            rig.coordinator.answers[wire.Result] = answer
+            rig.coordinator.offer(builders.offer(f"t{number}"))
+            await rig.until(lambda n=number: len(rig.outbox.rows) == n)
+            await rig.coordinator.saw(wire.Result, number)
+        assert rig.outbox.ledger == {}
+        del rig.coordinator.answers[wire.Result]
+        await rig.pass_time(10.0)
+        await rig.until(lambda: len(rig.outbox.ledger) == 2)
+
+
+async def test_a_full_disk_stops_new_work_and_loses_nothing() -> None:
+    async with Rig() as rig:
+        rig.outbox.full = True
+        rig.coordinator.offer(builders.offer())
+        await rig.until(rig.node.gates)
+        assert rig.node.gates()[0].reason is Reason.STORAGE_FULL
+        assert rig.node.credit("main") is None
+        assert rig.coordinator.sent(wire.Result) == []
+        rig.outbox.full = False
+        await rig.pass_time(6.0)
+        await rig.until(lambda: rig.outbox.ledger)
+        assert rig.node.gates() == []
+
+
+async def test_a_large_output_goes_up_as_a_blob_first() -> None:
+    async with Rig() as rig:
+        rig.engine.words = ["x" * 1000] * 200
+        rig.coordinator.offer(builders.offer())
+        result = await rig.coordinator.saw(wire.Result)
+        assert result.output is None
+        assert hashlib.sha256(rig.coordinator.blobs[result.blob]).hexdigest() == rig.opened(result).output_sha256
+
+
+async def test_results_of_an_earlier_life_are_told_in_the_hello_and_delivered() -> None:
+    first = Rig()
+    async with first:
+        first.coordinator.answers[wire.Result] = _unreachable
+        first.coordinator.offer(builders.offer())
+        await first.until(lambda: first.outbox.rows)
+    second = Rig()
+    second.outbox = first.outbox
+    second.report._outbox = first.outbox
+    second.identity.coordinator_key = second.coordinator.keys.public_key
+    async with second:
+        assert second.herald.hello("00").unsent == (builders.offer().key,)
+        await second.until(lambda: second.outbox.ledger)
+    assert len(second.coordinator.results()) == 1
+
+
+async def test_beats_carry_what_is_held_and_obey_the_server_within_reason() -> None:
+    async with Rig() as rig:
+        rig.engine.go.clear()
+        rig.coordinator.offer(builders.offer())
+        await rig.engine.began.wait()
+        rig.coordinator.answers[wire.Beat] = lambda m: wire.BeatAck(lease_ms=40_000, beat_s=1e9, renewed=m.held)
+        rig.spine.feed(ev.PauseAsked())  # a change of state is told at once
+        await rig.until(lambda: rig.coordinator.sent(wire.Beat)[-1].state == "paused")
+        beat = rig.coordinator.sent(wire.Beat)[-1]
+        assert beat.held == (builders.offer().key,)
+        assert beat.reason == "paused"
+        await rig.until(lambda: rig.herald.beat_s == 60.0)
+
+
+async def test_directives_are_obeyed_and_unknown_ones_ignored() -> None:
+    async with Rig() as rig:
+        for kind, state in (("pause", NodeState.PAUSED), ("resume", NodeState.SERVING), ("drain", NodeState.DRAINED)):
+            rig.coordinator.push(wire.Directed(directive=wire.Directive(kind="format-disk")))
+            rig.coordinator.push(wire.Directed(directive=wire.Directive(kind=kind)))
+            await rig.until(lambda wanted=state: rig.node.state is wanted)
+
+
+async def test_a_session_that_no_longer_wants_our_lease_stops_it() -> None:
+    async with Rig() as rig:
+        rig.engine.go.clear()
+        rig.coordinator.offer(builders.offer())
+        await rig.engine.began.wait()
+        hello = rig.herald.hello("00")
+        assert hello.running == (builders.offer().key,)
+        rig.herald.welcomed(
+            wire.Welcome(session="s", session_ttl_s=60, proto=1, server_time=0, beat_s=10, lease_s=40, wanted=())
+        )
+        await rig.until(lambda: rig.engine.stopped)
+        assert rig.node.closed[-1].reason is Reason.LEASE_LOST
+
+
+async def test_a_bug_in_one_attempt_ends_that_attempt_alone() -> None:
+    async with Rig() as rig:
+        rig.engine.words = ["ok", None]  # type: ignore[list-item]
+        rig.coordinator.offer(builders.offer("bad"))
+        body = rig.opened(await rig.coordinator.saw(wire.Result))
+        assert (body.outcome, body.reason) == (Outcome.FAILED, Reason.INTERNAL)
+        rig.engine.words = ["ok"]
+        rig.coordinator.offer(builders.offer("good"))
+        await rig.until(lambda: len(rig.outbox.ledger) == 2)
+
+
+def test_states_of_the_path_are_the_states_of_the_model() -> None:
+    assert [state.value for state in State] == ["leased", "staging", "running", "proving", "reporting", "closed"]
+    assert isinstance(builders.offer().key, LeaseKey)
