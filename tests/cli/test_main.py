@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -82,7 +83,7 @@ def test_version_is_one_json_object() -> None:
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
-    shell = f"{sys.executable} -m agent config init --stdout; echo $? >&2"
+    shell = f"{shlex.quote(sys.executable)} -m agent config init --stdout; echo $? >&2"
     ran = subprocess.run(["sh", "-c", f"({shell}) | true"], capture_output=True, check=False, text=True, timeout=60)
     assert ran.stderr == "1\n"
 
