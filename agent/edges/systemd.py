@@ -13,6 +13,8 @@ from agent.ports import Clock
 _SEND_TIMEOUT_S = 1.0
 """The manager's receive queue may be full for a moment; it is never worth more than this."""
 _MAX_STATUS = 400
+START_STEP_S = 60.0
+"""Shorter than the unit's TimeoutStartSec; a hung start is noticed after so long."""
 
 
 class ServiceManager:
@@ -91,6 +93,16 @@ def watchdog_period_s(environ: Mapping[str, str] = os.environ, pid: int | None =
     if not limit_usec.isdigit() or int(limit_usec) == 0:
         return None
     return int(limit_usec) / 2e6
+
+
+async def keep_starting(manager: ServiceManager, clock: Clock) -> None:
+    """Until cancelled, ask for more time to start: a large model takes minutes to check, and a coordinator may be down.
+
+    What still counts as hung is an event loop that no longer turns.
+    """
+    while True:
+        manager.extend_timeout(START_STEP_S)
+        await clock.sleep(START_STEP_S / 3)
 
 
 async def keep_alive(

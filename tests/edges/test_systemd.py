@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.edges.systemd import ServiceManager, keep_alive, watchdog_period_s
+from agent.edges.systemd import ServiceManager, keep_alive, keep_starting, watchdog_period_s
 
 
 class Listening:
@@ -124,3 +124,13 @@ async def test_a_loop_that_stands_still_starves_the_watchdog_and_says_so(
         clock.steps.release()
         assert await asyncio.to_thread(listening.heard) == ["STATUS=stuck: the pull loop has not turned"]
         feeding.cancel()
+
+
+async def test_a_long_start_asks_for_time_again_and_again(manager: ServiceManager, listening: Listening) -> None:
+    clock = SteppedClock()
+    async with asyncio.TaskGroup() as group:
+        asking = group.create_task(keep_starting(manager, clock))
+        for _ in range(3):
+            assert await asyncio.to_thread(listening.heard) == ["EXTEND_TIMEOUT_USEC=60000000"]
+            clock.steps.release()
+        asking.cancel()

@@ -33,6 +33,8 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
 def _install(box: Box) -> None:
     """As docs/install.md does it, but with the packages of this test run instead of a download."""
+    box.write("/etc/ld.so.conf.d/00-python.conf", "/opt/python/lib\n")  # an interpreter may be a shared library
+    box.run("ldconfig")
     box.run(PYTHON, "-m", "venv", "--without-pip", VENV)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     box.write(f"{VENV}/lib/python{version}/site-packages/gpu-agent.pth", "/opt/source\n/opt/packages\n")
