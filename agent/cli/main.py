@@ -27,6 +27,7 @@ class Verb(NamedTuple):
 VERBS = {
     "run": Verb("agent.cli.run", "Run the node: probe, advertise, pull, execute, prove, report."),
     "demo": Verb("agent.cli.demo", "Show the whole path on this machine with a real model."),
+    "coordinator": Verb("agent.cli.coordinator", "Run the embedded reference coordinator."),
     "enrol": Verb("agent.cli.enrol", "Join a coordinator with a one-time token."),
     "status": Verb("agent.cli.status", "What the running node does now, and why."),
     "tasks": Verb("agent.cli.tasks", "Tasks that this node has done."),

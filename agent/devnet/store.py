@@ -133,13 +133,14 @@ class Store:
             if writes:
                 connection.execute("COMMIT")
         except (sqlite3.Error, OSError, StorageError) as error:
-            self._fault = _storage_error(self._path, error)
-            self._loop.call_soon_threadsafe(self._fail, batch, self._fault)
+            first, self._fault = self._fault is None, _storage_error(self._path, error)
+            self._loop.call_soon_threadsafe(self._fail, batch, self._fault, first)
         else:
             self._loop.call_soon_threadsafe(_finish, batch)
 
-    def _fail(self, batch: list[_Job], fault: StorageError) -> None:
-        self._broken(fault)
+    def _fail(self, batch: list[_Job], fault: StorageError, first: bool) -> None:
+        if first:
+            self._broken(fault)
         for job in batch:
             if not job.done.done():
                 job.done.set_exception(fault)
@@ -153,6 +154,7 @@ def _finish(batch: list[_Job]) -> None:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    path.touch(mode=0o600)  # SQLite gives its log files the same mode; prompts are nobody else's business
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from agent.core.model import Value
 from agent.core.wire import ReceiptBody
 from agent.devnet.core.asking import live
@@ -15,7 +17,7 @@ class Remembered(Value):
 
     fence: int = 0
     demands: tuple[Demand, ...] = ()
-    progress: dict[str, Progress] = {}
+    progress: dict[str, Progress] = msgspec.field(default_factory=dict)
     receipts: tuple[ReceiptBody, ...] = ()
     nodes: tuple[NodeRecord, ...] = ()
     tokens: tuple[UsedToken, ...] = ()

@@ -1,0 +1,248 @@
+"""The coordinator as one object: `async with Coordinator(state_dir) as c: ... c.url`."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import ipaddress
+import logging
+import os
+import secrets
+import ssl
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+
+from aiohttp import web
+
+from agent.core.errors import AgentError, StorageError
+from agent.core.model import Value
+from agent.core.wire import Directive
+from agent.devnet.blobs import Blobs
+from agent.devnet.core import leasing, presence
+from agent.devnet.core.book import Book
+from agent.devnet.core.restoring import restore
+from agent.devnet.core.rules import Instant, Rules
+from agent.devnet.desk import Clock, Desk
+from agent.devnet.keys import read_or_make_key, read_or_make_secret, verify
+from agent.devnet.node_routes import NodeRoutes
+from agent.devnet.reception import Reception
+from agent.devnet.requester_routes import RequesterRoutes, new_token
+from agent.devnet.sessions import Sessions
+from agent.devnet.store import Store, blobs_in_use
+from agent.devnet.web import MAX_LINE_BYTES, refusing
+from agent.devnet.websocket import WebSocketRoute
+
+logger = logging.getLogger(__name__)
+
+CLOSE_S = 2.0
+"""What is under way when it stops; what takes longer is asked again of whoever comes next."""
+
+
+class StartError(AgentError):
+    """The coordinator cannot start here."""
+
+    exit_code = 69
+
+
+class Options(Value):
+    """What may be set apart from the rules."""
+
+    rules: Rules = Rules()
+    session_ttl_s: float = 1800.0
+    nonce_ttl_s: float = 60.0
+    sweep_s: float = 0.25
+    """How late a lease may be found expired."""
+    tls_cert: Path | None = None
+    """PEM chain; needs `tls_key`. Without TLS only loopback is served."""
+    tls_key: Path | None = None
+
+
+class SystemClock:
+    """The machine's own time."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+class Coordinator:
+    """Serves from `__aenter__` to `__aexit__`; `state_dir` (made 0700) is all that it remembers."""
+
+    url: str
+    public_key: str
+    requester_token: str
+    desk: Desk
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        clock: Clock | None = None,
+        options: Options | None = None,
+    ) -> None:
+        self._state_dir = state_dir
+        self._host = host
+        self._port = port
+        self._clock = clock or SystemClock()
+        self._options = options or Options()
+        self._stack = AsyncExitStack()
+        self.failed = asyncio.Event()
+        """Set when the state cannot be written any more: nothing is served, and a restart is due."""
+
+    async def __aenter__(self) -> Coordinator:
+        """Raises StartError, IdentityError, StorageError."""
+        tls = self._tls()
+        async with AsyncExitStack() as stack:
+            _lock(_made(self._state_dir), stack)
+            self.desk = await self._open_desk(stack)
+            await self._serve(stack, tls)
+            sweeper = asyncio.create_task(self._sweep_for_ever(), name="coordinator-sweeper")
+            stack.push_async_callback(_ended, sweeper)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    def enrol_token(self) -> str:
+        """A new one-time enrolment token. It is stored before any enrolment that uses it is."""
+        token = new_token(self.public_key)
+        self.desk.begin(presence.issue_token(self.desk.book, token))
+        return token
+
+    def direct(self, node_id: str, kind: str, detail: str = "") -> None:
+        """Ask a node to `drain`, `pause`, `resume` or `refingerprint`. Raises Refused."""
+        streaming = self.desk.streaming(node_id)
+        directive = Directive(kind=kind, detail=detail)
+        self.desk.begin(presence.direct(self.desk.book, node_id, directive, streaming=streaming))
+
+    def sweep(self) -> None:
+        """Look at the time now; done every `sweep_s` anyway."""
+        self.desk.begin(leasing.sweep(self.desk.book, self.desk.when()))
+        self.desk.blobs.sweep()
+
+    async def _sweep_for_ever(self) -> None:
+        while not self.failed.is_set():
+            await self._clock.sleep(self._options.sweep_s)
+            if not self.desk.fault:
+                self.sweep()
+
+    async def _open_desk(self, stack: AsyncExitStack) -> Desk:
+        keys = read_or_make_key(self._state_dir / "coordinator.key")
+        self.public_key = keys.public
+        token = self._state_dir / "requester.token"
+        self.requester_token = read_or_make_secret(token, lambda: secrets.token_urlsafe(32))
+        store = Store(self._state_dir / "coordinator.sqlite", self._broken)
+        stack.push_async_callback(store.close)
+        remembered = await store.open()
+        blobs = Blobs(self._state_dir / "blobs", await store.read(blobs_in_use), self._clock.monotonic)
+        book = Book(self._options.rules, keys.public, keys.sign, verify)
+        restore(book, Instant(self._clock.monotonic(), int(self._clock.wall())), remembered)
+        return Desk(book, store, blobs, self._clock)
+
+    def _broken(self, fault: StorageError) -> None:
+        self.desk.broken(fault)
+        self.failed.set()
+
+    async def _serve(self, stack: AsyncExitStack, tls: ssl.SSLContext | None) -> None:
+        sessions = Sessions(self._options.session_ttl_s, self._options.nonce_ttl_s, secrets.token_bytes)
+        reception = Reception(self.desk, sessions, self._clock)
+        stream = WebSocketRoute(reception)
+        application = web.Application(middlewares=[refusing])
+        application.add_routes(NodeRoutes(reception).routes())
+        application.add_routes(stream.routes())
+        application.add_routes(RequesterRoutes(self.desk, self.requester_token).routes())
+        # A parked pull whose client went away must hear of it: it would be granted work that nobody gets.
+        runner = web.AppRunner(
+            application,
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=CLOSE_S,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_LINE_BYTES,
+        )
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        stack.push_async_callback(stream.close)
+        await self._listen(runner, tls)
+
+    async def _listen(self, runner: web.AppRunner, tls: ssl.SSLContext | None) -> None:
+        try:
+            await web.TCPSite(runner, self._host, self._port, ssl_context=tls).start()
+        except OSError as error:
+            raise _cannot_listen(self._host, self._port, error) from error
+        port = runner.addresses[0][1]
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        self.url = f"{'https' if tls else 'http'}://{host}:{port}"
+        logger.info("coordinator.started %s", self.url)
+
+    def _tls(self) -> ssl.SSLContext | None:
+        cert, key = self._options.tls_cert, self._options.tls_key
+        if cert is None and key is None:
+            if not _is_loopback(self._host):
+                remedy = "Give a certificate and its key, or serve 127.0.0.1"
+                raise StartError(f"without TLS nothing but loopback is served, not {self._host}", remedy=remedy)
+            return None
+        if cert is None or key is None:
+            raise StartError("TLS needs both a certificate and its key")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            context.load_cert_chain(cert, key)
+        except (OSError, ssl.SSLError) as error:
+            raise StartError(f"cannot use {cert} with {key}: {error}", remedy="Both are PEM files") from error
+        return context
+
+
+def _made(state_dir: Path) -> Path:
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(
+            f"cannot make {state_dir}: {error.strerror}", remedy="Choose another state directory"
+        ) from error
+    return state_dir
+
+
+def _lock(state_dir: Path, stack: AsyncExitStack) -> None:
+    """One coordinator a state directory: two would grant the same task twice."""
+    try:
+        fd = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, fd)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        taken = error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+        remedy = "Stop it first, or choose another state directory" if taken else "Check the directory's owner"
+        what = "another coordinator uses" if error.errno == errno.EWOULDBLOCK else "cannot lock"
+        raise StartError(f"{what} {state_dir}", remedy=remedy) from error
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> StartError:
+    if error.errno == errno.EADDRINUSE:
+        remedy = "Choose another port, or 0 for any that is free"
+        return StartError(f"port {port} on {host} is taken", remedy=remedy)
+    return StartError(f"cannot listen on {host} port {port}: {error.strerror}", remedy="Check the address and the port")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])

@@ -1,0 +1,76 @@
+"""The node's side over HTTP: one route a message."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from agent.core.wire import (
+    Beat,
+    Bye,
+    Chunk,
+    Decline,
+    EnrolRequest,
+    Pull,
+    Result,
+    Start,
+    Up,
+    tag_of,
+)
+from agent.devnet.core.rules import Refused, bad_message
+from agent.devnet.reception import Reception, read_frame
+from agent.devnet.sessions import Session
+from agent.devnet.web import bearer_of, body_of, framed, json, plain_body, refusal, value_of
+
+_ENROL = msgspec.json.Decoder(EnrolRequest)
+MESSAGES: tuple[type[Up], ...] = (Beat, Pull, Start, Decline, Chunk, Result, Bye)
+
+
+class NodeRoutes:
+    """`POST /v1/{nonce,hello,enrol,beat,pull,start,decline,chunk,result,bye}` and `PUT /v1/blobs/{sha256}`."""
+
+    def __init__(self, reception: Reception) -> None:
+        self._reception = reception
+
+    def routes(self) -> list[web.RouteDef]:
+        named = [web.post(f"/v1/{tag_of(kind)}", self._message) for kind in MESSAGES]
+        return [
+            web.post("/v1/enrol", self._enrol),
+            web.post("/v1/nonce", self._nonce),
+            web.post("/v1/hello", self._hello),
+            web.put("/v1/blobs/{sha256}", self._blob),
+            *named,
+        ]
+
+    async def _enrol(self, request: web.Request) -> web.Response:
+        return json(await self._reception.enrol(await value_of(request, _ENROL)))
+
+    async def _nonce(self, request: web.Request) -> web.Response:
+        await body_of(request, limit=1024)
+        return framed(self._reception.nonce())
+
+    async def _hello(self, request: web.Request) -> web.Response:
+        frame = read_frame(await body_of(request))
+        welcome, _ = await self._reception.hello(frame)
+        return framed(welcome, re=frame.seq)
+
+    async def _message(self, request: web.Request) -> web.Response:
+        session = self._session(request)
+        frame = read_frame(await body_of(request))
+        try:
+            if request.path != f"/v1/{tag_of(frame.msg)}":
+                raise bad_message(f"a {tag_of(frame.msg)} goes to /v1/{tag_of(frame.msg)}, not to {request.path}")
+            return framed(await self._reception.answer(session, frame), re=frame.seq)
+        except Refused as error:
+            return framed(refusal(error), re=frame.seq)
+
+    async def _blob(self, request: web.Request) -> web.Response:
+        self._session(request)
+        plain_body(request)
+        pieces = request.content.iter_chunked(1 << 18)
+        await self._reception.desk.blobs.put(request.match_info["sha256"], request.content_length, aiter(pieces))
+        return web.Response(status=201)
+
+    def _session(self, request: web.Request) -> Session:
+        now = self._reception.desk.when().now
+        return self._reception.sessions.find(now, bearer_of(request))

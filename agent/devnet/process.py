@@ -1,0 +1,61 @@
+"""The coordinator as a process: announces itself, serves, and stops on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.core.errors import StorageError
+from agent.core.model import Value
+from agent.devnet.coordinator import Coordinator, Options
+from agent.devnet.keys import write_secret
+
+
+class Serving(Value):
+    """What to serve, and from where."""
+
+    state_dir: Path
+    host: str
+    port: int
+    options: Options
+    token_file: Path | None = None
+
+
+def serve(serving: Serving, say: Callable[[str], object]) -> None:
+    """Serve until SIGTERM or SIGINT; `say` prints a line. Raises AgentError when it cannot start or go on."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    asyncio.run(_serve(serving, say))
+
+
+async def _serve(serving: Serving, say: Callable[[str], object]) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    coordinator = Coordinator(serving.state_dir, host=serving.host, port=serving.port, options=serving.options)
+    async with coordinator:
+        if serving.token_file:
+            write_secret(serving.token_file, coordinator.enrol_token())
+        for line in _announcement(coordinator, serving):
+            say(line)
+        waits = [asyncio.create_task(event.wait()) for event in (stopped, coordinator.failed)]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+    if coordinator.failed.is_set():
+        raise coordinator.desk.fault or StorageError("the state could not be written")
+    say("stopped; every accepted task and result is on the disk")
+
+
+def _announcement(coordinator: Coordinator, serving: Serving) -> list[str]:
+    token = serving.state_dir / "requester.token"
+    making = f'curl -X POST -H "Authorization: Bearer $(cat {token})" {coordinator.url}/v1/enrol-tokens'
+    return [
+        f"serving {coordinator.url}",
+        f"coordinator key {coordinator.public_key}",
+        f"requester token in {token}",
+        f"enrolment token in {serving.token_file}" if serving.token_file else f"to make an enrolment token: {making}",
+    ]

@@ -1,0 +1,113 @@
+"""What nodes say, whatever the transport: who speaks is checked here, what it means is for the core."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import msgspec
+
+from agent.core.wire import (
+    PROTO_MAX,
+    Ack,
+    Beat,
+    Bye,
+    Chunk,
+    Decline,
+    DownMessage,
+    EnrolReply,
+    EnrolRequest,
+    Hello,
+    Nonce,
+    Pull,
+    Result,
+    Start,
+    UpFrame,
+    Welcome,
+    decode_up,
+)
+from agent.devnet.core import leasing, presence, settling
+from agent.devnet.core.rules import bad_message
+from agent.devnet.desk import Clock, Desk
+from agent.devnet.sessions import Session, Sessions
+
+MAX_CHUNK_BYTES = 64 << 10
+"""Sixteen times what a node coalesces; larger is no stream."""
+
+
+class Reception:
+    """Opens sessions and answers messages. Every method raises Refused."""
+
+    def __init__(self, desk: Desk, sessions: Sessions, clock: Clock) -> None:
+        self.desk = desk
+        self.sessions = sessions
+        self._clock = clock
+
+    def nonce(self) -> Nonce:
+        """The first word of a handshake."""
+        return Nonce(nonce=self.sessions.nonce(self._clock.monotonic()))
+
+    async def enrol(self, request: EnrolRequest) -> EnrolReply:
+        """Trade a token for a node id."""
+        return await self.desk.carry_out(presence.enrol(self.desk.book, self.desk.when(), request))
+
+    async def hello(self, frame: UpFrame) -> tuple[Welcome, Session]:
+        """Open a session."""
+        if not isinstance(frame.msg, Hello):
+            raise bad_message("a session opens with hello")
+        if frame.seq != 0:
+            raise bad_message(f"the hello has seq 0, not {frame.seq}")
+        when = self.desk.when()
+        self.sessions.use_nonce(when.now, frame.msg.nonce)
+        wanted = await self.desk.carry_out(presence.hello(self.desk.book, when, frame.msg.nonce, frame.msg))
+        token, session = self.sessions.open(when.now, frame.msg.node_id)
+        welcome = Welcome(
+            session=token,
+            session_ttl_s=int(self.sessions.ttl_s),
+            proto=min(frame.msg.proto[1], PROTO_MAX),
+            server_time=self._clock.wall(),
+            beat_s=self.desk.book.rules.beat_s,
+            lease_s=self.desk.book.rules.lease_s,
+            wanted=wanted,
+        )
+        return welcome, session
+
+    async def answer(self, session: Session, frame: UpFrame) -> DownMessage:  # noqa: PLR0911  (one return a message)
+        """Answer one message of a session."""
+        when = self.desk.when()
+        self.sessions.check(when.now, session)
+        session.admit(frame.seq)
+        desk, node_id = self.desk, session.node_id
+        match frame.msg:
+            case Beat():
+                return await desk.carry_out(presence.beat(desk.book, when, node_id, frame.msg))
+            case Pull():
+                return await desk.pull(node_id, frame.msg)
+            case Start():
+                return await desk.carry_out(leasing.start(desk.book, when, node_id, frame.msg.key))
+            case Decline():
+                return await desk.carry_out(leasing.decline(desk.book, when, node_id, frame.msg))
+            case Chunk():
+                return self._chunk(node_id, frame.msg)
+            case Result():
+                size = desk.blobs.size_of(frame.msg.blob)
+                return await desk.carry_out(settling.deliver(desk.book, when, node_id, frame.msg, size))
+            case Bye():
+                return await desk.carry_out(presence.bye(desk.book, when, node_id, frame.msg))
+            case Hello():
+                raise bad_message("this session is open already")
+            case _:
+                assert_never(frame.msg)
+
+    def _chunk(self, node_id: str, chunk: Chunk) -> Ack:
+        if len(chunk.text) > MAX_CHUNK_BYTES:
+            raise bad_message(f"a chunk of {len(chunk.text)} characters; at most {MAX_CHUNK_BYTES}")
+        self.desk.chunk(node_id, chunk)
+        return Ack()
+
+
+def read_frame(raw: bytes | str) -> UpFrame:
+    """Raises Refused(BAD_MESSAGE) that says where."""
+    try:
+        return decode_up(raw)
+    except msgspec.DecodeError as error:
+        raise bad_message(f"not a frame of this protocol: {error}") from error

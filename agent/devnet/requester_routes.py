@@ -1,0 +1,177 @@
+"""The requester's side: tasks, their events, receipts, the ledger, nodes."""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from aiohttp import web
+
+from agent.core.wire import Directive, ReceiptBundle, RefusalCode
+from agent.devnet.core import asking, presence
+from agent.devnet.core.records import ENDED, Settlement, Task, TaskState
+from agent.devnet.core.rules import Refused
+from agent.devnet.desk import Desk
+from agent.devnet.store import ledger, settlement_of
+from agent.devnet.streams import Place, StateSeen, event_bytes
+from agent.devnet.views import (
+    Cancelled,
+    Health,
+    Ledger,
+    Nodes,
+    Submitted,
+    TaskView,
+    TokenMade,
+    node_view,
+    task_view,
+)
+from agent.devnet.web import bearer_of, body_of, json, value_of
+
+QUIET_S = 15.0
+"""Silence after which a comment keeps the stream alive; proxies give up at 30 to 60 s."""
+_ASKED = msgspec.json.Decoder(asking.TaskAsked)
+_DIRECTIVE = msgspec.json.Decoder(Directive)
+_PLACE = re.compile(r"(\d{1,9})\.(\d{1,9})")
+
+Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class RequesterRoutes:
+    """Every route but /healthz needs the requester token."""
+
+    def __init__(self, desk: Desk, token: str) -> None:
+        self._desk = desk
+        self._token = token.encode()
+
+    def routes(self) -> list[web.RouteDef]:
+        closed = self._closed
+        return [
+            web.get("/healthz", self._health),
+            web.post("/v1/tasks", closed(self._submit)),
+            web.get("/v1/tasks/{id}", closed(self._show)),
+            web.delete("/v1/tasks/{id}", closed(self._cancel)),
+            web.get("/v1/tasks/{id}/events", closed(self._events)),
+            web.get("/v1/tasks/{id}/output", closed(self._output)),
+            web.get("/v1/tasks/{id}/receipt", closed(self._receipt)),
+            web.get("/v1/ledger", closed(self._ledger)),
+            web.get("/v1/nodes", closed(self._nodes)),
+            web.post("/v1/nodes/{id}/directives", closed(self._direct)),
+            web.post("/v1/enrol-tokens", closed(self._enrol_token)),
+        ]
+
+    def _closed(self, route: Route) -> Route:
+        async def checked(request: web.Request) -> web.StreamResponse:
+            if not hmac.compare_digest(bearer_of(request).encode(), self._token):
+                raise Refused(RefusalCode.BAD_TOKEN, "this is not the requester token of this coordinator")
+            return await route(request)
+
+        return checked
+
+    async def _health(self, _: web.Request) -> web.StreamResponse:
+        if self._desk.fault:
+            return json(Health(status="cannot write its state"), status=503)
+        return json(Health(status="ok"))
+
+    # ----------------------------------------------------------------------- tasks
+
+    async def _submit(self, request: web.Request) -> web.StreamResponse:
+        asked = await value_of(request, _ASKED)
+        task_id, nonce = f"t-{secrets.token_hex(12)}", secrets.token_hex(32)
+        decision = asking.submit(self._desk.book, self._desk.when(), asked, task_id, nonce)
+        return json(Submitted(task_id=await self._desk.carry_out(decision)), status=201)
+
+    async def _show(self, request: web.Request) -> web.StreamResponse:
+        return json(await self._view(self._task(request)))
+
+    async def _cancel(self, request: web.Request) -> web.StreamResponse:
+        task_id = request.match_info["id"]
+        state = await self._desk.carry_out(asking.cancel(self._desk.book, self._desk.when(), task_id))
+        return json(Cancelled(task_id=task_id, state=state))
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        task = self._task(request)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+        await response.prepare(request)
+        if task.progress.state not in ENDED:
+            events = self._desk.streams.follow(task.task_id, _state_of(task), _place_of(request), QUIET_S)
+            async for event in events:
+                await response.write(b": still here\n\n" if event is None else event_bytes(event))
+        view = await self._view(task)
+        await response.write(b"event: result\ndata: " + msgspec.json.encode(view) + b"\n\n")
+        await response.write_eof()
+        return response
+
+    async def _output(self, request: web.Request) -> web.StreamResponse:
+        settlement = await self._settlement(self._task(request))
+        if settlement.blob:
+            kind = {"Content-Type": "text/plain; charset=utf-8"}
+            return web.FileResponse(self._desk.blobs.path_of(settlement.blob), headers=kind)
+        return web.Response(text=settlement.output or "")
+
+    async def _receipt(self, request: web.Request) -> web.StreamResponse:
+        settlement = await self._settlement(self._task(request))
+        bundle = ReceiptBundle(
+            coordinator_key=self._desk.book.key,
+            offer=settlement.offer,
+            result=settlement.result,
+            receipt=settlement.receipt,
+            output=settlement.output,
+        )
+        return json(bundle)
+
+    # ----------------------------------------------------------------------- the rest
+
+    async def _ledger(self, _: web.Request) -> web.StreamResponse:
+        lines = await self._desk.store.read(ledger)
+        total = sum(line.amount_micros for line in lines)
+        return json(Ledger(lines=lines, total_micros=total, currency=self._desk.book.rules.currency))
+
+    async def _nodes(self, _: web.Request) -> web.StreamResponse:
+        now = self._desk.when().now
+        return json(Nodes(nodes=tuple(node_view(node, now) for node in self._desk.book.nodes.values())))
+
+    async def _direct(self, request: web.Request) -> web.StreamResponse:
+        directive = await value_of(request, _DIRECTIVE)
+        node_id = request.match_info["id"]
+        streaming = self._desk.streaming(node_id)
+        await self._desk.carry_out(presence.direct(self._desk.book, node_id, directive, streaming=streaming))
+        return json(directive, status=202)
+
+    async def _enrol_token(self, request: web.Request) -> web.StreamResponse:
+        await body_of(request, limit=1024)
+        token = new_token(self._desk.book.key)
+        await self._desk.carry_out(presence.issue_token(self._desk.book, token))
+        return json(TokenMade(token=token), status=201)
+
+    def _task(self, request: web.Request) -> Task:
+        return self._desk.book.task(request.match_info["id"])
+
+    async def _view(self, task: Task) -> TaskView:
+        progress = task.progress
+        settlement = await self._desk.store.read(settlement_of(progress.settled_by)) if progress.settled_by else None
+        return task_view(task, settlement)
+
+    async def _settlement(self, task: Task) -> Settlement:
+        key = task.progress.settled_by
+        settlement = await self._desk.store.read(settlement_of(key)) if key else None
+        if settlement is None:
+            raise Refused(RefusalCode.NOT_FOUND, f"task {task.task_id} is {task.progress.state}: it has no result")
+        return settlement
+
+
+def new_token(coordinator_key: str) -> str:
+    """A one-time enrolment token with 256 bits of chance."""
+    return f"ga1.{secrets.token_urlsafe(32)}.{coordinator_key}"
+
+
+def _state_of(task: Task) -> StateSeen:
+    lease = task.progress.lease if task.progress.state is TaskState.LEASED else None
+    return StateSeen(state=task.progress.state, attempt=task.progress.attempt, node_id=lease.node_id if lease else "")
+
+
+def _place_of(request: web.Request) -> Place:
+    match = _PLACE.fullmatch(request.headers.get("Last-Event-ID", ""))
+    return Place(int(match[1]), int(match[2])) if match else Place()
