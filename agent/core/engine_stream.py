@@ -25,7 +25,7 @@ _TEXT_ID = "token_id:"
 
 
 class Token(msgspec.Struct, frozen=True, gc=False):
-    """One generated token. A token that the engine counted but did not show has no text and no id."""
+    """One generated token. A token that the engine counted but withheld has neither text nor id."""
 
     text: str
     id: int | None = None
@@ -157,8 +157,9 @@ class Answer:
         self._add(len(tokens))
         return tokens
 
-    def end(self) -> tuple[Sequence[Token], FinishReason, Usage]:
-        """Call when the stream is over: tokens that were counted but never shown, why it ended, and the usage.
+    def end(self) -> tuple[FinishReason, Usage]:
+        """Call when the stream is over: why it ended, and the usage. The usage may count tokens that were not shown:
+        those that made a stop string or ended the text.
 
         Raises EngineError(ENGINE_GARBAGE) when the answer is incomplete or contradicts itself.
         """
@@ -171,9 +172,7 @@ class Answer:
             raise garbage(f"it counts {claimed} tokens where {self._limit} were allowed")
         if self._shows_tokens and claimed < self._count:
             raise garbage(f"it counts {claimed} tokens but showed {self._count}")
-        hidden = claimed - self._count if self._shows_tokens else 0
-        usage = Usage(prompt_tokens=self._usage.prompt_tokens, completion_tokens=claimed)
-        return (Token(text=""),) * hidden, self._finish, usage
+        return self._finish, Usage(prompt_tokens=self._usage.prompt_tokens, completion_tokens=claimed)
 
     def _parse(self, payload: bytes) -> _Chunk:
         try:

@@ -97,9 +97,7 @@ class OpenAIClient:
                     yield _piece(token)
                 if answer.done:
                     break
-        hidden, finish, usage = answer.end()
-        for token in hidden:
-            yield _piece(token)
+        finish, usage = answer.end()
         # When the counts differ, the engine made another prompt than we think: then we do not know its tokens.
         known = prompt_ids if len(prompt_ids) == usage.prompt_tokens else ()
         yield Finished(

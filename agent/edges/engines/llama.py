@@ -1,0 +1,242 @@
+"""A supervised llama-server in a sandbox: started, proven ready by a canary, watched, decoded, restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import NamedTuple
+
+import msgspec
+import structlog
+
+from agent.core import backoff
+from agent.core.engines import PROFILES
+from agent.core.errors import EngineError, ModelError, SandboxError
+from agent.core.fingerprint import Pool
+from agent.core.model import Reason, TaskSpec, Value
+from agent.edges.engines import exits
+from agent.edges.engines.launch import LlamaSettings, determinism_class, sandbox_spec
+from agent.edges.engines.openai import OpenAIClient, Patience
+from agent.edges.sandbox.sockets import SandboxConnector
+from agent.ports import Clock, EngineOutput, Sandbox, SandboxExit, SandboxHandle
+
+_PROFILE = PROFILES["llama-server"]
+_log = structlog.get_logger("engine")
+
+
+class Tempo(Value):
+    """Every duration of the supervision."""
+
+    load_s: float = 600.0
+    """Until /health says that the model is loaded: tens of GB from a slow disk."""
+    poll_s: float = 0.1
+    health_every_s: float = 10.0
+    health_s: float = 5.0
+    misses: int = 3
+    """Health checks in a row without an answer until the engine counts as hung."""
+    steady_s: float = 60.0
+    """An engine that was ready for so long starts anew with the shortest delay."""
+    stop_s: float = 5.0
+    """llama-server does not end on SIGTERM while it still generates: then SIGKILL follows."""
+    restart_cap_s: float = 60.0
+
+
+class EngineFacts(NamedTuple):
+    """What is known of the engine's files before it starts."""
+
+    digest: str
+    processor: str
+
+
+class _Life:
+    """One run of the engine."""
+
+    def __init__(self, handle: SandboxHandle, client: OpenAIClient) -> None:
+        self.handle = handle
+        self.client = client
+        self.end: asyncio.Task[SandboxExit] = asyncio.create_task(handle.wait())
+        self.hung = ""
+        """Why we ended it, when we did."""
+
+    def epitaph(self) -> str:
+        """Why it ended. Only once `end` is done."""
+        return self.hung or exits.explain(self.end.result(), self.handle.stderr_tail())
+
+
+class LlamaPool:
+    """Implements ports.EnginePool."""
+
+    def __init__(
+        self,
+        settings: LlamaSettings,
+        *,
+        sandbox: Sandbox,
+        clock: Clock,
+        measure: Callable[[], Awaitable[EngineFacts]],
+        top_logprobs: int = 40,
+        patience: Patience | None = None,
+        tempo: Tempo | None = None,
+        rand: Callable[[], float] = random.random,
+    ) -> None:
+        """`measure` hashes the engine's files; it is called before each start."""
+        self._settings = settings
+        self._sandbox = sandbox
+        self._clock = clock
+        self._measure = measure
+        self._top = top_logprobs
+        self._patience = patience
+        self._tempo = tempo or Tempo()
+        self._rand = rand
+        self._life: _Life | None = None
+        self._changed: Callable[[], None] = lambda: None
+        self._facts = Pool(
+            name=settings.name,
+            device=settings.device,
+            engine=_PROFILE.name,
+            model=settings.model,
+            model_digest=settings.model_digest,
+            kinds=settings.kinds,
+            slots=settings.slots,
+            context_tokens=settings.context_tokens,
+            detail="the engine has not been started",
+        )
+
+    @property
+    def facts(self) -> Pool:
+        """Current facts; `ready` turns true after the canary."""
+        return self._facts
+
+    async def run(self, changed: Callable[[], None]) -> None:
+        """Start, watch and restart the engine until cancelled; call `changed` whenever `facts` changed."""
+        self._changed = changed
+        attempt = 0
+        while True:
+            began = self._clock.monotonic()
+            try:
+                detail = await self._live()
+            except (SandboxError, ModelError, EngineError) as fault:
+                detail = str(fault)
+            steady = self._clock.monotonic() - began >= self._tempo.steady_s
+            attempt = 0 if steady else attempt + 1
+            wait_s = backoff.delay(attempt, self._rand(), cap_s=self._tempo.restart_cap_s)
+            self._tell(ready=False, detail=detail)
+            _log.warning(
+                "engine.ended", pool=self._settings.name, detail=detail, attempt=attempt, wait_s=round(wait_s, 2)
+            )
+            await self._clock.sleep(wait_s)
+
+    async def generate(self, task: TaskSpec) -> AsyncGenerator[EngineOutput, None]:
+        """Raises EngineError; ENGINE_CRASHED when the engine died on the way. Closing it stops the engine's work."""
+        life = self._life
+        if life is None or not self._facts.ready:
+            raise EngineError(Reason.ENGINE_UNAVAILABLE, f"the engine is not ready: {self._facts.detail}")
+        try:
+            async with contextlib.aclosing(life.client.generate(task)) as outputs:
+                async for output in outputs:
+                    yield output
+        except EngineError as fault:
+            if fault.reason in (Reason.ENGINE_UNAVAILABLE, Reason.ENGINE_GARBAGE) and await self._died(life):
+                raise EngineError(Reason.ENGINE_CRASHED, life.epitaph()) from fault
+            raise
+
+    # ------------------------------------------------------------------ one life
+
+    async def _live(self) -> str:
+        """From start to end; returns why it ended. Raises SandboxError, ModelError, EngineError before it was ready."""
+        settings = self._settings
+        self._tell(ready=False, detail="the engine is starting")
+        began = self._clock.monotonic()
+        measured = await self._measure()
+        settings.socket.unlink(missing_ok=True)  # of an earlier life; llama-server does not bind over it
+        handle = await self._sandbox.start(sandbox_spec(settings))
+        life = _Life(handle, self._client())
+        try:
+            await self._until_loaded(life)
+            await self._describe(life, measured)
+            await life.client.canary(settings.kinds)
+            self._life = life
+            self._tell(ready=True, detail="")
+            took_ms = round((self._clock.monotonic() - began) * 1000)
+            _log.info("engine.ready", pool=settings.name, engine=self._facts.engine, took_ms=took_ms)
+            await self._watch(life)
+        except EngineError as fault:
+            if await self._died(life):
+                raise EngineError(Reason.ENGINE_CRASHED, life.epitaph()) from fault
+            raise
+        finally:
+            self._life = None
+            await asyncio.shield(asyncio.ensure_future(self._end(life)))
+        return life.epitaph()
+
+    def _client(self) -> OpenAIClient:
+        # A connection per request: llama-server closes idle ones, and a POST that met the closing cannot be repeated.
+        return OpenAIClient(
+            _PROFILE,
+            base_url="http://engine",
+            model=self._settings.model,
+            connector=lambda: SandboxConnector(self._settings.socket, limit=0, force_close=True),
+            top_logprobs=self._top,
+            patience=self._patience,
+        )
+
+    async def _until_loaded(self, life: _Life) -> None:
+        deadline = self._clock.monotonic() + self._tempo.load_s
+        while not (self._settings.socket.exists() and await life.client.healthy(self._tempo.health_s)):
+            if await self._ended_within(life, self._tempo.poll_s):
+                raise EngineError(Reason.ENGINE_CRASHED, life.epitaph())
+            if self._clock.monotonic() >= deadline:
+                words = exits.last_lines(life.handle.stderr_tail())
+                raise EngineError(
+                    Reason.ENGINE_UNAVAILABLE,
+                    f"the engine did not load the model within {self._tempo.load_s:g} s (it said: {words})",
+                )
+
+    async def _describe(self, life: _Life, measured: EngineFacts) -> None:
+        """Facts that only the running engine knows. Raises EngineError."""
+        version = await life.client.version()
+        context = await life.client.slot_context() or self._settings.context_tokens
+        self._facts = msgspec.structs.replace(
+            self._facts,
+            engine=f"{_PROFILE.name} {version}".rstrip(),
+            engine_digest=measured.digest,
+            context_tokens=min(context, self._settings.context_tokens),
+            determinism=determinism_class(self._settings, measured.digest, measured.processor),
+        )
+
+    async def _watch(self, life: _Life) -> None:
+        """Returns once the engine has ended, by itself or because it stopped answering."""
+        misses = 0
+        while not await self._ended_within(life, self._tempo.health_every_s):
+            misses = 0 if await life.client.healthy(self._tempo.health_s) else misses + 1
+            if misses >= self._tempo.misses and not life.end.done():
+                life.hung = f"the engine stopped answering ({misses} health checks in a row) and was ended"
+                life.handle.kill()
+                await life.end
+                return
+
+    async def _ended_within(self, life: _Life, seconds: float) -> bool:
+        sleep = asyncio.ensure_future(self._clock.sleep(seconds))
+        try:
+            await asyncio.wait({life.end, sleep}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
+        return life.end.done()
+
+    async def _died(self, life: _Life) -> bool:
+        """Whether the engine has died: its sockets close a moment before its end is seen."""
+        return bool(life.hung) or await self._ended_within(life, 1.0)
+
+    async def _end(self, life: _Life) -> None:
+        """Leave nothing of it. In-flight generations fail when their connections close."""
+        if not life.end.done():
+            await life.handle.stop(self._tempo.stop_s)
+        await life.end
+        await life.client.close()
+
+    def _tell(self, *, ready: bool, detail: str) -> None:
+        facts = msgspec.structs.replace(self._facts, ready=ready, detail=detail)
+        if facts != self._facts or ready:
+            self._facts = facts
+            self._changed()
