@@ -271,6 +271,7 @@ def test_systemd_directories_come_before_root_and_user_places() -> None:
     assert places({"HOME": "/h"}, 0).state_dir.path == Path("/var/lib/gpu-agent")
     assert places({"HOME": "/h"}, 5).state_dir.path == Path("/h/.local/state/gpu-agent")
     assert places({"HOME": "/h", "XDG_RUNTIME_DIR": "/run/user/5"}, 5).runtime_dir.path == Path("/run/user/5/gpu-agent")
+    assert places({"HOME": "/h", "XDG_STATE_HOME": "relative"}, 5).state_dir.path == Path("/h/.local/state/gpu-agent")
 
 
 def test_a_systemd_credential_is_the_key_unless_one_is_named(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def show(config_file: Path | None, overrides: tuple[str, ...], origin: bool, as_
         return
     from agent.config.example import toml
 
+    click.echo(f"# file: {loaded.file or 'none'}")
     width = max(len(key) for key in rows)
     for key, (value, where) in rows.items():
         line = f"{key:<{width}} = {'(not set)' if value is None else toml(value)}"
@@ -98,9 +99,8 @@ def _rows(loaded: Loaded) -> Iterator[tuple[str, Any]]:
     """(key, value) of every key, in the order of the schema."""
     for key in loaded.origins:
         section, _, name = key.partition(".")
-        holder = loaded.config
-        name_of_list, _, index = section.partition("[")
-        held = getattr(holder, name_of_list)
+        attribute, _, index = section.partition("[")
+        held = getattr(loaded.config, attribute)
         yield key, getattr(held[int(index.rstrip("]"))] if index else held, name)
 
 

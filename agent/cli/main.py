@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from agent import __version__
+
 if TYPE_CHECKING:
     from agent.core.errors import AgentError
 
@@ -65,6 +67,7 @@ class LazyVerbs(click.Group):
 
 
 @click.group(cls=LazyVerbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "-V", "--version", prog_name="gpu-agent", message="%(prog)s %(version)s")
 def command() -> None:
     """Provider-side GPU node agent."""
 

@@ -8,6 +8,10 @@ from pathlib import Path
 from agent.core.model import Value
 
 
+NO_HOME = "/nonexistent"
+"""For a user without $HOME: nothing can be written there, and the error says where it was tried."""
+
+
 class Place(Value):
     """A default path and why it is the default."""
 
@@ -27,8 +31,8 @@ class Places(Value):
 
 def places(environ: Mapping[str, str], uid: int) -> Places:
     """Choose by environment and user id. Touches nothing."""
-    home = Path(environ.get("HOME") or f"/tmp/gpu-agent-home-{uid}")  # noqa: S108  (HOME is missing; nothing is written unless asked)
-    config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "gpu-agent/config.toml"
+    home = Path(environ.get("HOME") or NO_HOME)
+    config = _xdg(environ, "XDG_CONFIG_HOME", home / ".config") / "gpu-agent/config.toml"
     credentials = environ.get("CREDENTIALS_DIRECTORY")
 
     def choose(systemd: str, system: str, xdg: str, user: Path) -> Place:
@@ -36,7 +40,7 @@ def places(environ: Mapping[str, str], uid: int) -> Places:
             return Place(path=Path(given.split(":")[0]), why=f"${systemd}")
         if uid == 0:
             return Place(path=Path(system), why="root")
-        return Place(path=Path(environ.get(xdg) or user) / "gpu-agent", why=f"${xdg}" if environ.get(xdg) else "user")
+        return Place(path=_xdg(environ, xdg, user) / "gpu-agent", why="user")
 
     return Places(
         state_dir=choose("STATE_DIRECTORY", "/var/lib/gpu-agent", "XDG_STATE_HOME", home / ".local/state"),
@@ -45,3 +49,9 @@ def places(environ: Mapping[str, str], uid: int) -> Places:
         config_file=Place(path=Path("/etc/gpu-agent/config.toml") if uid == 0 else config, why="default place"),
         credentials_dir=Path(credentials) if credentials else None,
     )
+
+
+def _xdg(environ: Mapping[str, str], name: str, default: Path) -> Path:
+    """The XDG base directory specification: a relative path is to be ignored."""
+    given = environ.get(name, "")
+    return Path(given) if given.startswith("/") else default

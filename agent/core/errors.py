@@ -31,7 +31,8 @@ class ConfigError(AgentError):
     exit_code = 78
 
     def __init__(self, faults: list[str], *, source: str = "") -> None:
-        super().__init__(f"{source or 'configuration'}: {len(faults)} fault(s)", remedy="Fix them and try again")
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        super().__init__(f"{source or 'configuration'}: {count}", remedy="Correct and try again")
         self.faults = faults
 
 
