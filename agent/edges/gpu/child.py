@@ -122,6 +122,7 @@ class Child:
             self._end(f"the probe process wrote what is no report ({one_line(str(error))})")
             self.kill()
             return
+        self.kill()  # closed its end: either dead already, which this does not change, or useless
         await asyncio.wait({self._exit})
         self._end(self._how_it_ended())
 
@@ -149,6 +150,8 @@ class Child:
         code = self._process.returncode or 0
         lines = self._stderr.strip().splitlines()
         said = f": {one_line(lines[-1])}" if lines else ""
+        if code == -signal.SIGKILL:
+            return f"the probe process was killed, perhaps for want of memory{said}"
         if code < 0:
             return f"the driver library crashed the probe process ({signal.Signals(-code).name}){said}"
         return f"the probe process ended by itself (status {code}){said}"

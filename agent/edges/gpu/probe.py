@@ -54,6 +54,11 @@ class NvmlProbe:
         self._retry_at = 0.0
         self._failed = GpuReport()
 
+    @property
+    def child_pid(self) -> int | None:
+        """The working child, or None while there is none."""
+        return self._child.pid if self._child else None
+
     async def snapshot(self) -> GpuReport:
         """One reading of all GPUs, within the deadline; callers at the same time share it. Never raises."""
         if self._closed:
