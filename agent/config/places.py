@@ -7,7 +7,6 @@ from pathlib import Path
 
 from agent.core.model import Value
 
-
 NO_HOME = "/nonexistent"
 """For a user without $HOME: nothing can be written there, and the error says where it was tried."""
 
