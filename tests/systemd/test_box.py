@@ -27,7 +27,6 @@ StartLimitBurst=100
 @pytest.fixture(scope="module")
 def unit(box: Box) -> Iterator[Box]:
     box.write(f"/etc/systemd/system/{UNIT}.d/stand-in.conf", STAND_IN)
-    box.write("/etc/gpu-agent/config.toml", "")
     box.write("/etc/credstore/gpu-agent.node.key", "a secret", "0600")
     box.run("systemctl", "daemon-reload")
     yield box
@@ -88,6 +87,11 @@ def test_stop_ends_with_success(unit: Box) -> None:
     unit.run("systemctl", "stop", UNIT)
     shown = unit.show(UNIT, "Result", "ExecMainStatus", "ActiveState")
     assert shown == {"Result": "success", "ExecMainStatus": "0", "ActiveState": "inactive"}
+
+
+def test_the_configuration_is_readable_by_the_service_and_writable_by_root_alone(unit: Box) -> None:
+    shown = unit.run("stat", "-c", "%U %G %a", "/etc/gpu-agent", "/etc/gpu-agent/config.toml").stdout
+    assert shown.split() == ["root", "gpu-agent", "750", "root", "gpu-agent", "640"]
 
 
 @pytest.mark.parametrize("place", ["/var/lib/gpu-agent", "/var/cache/gpu-agent", "/run/gpu-agent"])
