@@ -38,6 +38,7 @@ VERBS = {
     "receipt": Verb("agent.cli.receipt", "Write the receipt of one task, to keep or to verify."),
     "verify": Verb("agent.cli.verify", "Check a receipt offline: signatures, commitment, output."),
     "config": Verb("agent.cli.config", "Write, check and show the configuration."),
+    "schema": Verb("agent.cli.schema", "Write or check the protocol's schemas."),
     "version": Verb("agent.cli.version", "Versions of the agent and of what it runs on."),
 }
 
