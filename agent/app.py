@@ -147,7 +147,7 @@ class Daemon:
         settings = self._config.gpu
         if not settings.enabled:
             return NoGpuProbe()
-        return NvmlProbe(self._clock, library=str(settings.library or ""), deadline_s=settings.deadline_s)
+        return NvmlProbe(self._clock, library=settings.library, deadline_s=settings.deadline_s)
 
     async def _identity(self) -> NodeIdentity:
         """This node's identity; enrols first when a token is configured and nothing was settled yet."""
