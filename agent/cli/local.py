@@ -65,7 +65,7 @@ def _unreachable(path: Path, fault: Exception) -> Unreachable:
             f"the daemon at {path} does not answer within {TIMEOUT_S:.0f} s",
             remedy="See its log (journalctl -u gpu-agent); the service manager replaces it when it is stuck",
         )
-    if isinstance(fault, http.client.HTTPException | ValueError):
+    if isinstance(fault, http.client.HTTPException | ValueError | BrokenPipeError | ConnectionResetError):
         return Unreachable(f"what answers at {path} is no gpu-agent", remedy="Check control.socket")
     return Unreachable(f"no daemon is running at {path}", remedy=_start_or_look_elsewhere(path))
 
