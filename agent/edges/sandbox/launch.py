@@ -12,11 +12,13 @@ import signal
 import subprocess
 import termios
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from agent.core.errors import SandboxError
 from agent.core.text import plain
 from agent.edges.sandbox.fds import Tail, read_to_end, readable
+from agent.edges.sandbox.processes import tree
 from agent.edges.sandbox.remedies import remedy_for
 
 LAUNCH_LIMIT_S = 30.0
@@ -72,7 +74,7 @@ async def launch(recipe: Recipe, confine: Callable[[int], None]) -> Launched:
         reader = os.fdopen(held.stderr, "rb", 0)
         await asyncio.get_running_loop().connect_read_pipe(lambda: tail, reader)
         async with asyncio.timeout(LAUNCH_LIMIT_S):
-            init_pid = _init_pid(await read_to_end(held.facts, 4096))
+            init_pid = _init_pid(held.monitor.pid, await read_to_end(held.facts, 4096))
             pidfd = os.pidfd_open(init_pid)
             confine(init_pid)
             await _let_go(held.gate)
@@ -126,10 +128,25 @@ def _memory_file(name: str, content: bytes, stack: contextlib.ExitStack) -> int:
     return fd
 
 
-def _init_pid(facts: bytes) -> int:
+def _init_pid(monitor_pid: int, facts: bytes) -> int:
     if not facts:
         raise SandboxError("the sandbox could not be built")
-    return int(json.loads(facts)["child-pid"])
+    # As bubblewrap numbers it, which may itself be in a pid namespace: we know it by the number one level up.
+    number = int(json.loads(facts)["child-pid"])
+    for pid in tree(monitor_pid):
+        numbers = _namespace_pids(pid)
+        if len(numbers) > 1 and numbers[-2:] == [number, 1]:
+            return pid
+    raise SandboxError("the sandbox ended while it was built")
+
+
+def _namespace_pids(pid: int) -> list[int]:
+    """The numbers of `pid`, from our pid namespace down to its own; none when it is gone."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return [int(word) for word in line.split()[1:]]
+    return []
 
 
 async def _let_go(gate: int) -> None:
@@ -144,7 +161,7 @@ async def _let_go(gate: int) -> None:
 
 async def _abandon(monitor: subprocess.Popen[bytes], pidfd: int, tail: Tail) -> None:
     with contextlib.suppress(ProcessLookupError):
-        # The group, since a stage between monitor and sandbox dies with its parent only once it has asked to.
+        # The group, since bubblewrap dies with its parent only once it has asked to.
         os.killpg(monitor.pid, signal.SIGKILL)
     if pidfd >= 0:
         with contextlib.suppress(ProcessLookupError):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-PROC = Path("/proc")
+from agent.edges.sandbox.processes import PROC, tree
+
 _RESIDENT = re.compile(r"^(?:RssAnon|RssShmem|VmSwap):\s+(\d+) kB", re.MULTILINE)
 _PROPORTIONAL = re.compile(r"^(?:Pss_Anon|Pss_Shmem|SwapPss):\s+(\d+) kB", re.MULTILINE)
 
@@ -17,7 +17,7 @@ def used_bytes(init_pid: int, worth_bytes: int, proc: Path = PROC) -> int:
     Pages of files, such as the model's, do not count: the kernel can drop them. Where the plain sum exceeds
     `worth_bytes`, pages shared after a fork are counted once (PSS), which costs the kernel a walk of the page tables.
     """
-    pids = list(_tree(init_pid, proc))
+    pids = list(tree(init_pid, proc))
     resident = sum(_sum(proc / str(pid) / "status", _RESIDENT) or 0 for pid in pids)
     if resident <= worth_bytes:
         return resident
@@ -28,22 +28,6 @@ def _proportional(pid: int, proc: Path) -> int:
     exact = _sum(proc / str(pid) / "smaps_rollup", _PROPORTIONAL)
     # A process may hide its maps by making itself undumpable, but not its status.
     return exact if exact is not None else _sum(proc / str(pid) / "status", _RESIDENT) or 0
-
-
-def _tree(pid: int, proc: Path) -> Iterator[int]:
-    """`pid` and its descendants. Orphans inside a pid namespace become children of its first process."""
-    yield pid
-    try:
-        threads = list((proc / str(pid) / "task").iterdir())
-    except OSError:
-        return
-    for thread in threads:
-        try:
-            children = (thread / "children").read_text()
-        except OSError:
-            continue
-        for child in children.split():
-            yield from _tree(int(child), proc)
 
 
 def _sum(path: Path, pattern: re.Pattern[str]) -> int | None:

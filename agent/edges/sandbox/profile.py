@@ -27,6 +27,9 @@ class Stage:
     bubblewrap resolves every source as the user that runs it, so an unprivileged one cannot bind what lies below a
     0700 directory, not even by file descriptor. As root, a first bubblewrap binds those paths to `/tmp/<n>` of a mount
     namespace of its own; the second, unprivileged, finds them there. The mounts end with the sandbox.
+
+    The first one also makes a pid namespace: root without capabilities, which its monitor is, may not signal another
+    user, not even at its death, but when the first process of a pid namespace dies, the kernel kills all in it.
     """
 
     def __init__(self) -> None:
@@ -39,7 +42,18 @@ class Stage:
 
     def command(self, bwrap: Path, setpriv: Path, user_id: int) -> list[str]:
         """The words to put before the inner command."""
-        words = [str(bwrap), "--die-with-parent", "--dev-bind", "/", "/", "--perms", "0755", "--tmpfs", TMP]
+        words = [
+            str(bwrap),
+            "--unshare-pid",
+            "--die-with-parent",
+            "--dev-bind",
+            "/",
+            "/",
+            "--perms",
+            "0755",
+            "--tmpfs",
+            TMP,
+        ]
         for number, (option, source) in enumerate(self._binds):
             words += [option, str(source), f"{TMP}/{number}"]
         words += ["--remount-ro", TMP, "--", str(setpriv)]

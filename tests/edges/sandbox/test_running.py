@@ -1,0 +1,344 @@
+"""Programs in real sandboxes: how they end, what they may use, what stays behind."""
+
+import asyncio
+import os
+import re
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent.core.errors import SandboxError
+from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.sandbox.fds import readable
+from agent.ports import ExitKind, Limits, SandboxSpec
+from tests.sandboxes import as_ordinary_user, drop_privileges, fork_agent, require_root, require_sandbox, within
+
+
+@pytest.fixture(autouse=True)
+def _sandboxes():
+    require_sandbox()
+
+
+@pytest.fixture
+def sandbox(tmp_path):
+    return Bubblewrap(tmp_path)
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A socket directory with a fifo `up`: reading it waits until the program has written and all writers are gone."""
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    os.mkfifo(directory / "up")
+    (directory / "up").chmod(0o666)
+    return directory
+
+
+def shell(script, **fields):
+    return SandboxSpec(name="test", argv=("/bin/sh", "-c", script), **fields)
+
+
+async def run(sandbox, script, **fields):
+    handle = await within(sandbox.start(shell(script, **fields)))
+    return await within(handle.wait()), handle.stderr_tail()
+
+
+async def said_up(directory):
+    return await within(asyncio.to_thread((directory / "up").read_text))
+
+
+# ---------------------------------------------------------------- how they end
+
+
+async def test_the_exit_status_and_the_last_words_come_back(sandbox):
+    end, stderr = await run(sandbox, "echo 'almost \033[31mthere' >&2; exit 7")
+    assert (end.kind, end.code) == (ExitKind.EXITED, 7)
+    assert stderr == "almost there\n"
+
+
+@pytest.mark.parametrize(("number", "words"), [(signal.SIGSEGV, "SIGSEGV"), (signal.SIGKILL, "SIGKILL")])
+async def test_a_crash_is_named(sandbox, number, words):
+    end, _ = await run(sandbox, f"kill -{int(number)} $$")
+    assert (end.kind, end.code) == (ExitKind.SIGNALLED, number)
+    assert words in end.detail
+
+
+async def test_a_program_that_does_not_exist_is_told_from_one_that_failed(sandbox):
+    handle = await within(sandbox.start(SandboxSpec(name="test", argv=("/nowhere/engine",))))
+    end = await within(handle.wait())
+    assert "could not run it" in end.detail
+    assert "/nowhere/engine" in end.detail
+
+
+async def test_a_sandbox_that_cannot_be_built_is_an_error_with_the_cause(sandbox):
+    mounts = ((Path("/etc/hostname"), "/etc/ld.so.cache/below-a-file"),)
+    with pytest.raises(SandboxError, match=r"could not be built: bwrap: .*ld\.so\.cache"):
+        await within(sandbox.start(shell("true", ro_mounts=mounts)))
+    assert not psutil.Process().children(recursive=True)
+
+
+async def test_running_out_of_time_is_named(sandbox):
+    end, _ = await run(sandbox, "sleep 600", limits=Limits(wall_s=0.1))
+    assert end.kind is ExitKind.WALL_TIME
+
+
+async def test_a_program_asked_to_stop_may_finish(sandbox, shared):
+    script = "trap 'echo bye >&2; exit 3' TERM; echo ready >/sock/up; while :; do sleep 0.05; done"
+    handle = await within(sandbox.start(shell(script, socket_dir=shared)))
+    assert await said_up(shared) == "ready\n"
+    end = await within(handle.stop(20))
+    assert (end.kind, end.code) == (ExitKind.STOPPED, 3)
+    assert handle.stderr_tail() == "bye\n"
+
+
+async def test_a_program_that_ignores_the_request_is_killed(sandbox, shared):
+    script = "trap '' TERM; echo ready >/sock/up; while :; do sleep 0.05; done"
+    handle = await within(sandbox.start(shell(script, socket_dir=shared)))
+    await said_up(shared)
+    end = await within(handle.stop(0.1))
+    assert (end.kind, end.code) == (ExitKind.STOPPED, signal.SIGKILL)
+
+
+async def test_kill_ends_everything_and_may_be_repeated(sandbox):
+    handle = await within(sandbox.start(shell("sleep 600 & sleep 600")))
+    handle.kill()
+    assert (await within(handle.wait())).kind is ExitKind.STOPPED
+    handle.kill()
+    assert (await within(handle.stop(0))).kind is ExitKind.STOPPED
+    assert not Path(f"/proc/{handle.pid}").exists()
+
+
+async def test_cancelling_one_who_waits_leaves_the_sandbox_alone(sandbox, shared):
+    handle = await within(sandbox.start(shell("read line </sock/up; exit 5", socket_dir=shared)))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(handle.wait(), 0.01)
+    await within(asyncio.to_thread((shared / "up").write_text, "go\n"))
+    assert (await within(handle.wait())).code == 5
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing_behind(sandbox):
+    for turns in range(0, 12, 2):
+        starting = asyncio.ensure_future(sandbox.start(shell("sleep 600")))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait([starting])
+        if not starting.cancelled():
+            starting.result().kill()
+            await within(starting.result().wait())
+    assert not psutil.Process().children(recursive=True)
+
+
+async def test_what_a_program_leaves_running_dies_with_it(sandbox, shared):
+    # The reader comes to the end of the fifo only when the daemon, which holds it open, is dead.
+    script = "(setsid sh -c 'echo daemon; exec sleep 600') >/sock/up 2>&1 & exec sleep 0.2"
+    handle = await within(sandbox.start(shell(script, socket_dir=shared)))
+    assert await said_up(shared) == "daemon\n"
+    assert (await within(handle.wait())).code == 0
+
+
+async def test_a_flood_on_stderr_is_drained_and_only_its_tail_kept(sandbox):
+    end, stderr = await run(
+        sandbox, "yes | head -c 1G >&2; echo the end >&2", limits=Limits(stderr_bytes=4096, wall_s=60)
+    )
+    assert end.code == 0
+    assert stderr.endswith("y\nthe end\n")
+    assert len(stderr) <= 4096
+
+
+async def test_a_flood_that_never_ends_does_not_keep_a_kill_from_ending(sandbox, shared):
+    handle = await within(sandbox.start(shell("echo ready >/sock/up; exec yes >&2", socket_dir=shared)))
+    await said_up(shared)
+    handle.kill()
+    assert (await within(handle.wait())).kind is ExitKind.STOPPED
+
+
+@pytest.mark.parametrize("drop", [False, True], ids=["root", "user"])
+async def test_a_dead_agent_leaves_no_sandbox(tmp_path, drop):
+    if drop:
+        require_root()
+
+    async def agent(write):
+        if drop:
+            drop_privileges()
+        handle = await Bubblewrap(tmp_path).start(shell("sleep 600"))
+        write(b"%d\n" % handle.pid)
+        await handle.wait()
+
+    agent_pid, out = fork_agent(agent)
+    try:
+        with os.fdopen(out, "rb", 0) as said:
+            sandbox_pidfd = os.pidfd_open(int(said.readline()))
+    finally:
+        os.kill(agent_pid, signal.SIGKILL)
+        os.waitpid(agent_pid, 0)
+    await within(readable(sandbox_pidfd))
+    os.close(sandbox_pidfd)
+    Bubblewrap(tmp_path).reap_orphans()
+
+
+# ---------------------------------------------------------------- what they may use
+
+BOMB = SandboxSpec(name="test", argv=("/usr/bin/tail", "/dev/zero"), limits=Limits(memory_bytes=128 << 20, wall_s=60))
+FORKS = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 60 & done; echo all >&2"
+
+
+async def test_a_program_above_its_memory_is_killed_and_named(sandbox):
+    end = await within((await sandbox.start(BOMB)).wait())
+    assert end.kind is ExitKind.OUT_OF_MEMORY
+    assert "128 MiB" in end.detail
+
+
+async def test_memory_is_held_without_a_cgroup_too(tmp_path):
+    backend = Bubblewrap(tmp_path, cgroup_root=tmp_path)
+    assert "memory" not in backend.machine.controllers
+    assert (await within((await backend.start(BOMB)).wait())).kind is ExitKind.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("cgroups", [True, False], ids=["cgroup", "rlimit"])
+async def test_a_fork_bomb_meets_its_limit(tmp_path, cgroups):
+    backend = Bubblewrap(tmp_path) if cgroups else Bubblewrap(tmp_path, cgroup_root=tmp_path)
+    end, stderr = await run(backend, FORKS, limits=Limits(pids=12, wall_s=20))
+    assert "all" not in stderr
+    assert re.search(r"fork|Resource temporarily", stderr), (end, stderr)
+
+
+async def test_two_sandboxes_do_not_share_one_allowance_of_processes(tmp_path):
+    backend = Bubblewrap(tmp_path, cgroup_root=tmp_path)
+    limits = Limits(pids=12)
+    first = await within(
+        backend.start(shell("sleep 60 & sleep 60 & sleep 60 & sleep 60 & sleep 60 & wait", limits=limits))
+    )
+    end, stderr = await run(backend, "for i in 1 2 3 4 5 6; do sleep 0 & done; wait; echo all >&2", limits=limits)
+    first.kill()
+    await within(first.wait())
+    assert (end.code, stderr) == (0, "all\n")
+
+
+async def test_a_program_pinned_in_place_of_a_quota_cannot_choose_other_cpus(tmp_path):
+    backend = Bubblewrap(tmp_path, cgroup_root=tmp_path)
+    end, stderr = await run(backend, "nproc >&2; taskset -p ffff $$ >&2; nproc >&2", limits=Limits(cpus=1))
+    lines = stderr.splitlines()
+    assert (lines[0], lines[-1]) == ("1", "1")
+    assert end.code == 0
+
+
+async def test_every_writable_place_is_of_fixed_size(sandbox):
+    script = (
+        "for d in /tmp /dev/shm; do head -c 100M /dev/zero >$d/x 2>/dev/null && echo $d >&2; rm -f $d/x; done; exit 0"
+    )
+    end, stderr = await run(sandbox, script, limits=Limits(tmp_bytes=32 << 20))
+    assert (end.code, stderr) == (0, "")
+
+
+async def test_a_file_and_the_number_of_open_files_are_bounded(sandbox):
+    _, stderr = await run(
+        sandbox,
+        "ulimit -n >&2; head -c 2M /dev/zero >/tmp/x; echo $? >&2",
+        limits=Limits(open_files=99, file_bytes=1 << 20),
+    )
+    assert stderr.splitlines()[0] == "99"
+    assert stderr.splitlines()[-1] == str(128 + signal.SIGXFSZ)
+
+
+async def test_a_limit_that_cannot_be_held_is_refused_before_anything_runs(tmp_path):
+    backend = Bubblewrap(tmp_path, cgroup_root=tmp_path)
+    with pytest.raises(SandboxError, match=r"0\.5 cpus cannot be enforced"):
+        await backend.start(shell("true", limits=Limits(cpus=0.5)))
+
+
+async def test_a_gpu_that_is_not_there_is_refused(sandbox):
+    with pytest.raises(SandboxError, match="GPU-none is not on this machine"):
+        await sandbox.start(shell("true", gpus=("GPU-none",)))
+
+
+# ---------------------------------------------------------------- who they are, and what they see
+
+
+async def test_the_sandbox_is_not_root_on_the_host(sandbox, shared):
+    handle = await within(sandbox.start(shell("echo up >/sock/up; sleep 600", socket_dir=shared)))
+    await said_up(shared)
+    for process in (psutil.Process(handle.pid), *psutil.Process(handle.pid).children()):
+        assert 0 not in process.uids()
+        assert 0 not in process.gids()
+    handle.kill()
+    await within(handle.wait())
+
+
+async def test_a_file_below_a_private_directory_can_be_given(sandbox, tmp_path):
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "model").write_text("weights")
+    private.chmod(0o700)
+    _, stderr = await run(sandbox, "cat /models/m >&2", ro_mounts=((private / "model", "/models/m"),))
+    assert stderr == "weights"
+
+
+async def test_a_directory_is_given_read_only(sandbox, tmp_path):
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "engine" / "library").write_text("code")
+    script = "cat /opt/engine/library >&2; : >/opt/engine/new && echo written >&2; exit 0"
+    _, stderr = await run(sandbox, script, ro_mounts=((tmp_path / "engine", "/opt/engine"),))
+    assert stderr.startswith("code")
+    assert "written" not in stderr
+
+
+async def test_a_file_that_the_sandbox_user_cannot_read_is_refused_with_the_remedy(sandbox, tmp_path):
+    require_root()
+    secret = tmp_path / "model"
+    secret.write_text("weights")
+    secret.chmod(0o600)
+    with pytest.raises(SandboxError, match="chmod -R a"):
+        await sandbox.start(shell("true", ro_mounts=((secret, "/models/m"),)))
+
+
+async def test_a_mount_that_does_not_exist_is_refused(sandbox, tmp_path):
+    with pytest.raises(SandboxError, match="No such file"):
+        await sandbox.start(shell("true", ro_mounts=((tmp_path / "absent", "/models/m"),)))
+
+
+async def test_a_socket_directory_that_is_a_link_is_refused(sandbox, tmp_path, shared):
+    require_root()
+    (tmp_path / "link").symlink_to(shared)
+    with pytest.raises(SandboxError, match="socket directory"):
+        await sandbox.start(shell("true", socket_dir=tmp_path / "link"))
+
+
+async def test_only_the_given_environment_is_there(sandbox):
+    _, stderr = await run(sandbox, "env >&2", env={"THREADS": "2"})
+    names = {line.partition("=")[0] for line in stderr.splitlines()}
+    assert names == {"PATH", "HOME", "TMPDIR", "USER", "LANG", "PWD", "THREADS"}
+
+
+async def test_the_probe_finds_it_usable_and_says_how_each_limit_is_held(sandbox):
+    facts = await sandbox.probe()
+    assert (facts.usable, facts.detail) == (True, "")
+    assert {limit.limit for limit in facts.limits} == {
+        "memory", "pids", "cpu", "disk", "files", "wall", "network", "syscalls",
+    }  # fmt: skip
+    assert all(limit.enforced and limit.how for limit in facts.limits)
+
+
+async def test_without_bubblewrap_the_probe_says_what_to_install(tmp_path):
+    facts = await Bubblewrap(tmp_path, bwrap="/nowhere/bwrap").probe()
+    assert (facts.backend, facts.usable) == ("none", False)
+    assert "apt-get install bubblewrap" in facts.detail
+
+
+def test_an_ordinary_user_gets_the_same_sandbox(tmp_path_factory):
+    require_root()
+    directory = tmp_path_factory.mktemp("ordinary")
+    for parent in (directory, *directory.parents[:2]):
+        parent.chmod(0o755)
+
+    async def all_of_it():
+        backend = Bubblewrap(directory)
+        facts = await backend.probe()
+        end, stderr = await run(backend, "id -u >&2; exit 7")
+        bomb = await within((await backend.start(BOMB)).wait())
+        forks = await run(backend, FORKS, limits=Limits(pids=12, wall_s=20))
+        return facts.usable, facts.detail, end.code, stderr, bomb.kind, "all" in forks[1]
+
+    assert as_ordinary_user(all_of_it) == (True, "", 7, "65534\n", ExitKind.OUT_OF_MEMORY, False)

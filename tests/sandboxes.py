@@ -1,0 +1,93 @@
+"""Real sandboxes for tests: whether this machine can make them, and running a test as an ordinary user."""
+
+import asyncio
+import functools
+import os
+import pickle
+import signal
+import tempfile
+import traceback
+from pathlib import Path
+
+import pytest
+
+from agent.edges.sandbox.bubblewrap import Bubblewrap
+
+ORDINARY_USER = 61_000
+"""Has no account; only root can run a test as it."""
+LIMIT_S = 30
+
+
+@functools.cache
+def unusable():
+    """Why no sandbox can be made here, or an empty string."""
+    facts = asyncio.run(Bubblewrap(Path(tempfile.gettempdir())).probe())
+    return "" if facts.usable else f"no sandbox on this machine: {facts.detail}"
+
+
+def require_sandbox():
+    if reason := unusable():
+        pytest.skip(reason)
+
+
+def require_root():
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+def without_cgroups(runtime_dir, nothing):
+    """A backend that finds no cgroup, as on most machines for an ordinary user."""
+    return Bubblewrap(runtime_dir, cgroup_root=nothing)
+
+
+def as_ordinary_user(make):
+    """The result of coroutine function `make` in a forked process without privileges; its assertions fail here."""
+    if os.geteuid() != 0:
+        return asyncio.run(make())
+    out, into = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(out)
+        _run_unprivileged(make, into)
+    os.close(into)
+    with os.fdopen(out, "rb") as results:
+        answer = results.read()
+    os.waitpid(pid, 0)
+    failure, value = pickle.loads(answer)
+    if failure:
+        pytest.fail(failure)
+    return value
+
+
+def _run_unprivileged(make, into):
+    try:
+        drop_privileges()
+        answer = ("", asyncio.run(make()))
+    except BaseException:  # noqa: BLE001 (the parent reports it)
+        answer = (traceback.format_exc(), None)
+    os.write(into, pickle.dumps(answer))
+    os._exit(0)
+
+
+def drop_privileges():
+    os.setgroups([])
+    os.setresgid(ORDINARY_USER, ORDINARY_USER, ORDINARY_USER)
+    os.setresuid(ORDINARY_USER, ORDINARY_USER, ORDINARY_USER)
+
+
+def fork_agent(make):
+    """(pid, reading end of a pipe) of a forked process that runs `make(write)` and then waits to be killed."""
+    out, into = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            asyncio.run(make(functools.partial(os.write, into)))
+        finally:
+            signal.pause()
+    os.close(into)
+    return pid, out
+
+
+async def within(awaitable):
+    """Its result, or a failure after a time that only a hang can take."""
+    return await asyncio.wait_for(awaitable, LIMIT_S)
