@@ -1,0 +1,165 @@
+"""Pools from the configuration: every model is verified before any engine may see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.config import Config
+from agent.config.schema import EngineKind, ModelConfig, PoolConfig
+from agent.core.engines import PROFILES
+from agent.core.errors import ConfigError
+from agent.core.fingerprint import Model
+from agent.core.manifest import ModelManifest
+from agent.edges.durable import make_private_directory
+from agent.edges.engines.external import ExternalPool, ExternalSettings
+from agent.edges.engines.launch import (
+    LlamaSettings,
+    engine_digest,
+    engine_files,
+    find_llama_server,
+    runs_on_nvidia,
+)
+from agent.edges.engines.llama import EngineFacts, LlamaPool
+from agent.edges.models.store import ModelStore, Progress, Verified
+from agent.ports import Clock, EnginePool, Limits, Sandbox
+
+
+class Built(NamedTuple):
+    """What the node offers."""
+
+    pools: tuple[EnginePool, ...]
+    models: tuple[Model, ...]
+
+
+def _silent(_name: str, _done: int, _total: int) -> None:
+    pass
+
+
+async def build_pools(
+    config: Config, sandbox: Sandbox, clock: Clock, *, gpus: Sequence[str] = (), progress: Progress = _silent
+) -> Built:
+    """Verify the models and make the pools; nothing is started yet. `gpus`: UUIDs that `device = "auto"` may take.
+
+    Raises ModelError, EngineError, ConfigError.
+    """
+    store = ModelStore(config.node.cache_dir)
+    verified = {model.name: await _verified(store, model, progress) for model in config.models}
+    pools: list[EnginePool] = []
+    for pool in config.pools:
+        model = config.model_named(pool.model)
+        if pool.engine is EngineKind.EXTERNAL:
+            pools.append(_external(config, pool, verified[pool.model], clock))
+        else:
+            pools.append(_llama(config, pool, model, verified[pool.model], store, sandbox, clock, gpus))
+    return Built(tuple(pools), tuple(found.facts for found in verified.values()))
+
+
+async def _verified(store: ModelStore, model: ModelConfig, progress: Progress) -> Verified:
+    if model.path is None:
+        # Only an external engine has it: its digest is a claim, the owner's or that of the bare name.
+        digest = model.digest or ModelManifest(name=model.name).digest
+        facts = Model(name=model.name, digest=digest, bytes=0, license=model.license)
+        return Verified(ModelManifest(name=model.name), facts)
+    return await store.verify(
+        model.name,
+        model.path,
+        chat_template=model.chat_template,
+        expected=model.digest,
+        license=model.license,
+        progress=progress,
+    )
+
+
+def _external(config: Config, pool: PoolConfig, model: Verified, clock: Clock) -> ExternalPool:
+    if pool.url is None:
+        raise ConfigError([f"pools.{pool.name}: an external engine needs a url"])
+    settings = ExternalSettings(
+        name=pool.name,
+        url=pool.url,
+        model=pool.model,
+        model_digest=model.facts.digest,
+        profile=PROFILES[pool.profile],
+        device="external" if pool.device == "auto" else pool.device,
+        kinds=pool.kinds,
+        slots=pool.slots,
+        context_tokens=pool.context_tokens,
+        api_key_file=pool.api_key_file,
+    )
+    return ExternalPool(settings, clock=clock, top_logprobs=config.proof.top_logprobs)
+
+
+def _llama(
+    config: Config,
+    pool: PoolConfig,
+    model: ModelConfig,
+    verified: Verified,
+    store: ModelStore,
+    sandbox: Sandbox,
+    clock: Clock,
+    gpus: Sequence[str],
+) -> LlamaPool:
+    if model.path is None:
+        raise ConfigError([f"pools.{pool.name}: model {model.name} has no path, which llama-server needs"])
+    binary = find_llama_server(pool.binary)
+    try:
+        settings = LlamaSettings(
+            name=pool.name,
+            binary=binary,
+            model=pool.model,
+            model_digest=verified.facts.digest,
+            weights=model.path,
+            chat_template=model.chat_template,
+            socket_dir=_socket_dir(config.node.runtime_dir, pool.name),
+            gpus=_gpus(pool.device, binary, gpus),
+            kinds=pool.kinds,
+            slots=pool.slots,
+            context_tokens=pool.context_tokens,
+            threads=pool.threads,
+            args=pool.args,
+            limits=_limits(config),
+        )
+    except ValueError as fault:
+        raise ConfigError([f"pools.{pool.name}: {fault}"]) from fault
+
+    async def measure() -> EngineFacts:
+        # Again before each start: files may have changed since. Unchanged ones are known by their inode.
+        await store.verify(
+            model.name, settings.weights, chat_template=model.chat_template, expected=verified.facts.digest
+        )
+        hashes = {file.name: (await store.sha256(file)).sha256 for file in engine_files(binary)}
+        return EngineFacts(engine_digest(hashes), processor(Path("/proc/cpuinfo")) + settings.device)
+
+    return LlamaPool(settings, sandbox=sandbox, clock=clock, measure=measure, top_logprobs=config.proof.top_logprobs)
+
+
+def _gpus(device: str, binary: Path, available: Sequence[str]) -> tuple[str, ...]:
+    """`auto` takes a GPU only for an engine that can use it: otherwise the pool would claim what it does not do."""
+    if device == "auto":
+        return tuple(available[:1]) if available and runs_on_nvidia(binary) else ()
+    return () if device == "cpu" else (device,)
+
+
+def _socket_dir(runtime_dir: Path, pool: str) -> Path:
+    path = runtime_dir / "engines" / pool
+    make_private_directory(path)
+    return path
+
+
+def _limits(config: Config) -> Limits:
+    sandbox = config.sandbox
+    memory = None if sandbox.engine_memory_mib is None else sandbox.engine_memory_mib << 20
+    return Limits(
+        memory_bytes=memory, pids=sandbox.engine_pids, cpus=sandbox.engine_cpus, tmp_bytes=sandbox.tmp_mib << 20
+    )
+
+
+def processor(cpuinfo: Path) -> str:
+    """Model and features of the first CPU: the engine picks its kernels by them. Empty where /proc does not tell."""
+    try:
+        lines = cpuinfo.read_text().split("\n\n", 1)[0].splitlines()
+    except OSError:
+        return ""
+    told = (line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
+    return "\n".join(sorted(told))
