@@ -100,6 +100,13 @@ class ExternalPool:
             self._tell(ready=False, detail=detail)
             await self._clock.sleep(backoff.delay(attempt, self._rand(), cap_s=self._tempo.retry_cap_s))
 
+    async def check(self, task: TaskSpec) -> None:
+        """Does the prompt with `max_tokens` fit the context? Raises EngineError with the reason to decline for."""
+        client = self._client
+        if client is None:
+            raise EngineError(Reason.POOL_NOT_READY, f"the engine is not ready: {self._facts.detail}")
+        await client.check(task, self._facts.context_tokens)
+
     async def generate(self, task: TaskSpec) -> AsyncGenerator[EngineOutput, None]:
         """Raises EngineError. Closing it stops the engine's work on this task."""
         client = self._client

@@ -127,6 +127,13 @@ class LlamaPool:
             )
             await self._clock.sleep(wait_s)
 
+    async def check(self, task: TaskSpec) -> None:
+        """Does the prompt with `max_tokens` fit the context? Raises EngineError with the reason to decline for."""
+        life = self._life
+        if life is None:
+            raise EngineError(Reason.POOL_NOT_READY, f"the engine is not ready: {self._facts.detail}")
+        await life.client.check(task, self._facts.context_tokens)
+
     async def generate(self, task: TaskSpec) -> AsyncGenerator[EngineOutput, None]:
         """Raises EngineError; ENGINE_CRASHED when the engine died on the way. Closing it stops the engine's work."""
         life = self._life

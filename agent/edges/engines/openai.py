@@ -31,6 +31,9 @@ from agent.ports import EngineOutput, Finished, Piece, Vectors
 _MAX_REPLY_BYTES = 4 << 20
 """Bound on short replies. A prompt of 128 Ki tokens as JSON numbers is about 1 MiB."""
 
+_PROMPTS_KEPT = 64
+"""Prompts tokenized by `check` whose generation has not begun yet."""
+
 
 class Patience(Value):
     """How long an engine may be silent. The task's own deadline is the caller's."""
@@ -63,6 +66,7 @@ class OpenAIClient:
         self._base = base_url.rstrip("/")
         self._top = top_logprobs
         self._patience = patience or Patience()
+        self._prompts: dict[TaskInput, tuple[int, ...]] = {}
         # The slots of the pool bound how many connections there are. No proxies, no cookies, no redirects.
         self._session = aiohttp.ClientSession(
             connector=connector(),
@@ -75,6 +79,19 @@ class OpenAIClient:
     async def close(self) -> None:
         """Drops every connection; the engine stops what it does for us."""
         await self._session.close()
+
+    async def check(self, task: TaskSpec, context_tokens: int) -> None:
+        """Raises EngineError with the reason to decline for, as far as this engine tells: see ports.EnginePool."""
+        engines.build_request(self.profile, self.model, task, self._top)
+        ids = await self._prompt_ids(task.input)
+        if ids and len(ids) + task.max_tokens > context_tokens:
+            raise EngineError(
+                Reason.CONTEXT_TOO_LONG,
+                f"{len(ids)} prompt tokens and {task.max_tokens} more do not fit a context of {context_tokens}",
+            )
+        self._prompts[task.input] = ids
+        while len(self._prompts) > _PROMPTS_KEPT:
+            del self._prompts[next(iter(self._prompts))]
 
     # ------------------------------------------------------------------ generation
 
@@ -89,7 +106,9 @@ class OpenAIClient:
             yield Vectors(rows=rows)
             yield Finished(finish=FinishReason.STOP, usage=usage, request_sha256=request.sha256)
             return
-        prompt_ids = await self._prompt_ids(task.input)
+        prompt_ids = self._prompts.pop(task.input, None)
+        if prompt_ids is None:
+            prompt_ids = await self._prompt_ids(task.input)
         answer = Answer(top_logprobs=self._top, max_tokens=task.max_tokens)
         async with contextlib.aclosing(self._payloads(request)) as payloads:
             async for payload in payloads:
