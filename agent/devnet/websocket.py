@@ -58,8 +58,9 @@ class WebSocketRoute:
         offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
         if SUBPROTOCOL not in offered:
             raise bad_message(f"expected a WebSocket with subprotocol {SUBPROTOCOL}")
+        # aiohttp refuses a message that is as large as its limit.
         socket = web.WebSocketResponse(
-            protocols=(SUBPROTOCOL,), max_msg_size=MAX_MESSAGE_BYTES, compress=False, heartbeat=PING_S
+            protocols=(SUBPROTOCOL,), max_msg_size=MAX_MESSAGE_BYTES + 1, compress=False, heartbeat=PING_S
         )
         await socket.prepare(request)
         self._open.add(socket)

@@ -59,14 +59,23 @@ class TestNode:
 
     __test__ = False
 
-    def __init__(self, node_id: str = "node-1") -> None:
+    def __init__(self, node_id: str = "node-1", coordinator_key: str = COORDINATOR_KEY) -> None:
         self.keys = KeyPair.generate()
         self.node_id = node_id
+        self.coordinator_key = coordinator_key
+        self.fingerprint = FINGERPRINT
+        self.running: tuple[LeaseKey, ...] = ()
         self.welcomes: list[wire.Welcome] = []
 
     def hello(self, nonce: str) -> wire.Hello:
-        signature = self.keys.sign(session_digest(nonce, self.node_id, COORDINATOR_KEY))
-        return wire.Hello(node_id=self.node_id, nonce=nonce, signature=signature, fingerprint=FINGERPRINT)
+        signature = self.keys.sign(session_digest(nonce, self.node_id, self.coordinator_key))
+        return wire.Hello(
+            node_id=self.node_id,
+            nonce=nonce,
+            signature=signature,
+            fingerprint=self.fingerprint,
+            running=self.running,
+        )
 
     def welcomed(self, welcome: wire.Welcome) -> None:
         self.welcomes.append(welcome)
