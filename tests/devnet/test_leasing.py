@@ -1,0 +1,232 @@
+"""Credits, grants, starts, declines, expiry: by tables and by hand-set time."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.core import wire
+from agent.core.model import EmbeddingInput, Reason
+from agent.devnet.core import leasing
+from agent.devnet.core.records import TaskState
+from agent.devnet.core.rules import MAX_OFFERS_BYTES, Refused
+from tests import builders
+from tests.devnet.world import OTHER_MODEL, World
+
+
+@pytest.mark.parametrize(("queued", "asked_for", "granted"), [(0, 1, 0), (1, 3, 1), (3, 2, 2), (5, 5, 5)])
+def test_a_pull_never_gets_more_than_it_asked_for(queued: int, asked_for: int, granted: int) -> None:
+    world = World()
+    node = world.enrolled()
+    for _ in range(queued):
+        world.submit()
+    assert len(world.pull(node, asked_for)) == granted
+
+
+def test_tasks_are_granted_in_the_order_in_which_they_came_over_all_models() -> None:
+    world = World()
+    node = world.enrolled()
+    order = [world.submit(), world.submit(model=OTHER_MODEL), world.submit()]
+    credits = tuple(wire.Credit(pool=m[-4:], model_digest=m, count=2) for m in (OTHER_MODEL, builders.MODEL))
+    offers = world.opened(world.ask(node, credits)[1])
+    assert [it.task.task_id for it in offers] == order
+
+
+def test_a_task_goes_only_to_a_credit_for_its_model() -> None:
+    world = World()
+    node = world.enrolled()
+    world.submit(model=OTHER_MODEL)
+    assert world.pull(node) == []
+
+
+def test_a_pool_that_does_not_do_a_kind_is_passed_over_for_the_next_task() -> None:
+    world = World()
+    node = world.enrolled()
+    world.beat(node, fingerprint=builders.fingerprint(pools=(builders.pool(),)))
+    world.submit(input=EmbeddingInput(texts=("a",)), max_tokens=0)
+    chat = world.submit()
+    assert [it.task.task_id for it in world.pull(node, 2)] == [chat]
+
+
+def test_a_reply_never_outgrows_a_message_however_many_tasks_it_could_hold() -> None:
+    world = World()
+    node = world.enrolled()
+    for _ in range(6):
+        world.submit(text='"' * 100_000)
+    signed = world.ask(node, (wire.Credit(pool="main", model_digest=builders.MODEL, count=6),))[1]
+    assert signed is not None
+    assert 1 <= len(signed.offers) < 6
+    frame = wire.encode(wire.DownFrame(msg=signed, re=1))
+    assert len(frame) <= wire.MAX_MESSAGE_BYTES
+    assert len(frame) > MAX_OFFERS_BYTES / 2
+
+
+def test_the_fence_rises_with_every_lease_and_survives_a_restart() -> None:
+    world = World(pause_after_failure_s=0.0)
+    node = world.enrolled()
+    world.submit()
+    world.submit()
+    fences = [it.fence for it in world.pull(node, 2)]
+    world.sweep(60.0)
+    fences += [it.fence for it in world.pull(node, 2)]
+    world = world.restarted()
+    world.sweep(60.0)
+    fences += [it.fence for it in world.pull(node, 2)]
+    assert len(fences) == 6
+    assert fences == sorted(set(fences))
+
+
+def test_an_offer_that_is_not_confirmed_expires_faster_and_costs_the_task_no_attempt() -> None:
+    world = World(unstarted_s=10.0, lease_s=40.0)
+    node, other = world.enrolled(1), world.enrolled(2)
+    task_id = world.submit()
+    (offer,) = world.pull(node)
+    world.sweep(9.9)
+    assert world.state(task_id) is TaskState.LEASED
+    world.sweep(0.2)
+    assert world.state(task_id) is TaskState.QUEUED
+    assert not world.start(node, offer.key).ok
+    assert world.book.tasks[task_id].progress.failures == 0
+    assert len(world.pull(other)) == 1
+
+
+def test_a_started_lease_lives_as_long_as_beats_renew_it_and_no_longer() -> None:
+    world = World(lease_s=40.0)
+    node = world.enrolled()
+    task_id = world.submit()
+    (offer,) = world.pull(node)
+    assert world.start(node, offer.key) == wire.StartAck(key=offer.key, ok=True, lease_ms=40_000)
+    for _ in range(5):
+        world.sweep(39.0)
+        assert world.beat(node, offer.key).renewed == (offer.key,)
+    world.sweep(40.1)
+    assert world.state(task_id) is TaskState.QUEUED
+    assert world.beat(node, offer.key).lost == (offer.key,)
+
+
+def test_a_task_fails_with_its_story_after_the_last_attempt() -> None:
+    world = World(max_attempts=2, pause_after_failure_s=0.0)
+    node = world.enrolled()
+    task_id = world.submit()
+    for _ in range(2):
+        (offer,) = world.pull(node)
+        world.start(node, offer.key)
+        world.sweep(50.0)
+    progress = world.book.tasks[task_id].progress
+    assert progress.state is TaskState.FAILED
+    assert [episode.reason for episode in progress.story] == [Reason.LEASE_EXPIRED] * 2
+    assert "2 attempts" in progress.detail
+
+
+def test_a_task_past_its_deadline_fails_and_its_node_is_told_to_stop() -> None:
+    world = World()
+    node = world.enrolled()
+    task_id = world.submit(deadline_s=20.0)
+    (offer,) = world.pull(node)
+    assert offer.deadline_ms == 20_000
+    world.start(node, offer.key)
+    world.sweep(20.0)
+    assert world.state(task_id) is TaskState.FAILED
+    assert [it.push for it in world.pushed] == [wire.Cancel(key=offer.key, reason=Reason.DEADLINE_PASSED)]
+
+
+def test_a_declined_task_is_free_at_once_but_not_for_the_node_that_declined_it() -> None:
+    world = World()
+    node, other = world.enrolled(1), world.enrolled(2)
+    world.submit()
+    (offer,) = world.pull(node)
+    world.decline(node, offer.key)
+    assert world.pull(node) == []
+    (again,) = world.pull(other)
+    assert (again.attempt, again.fence > offer.fence) == (2, True)
+
+
+@pytest.mark.parametrize(("reason", "after_s"), [(Reason.UNKNOWN_MODEL, 120.0), (Reason.DRAINING, 2.0)])
+def test_how_long_a_decline_lasts_depends_on_whether_its_reason_passes(reason: Reason, after_s: float) -> None:
+    world = World()
+    node = world.enrolled()
+    world.submit()
+    world.decline(node, world.pull(node)[0].key, reason)
+    world.sweep(after_s - 0.1)
+    assert world.pull(node) == []
+    world.sweep(0.1)
+    assert len(world.pull(node)) == 1
+
+
+def test_a_parked_pull_is_granted_the_task_that_comes() -> None:
+    world = World()
+    node = world.enrolled()
+    pull_id = world.park(node)
+    task_id = world.submit()
+    assert [it.task.task_id for it in world.opened(world.granted[pull_id])] == [task_id]
+
+
+def test_the_pull_that_waits_longest_is_served_first_and_the_others_sleep_on() -> None:
+    world = World()
+    first, second = world.park(world.enrolled(1)), world.park(world.enrolled(2))
+    world.submit()
+    assert list(world.granted) == [first]
+    world.submit()
+    assert list(world.granted) == [first, second]
+
+
+def test_a_pull_that_waited_long_enough_is_answered_empty() -> None:
+    world = World(lease_s=40.0)
+    pull_id = world.park(world.enrolled(), wait_s=5.0)
+    world.sweep(4.9)
+    assert world.granted == {}
+    world.sweep(0.2)
+    assert world.granted == {pull_id: wire.Offers()}
+
+
+def test_a_pull_waits_no_longer_than_half_a_lease() -> None:
+    world = World(lease_s=10.0)
+    pull_id = world.park(world.enrolled(), wait_s=25.0)
+    world.sweep(5.0)
+    assert pull_id in world.granted
+
+
+def test_a_withdrawn_pull_is_granted_nothing() -> None:
+    world = World()
+    pull_id = world.park(world.enrolled())
+    leasing.withdraw(world.book, pull_id)
+    task_id = world.submit()
+    assert world.granted == {}
+    assert world.state(task_id) is TaskState.QUEUED
+
+
+def test_a_pause_that_ends_wakes_the_pull_that_waits_for_it() -> None:
+    world = World()
+    node = world.enrolled()
+    world.submit()
+    world.decline(node, world.pull(node)[0].key, Reason.DRAINING)
+    pull_id = world.park(node)
+    world.sweep(2.5)
+    assert len(world.granted[pull_id].offers) == 1
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        wire.Pull(credits=()),
+        wire.Pull(credits=(wire.Credit(pool="main", model_digest=builders.MODEL, count=0),)),
+        wire.Pull(credits=(wire.Credit(pool="main", model_digest=builders.MODEL, count=5000),)),
+    ],
+)
+def test_a_pull_that_asks_for_nothing_or_for_the_world_is_refused(message: wire.Pull) -> None:
+    world = World()
+    node = world.enrolled()
+    with pytest.raises(Refused) as refused:
+        leasing.pull(world.book, world.when, node.node_id, 1, message)
+    assert refused.value.code is wire.RefusalCode.BAD_MESSAGE
+
+
+def test_no_node_can_start_or_decline_the_lease_of_another() -> None:
+    world = World()
+    node, thief = world.enrolled(1), world.enrolled(2)
+    task_id = world.submit()
+    (offer,) = world.pull(node)
+    assert not world.start(thief, offer.key).ok
+    world.decline(thief, offer.key)
+    assert world.beat(thief, offer.key).lost == (offer.key,)
+    assert world.state(task_id) is TaskState.LEASED
+    assert world.start(node, offer.key).ok

@@ -1,0 +1,201 @@
+"""Enrolment, hello, beats, directives, goodbye."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.core import wire
+from agent.core.enrolment import reply_digest
+from agent.core.model import LeaseKey
+from agent.devnet.core import presence
+from agent.devnet.core.records import TaskState
+from agent.devnet.core.rules import Refused
+from agent.devnet.keys import verify
+from tests.devnet.world import Actor, World
+
+
+def token_of(world: World, secret: str = "s" * 30, *, issue: bool = True) -> str:
+    token = f"ga1.{secret}.{world.keys.public}"
+    if issue:
+        world.take(presence.issue_token(world.book, token))
+    return token
+
+
+def enrol(world: World, request: wire.EnrolRequest) -> wire.EnrolReply:
+    return world.take(presence.enrol(world.book, world.when, request))
+
+
+def test_a_token_enrols_a_node_and_the_reply_is_vouched_for() -> None:
+    world, node = World(), Actor()
+    token = token_of(world)
+    reply = enrol(world, node.enrolment(token))
+    assert reply.coordinator_key == world.keys.public
+    assert verify(world.keys.public, reply.signature, reply_digest(token, node.keys.public, reply.node_id))
+
+
+def test_a_token_is_used_up_by_the_first_node_but_answers_that_one_again() -> None:
+    world, node = World(), Actor()
+    token = token_of(world)
+    reply = enrol(world, node.enrolment(token))
+    world = world.restarted()
+    assert enrol(world, node.enrolment(token)) == reply
+    with pytest.raises(Refused, match="another node") as refused:
+        enrol(world, Actor(2).enrolment(token))
+    assert refused.value.code is wire.RefusalCode.BAD_TOKEN
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda request, world: {"token": token_of(world, "x" * 30, issue=False)}, "bad_signature"),
+        (lambda request, world: {"token": "nonsense"}, "bad_token"),
+        (lambda request, world: {"token": request.token[:-64] + "ab" * 32}, "bad_token"),
+        (lambda request, world: {"node_key": Actor(7).keys.public}, "bad_signature"),
+        (lambda request, world: {"node_key": "short"}, "bad_message"),
+        (lambda request, world: {"signature": "00" * 64}, "bad_signature"),
+    ],
+    ids=["another token", "nonsense", "another coordinator", "another key", "no key", "no signature"],
+)
+def test_a_forged_enrolment_is_refused_and_the_token_stays_good(change: Any, code: str) -> None:
+    world, node = World(), Actor()
+    request = node.enrolment(token_of(world))
+    with pytest.raises(Refused) as refused:
+        enrol(world, msgspec.structs.replace(request, **change(request, world)))
+    assert refused.value.code == code
+    assert enrol(world, request).node_id == node.node_id
+
+
+def test_a_token_that_was_never_issued_is_refused() -> None:
+    world = World()
+    with pytest.raises(Refused, match="never issued") as refused:
+        enrol(world, Actor().enrolment(token_of(world, issue=False)))
+    assert refused.value.code is wire.RefusalCode.BAD_TOKEN
+
+
+def test_no_token_is_ever_written_down() -> None:
+    world = World()
+    secret = "verysecret" * 3
+    enrol(world, Actor().enrolment(token_of(world, secret)))
+    assert secret not in repr(world.writes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"node_id": "n-none"}, "unknown_node"),
+        ({"signature": "00" * 64}, "bad_signature"),
+        ({"proto": (2, 3)}, "unsupported_version"),
+    ],
+)
+def test_a_hello_that_does_not_prove_who_speaks_is_refused(changes: Any, code: str) -> None:
+    world = World()
+    node = world.enrolled()
+    with pytest.raises(Refused) as refused:
+        world.hello(node, **changes)
+    assert refused.value.code == code
+
+
+def test_a_hello_over_another_nonce_is_refused() -> None:
+    world = World()
+    node = world.enrolled()
+    with pytest.raises(Refused, match="this nonce"):
+        presence.hello(world.book, world.when, "aa" * 32, node.hello("bb" * 32, world.keys.public))
+
+
+def test_a_hello_signed_for_another_coordinator_is_refused() -> None:
+    world = World()
+    node = world.enrolled()
+    hello = node.hello("aa" * 32, "bb" * 32)
+    with pytest.raises(Refused, match="this coordinator's key"):
+        presence.hello(world.book, world.when, "aa" * 32, hello)
+
+
+def test_hello_frees_what_the_node_neither_runs_nor_delivers_and_keeps_the_rest() -> None:
+    world = World(lease_s=40.0)
+    node, other = world.enrolled(1), world.enrolled(2)
+    for _ in range(3):
+        world.submit()
+    runs, unsent, gone = world.pull(node, 3)
+    world.now += 9.0
+    stranger = LeaseKey(task_id="t-none", attempt=1, fence=1)
+    assert world.hello(node, running=(runs.key, stranger), unsent=(unsent.key,)) == (runs.key,)
+    assert [world.state(it.task.task_id) for it in (runs, unsent, gone)] == ["leased", "leased", "queued"]
+    assert world.book.tasks[gone.task.task_id].progress.failures == 0
+    assert [it.task.task_id for it in world.pull(other, 3)] == [gone.task.task_id]
+    world.sweep(39.0)
+    assert world.state(unsent.task.task_id) is TaskState.LEASED
+
+
+def test_a_new_hello_answers_the_pull_that_the_broken_connection_left_behind() -> None:
+    world = World()
+    node = world.enrolled()
+    pull_id = world.park(node)
+    world.hello(node)
+    assert world.granted == {pull_id: wire.Offers()}
+
+
+def test_live_leases_survive_a_restart_for_their_full_time() -> None:
+    world = World(lease_s=40.0)
+    node = world.enrolled()
+    task_id = world.submit()
+    (offer,) = world.pull(node)
+    world.start(node, offer.key)
+    world = world.restarted()
+    world.sweep(39.0)
+    assert world.state(task_id) is TaskState.LEASED
+    assert world.hello(node, running=(offer.key,)) == (offer.key,)
+    world.sweep(39.0)
+    assert world.deliver(node, node.success(offer)).status is wire.ReceiptStatus.ACCEPTED
+
+
+def test_bye_frees_every_lease_of_the_node_at_once() -> None:
+    world = World()
+    node, other = world.enrolled(1), world.enrolled(2)
+    world.submit()
+    world.pull(node)
+    pull_id = world.park(other)
+    world.take(presence.bye(world.book, world.when, node.node_id, wire.Bye(reason="drained")))
+    assert len(world.granted[pull_id].offers) == 1
+
+
+def test_a_directive_waits_for_the_next_beat_once_and_survives_a_restart() -> None:
+    world = World()
+    node = world.enrolled()
+    drain = wire.Directive(kind="drain")
+    world.take(presence.direct(world.book, node.node_id, drain, streaming=False))
+    world = world.restarted()
+    assert world.beat(node).directives == (drain,)
+    assert world.beat(node).directives == ()
+
+
+def test_a_directive_for_a_node_with_a_stream_is_pushed() -> None:
+    world = World()
+    node = world.enrolled()
+    pause = wire.Directive(kind="pause")
+    world.take(presence.direct(world.book, node.node_id, pause, streaming=True))
+    assert [it.push for it in world.pushed] == [wire.Directed(directive=pause)]
+    assert world.beat(node).directives == ()
+
+
+def test_a_directive_that_no_node_knows_is_refused() -> None:
+    world = World()
+    node = world.enrolled()
+    with pytest.raises(Refused, match="drain"):
+        presence.direct(world.book, node.node_id, wire.Directive(kind="explode"), streaming=False)
+
+
+def test_a_new_fingerprint_makes_a_parked_pull_fit_again() -> None:
+    from tests import builders
+
+    world = World()
+    node = world.enrolled()
+    wrong = builders.pool(model_digest="sha256:" + "00" * 32)
+    world.beat(node, fingerprint=builders.fingerprint(pools=(wrong,)))
+    pull_id = world.park(node)
+    world.submit()
+    assert world.granted == {}
+    world.beat(node, fingerprint=builders.fingerprint(pools=(builders.pool(),)))
+    assert len(world.granted[pull_id].offers) == 1

@@ -1,0 +1,212 @@
+"""What becomes of results: every receipt status, by table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.core import wire
+from agent.core.model import Outcome, Reason, Usage
+from agent.core.proof.signed import seal
+from agent.core.wire import ReceiptStatus
+from agent.devnet.core import effects, settling
+from agent.devnet.core.records import TaskState
+from agent.devnet.core.rules import Refused
+from tests.devnet.world import Actor, World, sha256
+
+
+def leased(**rules: Any) -> tuple[World, Actor, wire.OfferBody]:
+    """A task that one node has started."""
+    world = World(**rules)
+    node = world.enrolled()
+    world.submit()
+    (offer,) = world.pull(node)
+    world.start(node, offer.key)
+    return world, node, offer
+
+
+def paid(world: World) -> list[int]:
+    return [it.line.amount_micros for it in world.writes if isinstance(it, effects.SaveLedgerLine)]
+
+
+def test_a_good_result_settles_the_task_and_pays_for_its_tokens() -> None:
+    world, node, offer = leased(price_micros_per_million_tokens=1_000_000)
+    receipt = world.deliver(node, node.success(offer))
+    assert (receipt.status, receipt.amount_micros, receipt.output_sha256) == ("accepted", 13, sha256("Blue."))
+    assert receipt.commitment_root
+    assert world.state(offer.task.task_id) is TaskState.SETTLED
+    assert paid(world) == [13]
+
+
+def test_a_duplicate_gets_the_first_receipt_and_is_never_paid_again() -> None:
+    world, node, offer = leased(price_micros_per_million_tokens=1_000_000)
+    first = world.deliver(node, node.success(offer))
+    world.now += 5.0
+    again = world.deliver(node, node.success(offer, "Red."))
+    assert again == msgspec.structs.replace(first, status=ReceiptStatus.DUPLICATE)
+    assert paid(world) == [13]
+
+
+def test_a_duplicate_is_known_after_a_restart() -> None:
+    world, node, offer = leased()
+    first = world.deliver(node, node.success(offer))
+    again = world.restarted().deliver(node, node.success(offer))
+    assert again == msgspec.structs.replace(first, status=ReceiptStatus.DUPLICATE)
+
+
+def test_a_result_after_its_lease_expired_is_accepted_while_nobody_else_has_the_task() -> None:
+    world, node, offer = leased()
+    world.sweep(50.0)
+    assert world.state(offer.task.task_id) is TaskState.QUEUED
+    assert world.deliver(node, node.success(offer)).status is ReceiptStatus.ACCEPTED
+    assert world.pull(node) == []
+
+
+def test_a_result_with_an_old_fence_is_stale_and_the_new_lease_goes_on() -> None:
+    world, node, offer = leased()
+    other = world.enrolled(2)
+    world.sweep(50.0)
+    (newer,) = world.pull(other)
+    receipt = world.deliver(node, node.success(offer))
+    assert (receipt.status, receipt.amount_micros) == (ReceiptStatus.STALE, 0)
+    assert world.deliver(other, other.success(newer)).status is ReceiptStatus.ACCEPTED
+    assert world.deliver(node, node.success(offer)).status is ReceiptStatus.STALE
+
+
+def test_a_result_for_a_task_that_is_not_here_is_unknown() -> None:
+    world, node, offer = leased()
+    assert world.deliver(node, node.success(offer, task_id="t-else")).status is ReceiptStatus.UNKNOWN
+
+
+def test_a_result_of_an_attempt_that_was_never_granted_is_rejected() -> None:
+    world, node, offer = leased()
+    assert world.deliver(node, node.success(offer, attempt=7)).status is ReceiptStatus.REJECTED
+    assert world.state(offer.task.task_id) is TaskState.LEASED
+
+
+def test_a_result_for_the_lease_of_another_node_is_rejected_and_harms_nobody() -> None:
+    world, node, offer = leased()
+    thief = world.enrolled(2)
+    assert world.deliver(thief, thief.success(offer)).status is ReceiptStatus.REJECTED
+    assert world.deliver(node, node.success(offer)).status is ReceiptStatus.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"node_id": "n-other"}, "names node"),
+        ({"idem_key": "mine"}, "idem_key"),
+        ({"output_sha256": "00" * 32}, "digest of the output"),
+        ({"output_bytes": 4}, "output_bytes"),
+        ({"usage": Usage(prompt_tokens=1, completion_tokens=17)}, "asked for at most"),
+        ({"commitment": None}, "without a commitment"),
+    ],
+)
+def test_a_result_that_contradicts_itself_is_rejected_and_the_task_goes_to_another(changes: Any, word: str) -> None:
+    world, node, offer = leased()
+    receipt = world.deliver(node, node.success(offer, **changes))
+    assert (receipt.status, receipt.amount_micros) == (ReceiptStatus.REJECTED, 0)
+    assert word in receipt.detail
+    assert world.state(offer.task.task_id) is TaskState.QUEUED
+    assert world.pull(node) == []
+    assert len(world.pull(world.enrolled(2))) == 1
+
+
+def test_a_success_without_an_output_is_rejected() -> None:
+    world, node, offer = leased()
+    result = msgspec.structs.replace(node.success(offer, output_sha256="", output_bytes=0), output=None)
+    assert "without an output" in world.deliver(node, result).detail
+
+
+def test_a_commitment_for_another_attempt_is_rejected() -> None:
+    world, node, offer = leased()
+    other = node.commitment(
+        msgspec.structs.replace(offer, fence=99), "Blue.", Usage(prompt_tokens=10, completion_tokens=3)
+    )
+    assert "fence" in world.deliver(node, node.success(offer, commitment=other)).detail
+
+
+def test_a_commitment_to_other_token_counts_is_rejected() -> None:
+    world, node, offer = leased()
+    other = node.commitment(offer, "Blue.", Usage(prompt_tokens=10, completion_tokens=2))
+    assert "token counts" in world.deliver(node, node.success(offer, commitment=other)).detail
+
+
+def test_a_commitment_of_another_node_is_rejected() -> None:
+    world, node, offer = leased()
+    stolen = Actor(9).commitment(offer, "Blue.", Usage(prompt_tokens=10, completion_tokens=3))
+    assert "commitment_key" in world.deliver(node, node.success(offer, commitment=stolen)).detail
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "failures"),
+    [
+        (Outcome.FAILED, Reason.ENGINE_CRASHED, 1),
+        (Outcome.EXPIRED, Reason.LEASE_EXPIRED, 1),
+        (Outcome.HANDED_BACK, Reason.DRAIN_LIMIT, 0),
+    ],
+)
+def test_an_attempt_without_an_output_is_acknowledged_and_its_task_queued_again(
+    outcome: Outcome, reason: Reason, failures: int
+) -> None:
+    world, node, offer = leased()
+    receipt = world.deliver(node, node.ending(offer, outcome, reason))
+    assert (receipt.status, receipt.amount_micros) == (ReceiptStatus.ACCEPTED, 0)
+    progress = world.book.tasks[offer.task.task_id].progress
+    assert (progress.state, progress.failures, progress.story[-1].reason) == (TaskState.QUEUED, failures, reason)
+    assert len(world.pull(world.enrolled(2))) == 1
+
+
+def test_a_failure_told_after_the_lease_expired_counts_once() -> None:
+    world, node, offer = leased(max_attempts=2)
+    world.sweep(50.0)
+    world.deliver(node, node.ending(offer, Outcome.FAILED, Reason.ENGINE_CRASHED))
+    assert world.book.tasks[offer.task.task_id].progress.failures == 1
+
+
+def test_a_cancelled_task_takes_the_report_of_its_end_but_no_output() -> None:
+    world, node, offer = leased()
+    assert world.cancel(offer.task.task_id) is TaskState.CANCELLED
+    assert world.beat(node, offer.key).cancelled == (offer.key,)
+    assert world.deliver(node, node.success(offer)).status is ReceiptStatus.STALE
+    ending = node.ending(offer, Outcome.CANCELLED, Reason.CANCELLED_BY_REQUESTER)
+    assert world.deliver(node, ending).status is ReceiptStatus.ACCEPTED
+    assert world.state(offer.task.task_id) is TaskState.CANCELLED
+
+
+def test_an_output_that_came_as_a_blob_is_accepted_by_its_digest() -> None:
+    world, node, offer = leased()
+    assert world.deliver(node, node.success(offer, blob=True), blob_bytes=5).status is ReceiptStatus.ACCEPTED
+
+
+def _resigned(node: Actor, payload: bytes, role: wire.Role = wire.Role.RESULT) -> wire.Result:
+    return wire.Result(signed=seal(role, payload, node.keys.public, node.keys.sign))
+
+
+@pytest.mark.parametrize(
+    ("forge", "code"),
+    [
+        (lambda node, offer: Actor(5).success(offer), "bad_signature"),
+        (lambda node, offer: _resigned(node, b"{}", wire.Role.OFFER), "bad_signature"),
+        (lambda node, offer: _resigned(node, b"{}"), "bad_message"),
+        (lambda node, offer: node.success(offer, blob=True), "not_found"),
+        (lambda node, offer: node.success(offer, "x" * (wire.MAX_INLINE_OUTPUT_BYTES + 1)), "too_large"),
+        (lambda node, offer: msgspec.structs.replace(node.success(offer), blob="00" * 32), "bad_message"),
+    ],
+    ids=["another key", "another role", "no body", "blob missing", "too large inline", "both inline and blob"],
+)
+def test_what_nobody_can_be_held_to_is_refused_and_changes_nothing(forge: Any, code: str) -> None:
+    world, node, offer = leased()
+    before = len(world.writes)
+    with pytest.raises(Refused) as refused:
+        settling.deliver(world.book, world.when, node.node_id, forge(node, offer), None)
+    assert refused.value.code == code
+    assert len(world.writes) == before
+    assert world.deliver(node, node.success(offer)).status is ReceiptStatus.ACCEPTED
+
+
+def test_the_price_is_rounded_down() -> None:
+    assert settling.price_micros(Usage(prompt_tokens=4, completion_tokens=0), 200_000) == 0
+    assert settling.price_micros(Usage(prompt_tokens=4, completion_tokens=6), 200_000) == 2
