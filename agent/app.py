@@ -106,15 +106,19 @@ class Daemon:
         stack.push_async_callback(outbox.close)
         if outbox.recovered:
             self._log.error("outbox.recovered", detail=outbox.recovered)
-        sandbox = Bubblewrap(bwrap=config.sandbox.bwrap, runtime_dir=config.node.runtime_dir)
-        facts = await sandbox.probe()
-        built = await build_pools(config, sandbox, clock)
-        pools = {pool.facts.name: pool for pool in built.pools}
-        gpu, host, unread = self._gpu(), Host(), GpuReport(detail="not read yet")
+        gpu, host = self._gpu(), Host()
         stack.push_async_callback(gpu.close)
+        report_at_start = await gpu.snapshot()  # bounded by gpu.deadline_s, whatever the driver does
+        sandbox = self._sandbox(report_at_start)
+        facts = await sandbox.probe()
+        uuids = [seen.uuid for seen in report_at_start.gpus if seen.fault is None]
+        built = await build_pools(config, sandbox, clock, gpus=uuids)
+        for model in built.models:
+            self._log.info("model.verified", model=model.name, digest=model.digest, bytes=model.bytes)
+        pools = {pool.facts.name: pool for pool in built.pools}
 
         spine = Spine(Node(identity.node_id), clock)
-        first = fingerprint(host, unread, pools.values(), built.models, facts)
+        first = fingerprint(host, report_at_start, pools.values(), built.models, facts)
         herald = Herald(spine, identity, first, lambda: report.unsent.values())  # noqa: PLW0108  (made below)
         url, choice = identity.enrolment.url, config.coordinator
         link = link_to(url, herald, clock, transport=choice.transport.value, ca_file=choice.ca_file)
@@ -142,6 +146,13 @@ class Daemon:
             "watch": Watch(spine, pulse).run(),
         }
         return Parts(spine, Drain(spine, pull, report, link), overview, pulse, loops)
+
+    def _sandbox(self, report: GpuReport) -> Bubblewrap:
+        minors = {gpu.uuid: gpu.minor for gpu in report.gpus}
+        sandbox = Bubblewrap(self._config.node.runtime_dir, bwrap=self._config.sandbox.bwrap, minor_of=minors.get)
+        if reaped := sandbox.reap_orphans():
+            self._log.warning("sandbox.reaped", cgroups=reaped)
+        return sandbox
 
     def _gpu(self) -> GpuProbe:
         settings = self._config.gpu

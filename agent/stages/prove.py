@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import itertools
 from collections.abc import Mapping
 
 import msgspec
@@ -16,6 +15,7 @@ from agent.core.errors import ProofError, StorageError
 from agent.core.model import LeaseKey, Reason
 from agent.core.proof.commitment import commit
 from agent.core.proof.header import header_of
+from agent.core.proof.leaves import join_leaves
 from agent.core.proof.transcript import Transcript
 from agent.ports import EnginePool, Identity, Transcripts
 from agent.stages.product import Product, Sealed
@@ -58,7 +58,7 @@ class Prove:
         try:
             sealed, transcript = self._seal(command)
             until = self._spine.clock.wall() + self._retention_s
-            await self._transcripts.keep(command.key, framed(transcript), until)
+            await self._transcripts.keep(command.key, join_leaves(transcript.leaves), until)
         except ProofError as error:
             self._failed(command.key, Reason.PROOF_FAILED, error.message)
         except StorageError as error:  # a commitment without its transcript could never be opened: do not release
@@ -103,9 +103,3 @@ class Prove:
             if gone:
                 self._log.info("transcripts.swept", deleted=gone)
             await self._spine.clock.sleep(SWEEP_S)
-
-
-def framed(transcript: Transcript) -> bytes:
-    """The leaves as kept on disk: each with its length (u32 little-endian) in front."""
-    parts = ((len(leaf).to_bytes(4, "little"), leaf) for leaf in transcript.leaves)
-    return b"".join(itertools.chain.from_iterable(parts))

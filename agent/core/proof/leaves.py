@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from agent.core.errors import ProofError
 from agent.core.model import Commitment, Value
@@ -44,6 +44,11 @@ def split_leaves(raw: bytes) -> tuple[bytes, ...]:
         leaves.append(reader.take(_limited(U32, MAX_LEAF_BYTES, reader)))
         left -= 4 + len(leaves[-1])
     return tuple(leaves)
+
+
+def join_leaves(leaves: Iterable[bytes]) -> bytes:
+    """A transcript file: the inverse of `split_leaves`."""
+    return b"".join(U32.write(len(leaf)) + leaf for leaf in leaves)
 
 
 def check_leaves(leaves: Sequence[bytes], commitment: Commitment) -> tuple[Leaf, ...]:
