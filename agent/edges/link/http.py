@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 
 import msgspec
 
 from agent.core import wire
 from agent.core.errors import LinkError
 from agent.core.refusals import code_of
-from agent.edges.link.chunks import Chunks
 from agent.edges.link.describe import described
 from agent.edges.link.dial import Answer, Dialer
 from agent.edges.link.faults import broken, refused, too_large
@@ -36,19 +36,17 @@ class HttpLink:
         self._clock = clock
         self._limits = limits
         self._gate: Gate[Session] = Gate(self._greeted, lambda session: session.fresh(clock.monotonic()))
-        self._chunks = Chunks(self._send_chunk)
         self._mailbox = Mailbox()
 
     async def call(self, message: wire.UpMessage) -> wire.DownMessage:
         """Send and await the reply. Raises LinkError."""
-        if isinstance(message, wire.Result):
-            await self._chunks.settled(self._limits.close_s)  # a result ends the requester's stream of text
         return await self._gate.run(lambda session: self._ask(session, message))
 
     async def post(self, message: wire.Chunk) -> None:
-        """Queue a chunk; returns at once, and forgets the oldest when the line is too slow."""
-        if self._gate.state != "closed":
-            self._chunks.add(message)
+        """Send in an open session, and wait for the line so that chunks keep their order; lost when it fails."""
+        if (session := self._gate.current) is not None:
+            with suppress(LinkError):  # lossy by contract: the result carries the whole text
+                await self._ask(session, message)
 
     async def put_blob(self, sha256: str, body: bytes) -> None:
         """Upload `body` under its own digest. Raises LinkError."""
@@ -66,7 +64,6 @@ class HttpLink:
         """Give up what is under way; every waiting call raises CLOSED."""
         await self._gate.close()
         self._mailbox.close()
-        await self._chunks.close()
         await self._dialer.close()
 
     async def _greeted(self) -> Session:
@@ -82,10 +79,6 @@ class HttpLink:
         limit_s = self._limits.reply_limit_s(message)
         frame = await self._post(wire.tag_of(message), raw, limit_s=limit_s, token=session.token)
         return checked(frame, seq, message, self._dialer.endpoint)
-
-    async def _send_chunk(self, chunk: wire.Chunk) -> None:
-        if (session := self._gate.current) is not None:
-            await self._ask(session, chunk)
 
     async def _post(self, route: str, raw: bytes, *, limit_s: float, token: str = "") -> wire.DownFrame:
         answer = await self._dialer.request("POST", route, raw, limit_s=limit_s, token=token)

@@ -105,6 +105,7 @@ class Gate(Generic[S]):
         self._opening: asyncio.Task[S] | None = None
         self._closed = False
         self.last_fault = ""
+        """Of this session, or why there is none."""
 
     @property
     def current(self) -> S | None:
@@ -172,3 +173,4 @@ class Gate(Generic[S]):
         self._opening = None
         if not task.cancelled() and task.exception() is None:
             self._current = task.result()
+            self.last_fault = ""

@@ -437,9 +437,18 @@ async def test_the_description_tells_state_and_last_fault_and_no_secret(peer: Pe
     assert peer.node.welcomes[0].session not in str(told)
 
 
-async def test_a_push_arrives_where_the_transport_has_pushes(peer: Peer) -> None:
-    if peer.kind == "poll":
-        pytest.skip("a beat's answer carries what a push would")
+async def test_a_fault_is_forgotten_with_its_session(peer: Peer) -> None:
+    link = peer.link()
+    peer.mind.next_time(wire.Beat, HangUp())
+    await fault_of(link.call(BEAT))
+    assert link.describe()["last_fault"]
+    peer.mind.expire_sessions()
+    await link.call(BEAT)
+    assert link.describe()["last_fault"] == ""
+
+
+@pytest.mark.parametrize("peer", ["memory", "websocket"], indirect=True)  # when polling, beats carry the same
+async def test_pushes_arrive_in_order(peer: Peer) -> None:
     link = peer.link()
     await link.call(BEAT)
     cancel = wire.Cancel(key=KEY, reason=Reason.CANCELLED_BY_REQUESTER)

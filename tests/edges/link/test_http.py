@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 from collections.abc import AsyncIterator
 
@@ -15,7 +14,7 @@ from agent.edges.link.http import HttpLink
 from agent.edges.link.limits import LinkLimits
 from tests.fakes.clock import ManualClock
 from tests.fakes.coordinator import FakeCoordinator
-from tests.fakes.mind import KEY, Raw, Silence, TestNode
+from tests.fakes.mind import KEY, Raw, TestNode
 
 BEAT = wire.Beat()
 ACK = wire.encode(wire.DownFrame(re=1, msg=wire.BeatAck(lease_ms=1, beat_s=1)))
@@ -108,23 +107,12 @@ async def test_a_session_is_renewed_before_it_expires(
     assert len(server.mind.hellos) == 2
 
 
-async def test_a_slow_line_forgets_old_chunks_and_never_holds_up_the_engine(
-    server: FakeCoordinator, link: HttpLink
-) -> None:
-    await link.call(BEAT)
-    server.mind.next_time(wire.Chunk, Silence())
-    for index in range(2000):
-        await asyncio.wait_for(link.post(wire.Chunk(key=KEY, index=index, text="x", tokens=1)), 1)
-    await server.mind.seen(2)  # the beat, and the one chunk that hangs
-
-
 async def test_a_chunk_that_fails_costs_later_chunks_nothing(server: FakeCoordinator, link: HttpLink) -> None:
     await link.call(BEAT)
     server.mind.next_time(wire.Chunk, wire.Refusal(code=RefusalCode.BUSY, message="later"))
-    await link.post(wire.Chunk(key=KEY, index=0, text="x", tokens=1))
-    await server.mind.seen(2)
-    await link.post(wire.Chunk(key=KEY, index=1, text="y", tokens=1))
-    await server.mind.seen(3)
+    for index in range(2):
+        await link.post(wire.Chunk(key=KEY, index=index, text="x", tokens=1))
+    assert len(server.mind.frames) == 3
 
 
 async def test_a_blob_over_the_limit_is_never_sent(server: FakeCoordinator, link: HttpLink) -> None:
