@@ -21,9 +21,12 @@ docs: ## write generated files again
 
 UV_COMPILE = ./run tool uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet
+# Ubuntu 22.04's Python calls itself 3.11.0rc1, which pip finds to be neither < '3.12' nor >= '3.12' by its full version.
+BY_MINOR = sed -i "s/python_full_version \([<>=]*\) '\(3\.[0-9]*\)'/python_version \1 '\2'/"
 lock: ## pin every package with hashes; ARGS=--upgrade for newer ones
 	$(UV_COMPILE) --extra demo --extra speed --group build $(ARGS) -o requirements.lock
 	$(UV_COMPILE) --extra demo --extra speed --extra dev --group build -c requirements.lock $(ARGS) -o requirements-dev.lock
+	$(BY_MINOR) requirements.lock requirements-dev.lock
 
 clean:
 	rm -rf .venv .venv.lock .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

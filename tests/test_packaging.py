@@ -244,6 +244,13 @@ def test_every_locked_package_has_hashes_and_names_no_index(lock: str) -> None:
     assert not re.search(r"https?://|file:|--index|--find-links", text)
 
 
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
+def test_the_locks_ask_for_the_minor_version_of_python_because_a_release_candidate_has_no_other_order(
+    lock: str,
+) -> None:
+    assert "python_full_version" not in (ROOT / lock).read_text()
+
+
 def locked(lock: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9.-]+)==([^\s;]+)", (ROOT / lock).read_text(), re.MULTILINE))
 
