@@ -62,6 +62,8 @@ class Gpu(Value):
     cores: int | None = None
     vbios: str | None = None
     numa_node: int | None = None
+    minor: int | None = None
+    """N of the device node /dev/nvidiaN; the index need not be the same."""
     memory_total_bytes: int | None = None
     power_limit_mw: int | None = None
     persistence: bool | None = None

@@ -201,6 +201,7 @@ FACTS: Mapping[str, Question] = {
     "cores": lambda h: _number(_ask(lambda: pynvml.nvmlDeviceGetNumGpuCores(h)), 1),
     "vbios": lambda h: _text(pynvml.nvmlDeviceGetVbiosVersion, h),
     "numa_node": lambda h: _number(_ask(lambda: pynvml.nvmlDeviceGetNumaNodeId(h))),
+    "minor": lambda h: _number(_ask(lambda: pynvml.nvmlDeviceGetMinorNumber(h))),
     "memory_total_bytes": lambda h: _bytes(_memory(h).total),
 }
 """What stays while the driver runs."""

@@ -37,6 +37,7 @@ def test_a_data_centre_gpu_tells_every_field(in_process) -> None:
         cores=16896,
         vbios="96.00.BE.00.0F",
         numa_node=0,
+        minor=0,
         memory_total_bytes=150754820096,
         power_limit_mw=700_000,
         persistence=True,
