@@ -39,7 +39,7 @@ class Group:
 
     def admit(self, pid: int) -> None:
         """Move a process in. Raises OSError."""
-        for directory in self._places():
+        for directory in self.places():
             _write(directory / "cgroup.procs", str(pid))
 
     def out_of_memory(self) -> bool:
@@ -55,10 +55,11 @@ class Group:
 
     def remove(self) -> None:
         """Kill what is still inside and remove the directories; what cannot be removed is reaped at the next start."""
-        for directory in self._places():
+        for directory in self.places():
             _remove(directory)
 
-    def _places(self) -> Sequence[Path]:
+    def places(self) -> Sequence[Path]:
+        """Its directories."""
         return tuple(dict.fromkeys(self._directories.values()))
 
 

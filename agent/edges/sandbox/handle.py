@@ -112,7 +112,8 @@ class BubblewrapHandle:
         if self._wall is not None:
             self._wall.cancel()
         self._watch.cancel()
-        if self._confinement.out_of_memory():
+        # In version 1 the kernel may have killed a child only, which the program outlived.
+        if code != 0 and self._cause is None and self._confinement.out_of_memory():
             self._cause = ExitKind.OUT_OF_MEMORY
         self._confinement.release()
         os.close(launched.init_pidfd)

@@ -44,7 +44,7 @@ def find_bwrap(wanted: str) -> Bwrap:
         path = Path(wanted).absolute()
         return Bwrap(path, _version(path), path.parent)
     faults = []
-    for path, tree in _candidates():
+    for path, tree in candidates():
         try:
             return Bwrap(path, _version(path), tree)
         except SandboxError as error:
@@ -52,7 +52,8 @@ def find_bwrap(wanted: str) -> Bwrap:
     raise SandboxError("; ".join(faults) or "bubblewrap (bwrap) is not installed", remedy=INSTALL)
 
 
-def _candidates() -> list[tuple[Path, Path]]:
+def candidates() -> list[tuple[Path, Path]]:
+    """(bubblewrap, directory that holds it and its libraries), the preferred one first; they may not run."""
     found = []
     if host := shutil.which("bwrap", path="/usr/bin:/usr/local/bin:/bin"):
         found.append((Path(host), Path(host).parent))

