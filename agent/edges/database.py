@@ -50,9 +50,10 @@ class Database:
     Raises StorageError when the file cannot be used; a damaged one is replaced by a fresh one instead.
     """
 
-    def __init__(self, path: Path, migrations: Migrations) -> None:
+    def __init__(self, path: Path, migrations: Migrations, *, busy_timeout_s: float = _BUSY_TIMEOUT_S) -> None:
         self._path = path
         self._migrations = migrations
+        self._busy_timeout_s = busy_timeout_s
         self.recovered = ""
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
@@ -145,12 +146,12 @@ class Database:
     def _open_sound(self) -> sqlite3.Connection:
         """Open the file, or a fresh one in place of a damaged one."""
         try:
-            self._connection = _open(self._path, self._migrations)
+            self._connection = _open(self._path, self._migrations, self._busy_timeout_s)
         except (_DamagedError, sqlite3.DatabaseError) as error:
             if not (isinstance(error, _DamagedError) or _is_damage(error)):
                 raise
             self._put_aside(error)
-            self._connection = _open(self._path, self._migrations)
+            self._connection = _open(self._path, self._migrations, self._busy_timeout_s)
         return self._connection
 
     def _put_aside(self, error: Exception) -> None:
@@ -178,11 +179,11 @@ def read_only(path: Path, work: Work[T]) -> T:
         raise classified(error, path) from error
 
 
-def _open(path: Path, migrations: Migrations) -> sqlite3.Connection:
+def _open(path: Path, migrations: Migrations, busy_timeout_s: float) -> sqlite3.Connection:
     make_private_directory(path.parent)
     # SQLite would create it by the umask; its log files take over this mode.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_TIMEOUT_S)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=busy_timeout_s)
     try:
         _prepare(connection, path)
         _migrate(connection, path, migrations)

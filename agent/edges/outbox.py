@@ -19,7 +19,8 @@ from agent.ports import OutboxRow
 OUTBOX_NAME = "outbox.db"
 DEFAULT_BUDGET_BYTES = 2 << 30
 """Beyond this the oldest bundles are dropped; their ledger lines stay. A bundle is about 6 KiB and its output."""
-_DROP_AT_ONCE = 64
+_DROP_AT_ONCE = 8
+"""For each bundle that comes in: enough to get below the budget again soon, little enough to keep most."""
 
 _SCHEMA = (
     (
@@ -36,10 +37,10 @@ _SCHEMA = (
             idem_key TEXT NOT NULL UNIQUE,
             status TEXT NOT NULL, amount_micros INTEGER NOT NULL, currency TEXT NOT NULL,
             received_at INTEGER NOT NULL,
-            bundle TEXT,
             UNIQUE (task_id, attempt)
         ) STRICT""",
-        "CREATE INDEX ledger_bundles ON ledger (seq) WHERE bundle IS NOT NULL",
+        # Apart from its line, so that dropping a bundle gives whole pages back.
+        "CREATE TABLE bundles (seq INTEGER PRIMARY KEY REFERENCES ledger, bundle TEXT NOT NULL) STRICT",
     ),
 )
 _COLUMNS = "task_id, attempt, fence, idem_key, offer, result, output"
@@ -162,21 +163,14 @@ def _settle(
     bundle = wire.ReceiptBundle(
         coordinator_key=receipt.key, offer=waiting.offer, result=waiting.result, receipt=receipt, output=waiting.output
     )
-    file.execute(
-        "INSERT INTO ledger (task_id, attempt, idem_key, status, amount_micros, currency, received_at, bundle) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            waiting.key.task_id,
-            waiting.key.attempt,
-            idem_key,
-            body.status.value,
-            body.amount_micros,
-            body.currency,
-            body.received_at,
-            _json(bundle),
-        ),
+    key, money = waiting.key, (body.status.value, body.amount_micros, body.currency, body.received_at)
+    line = file.execute(
+        "INSERT INTO ledger (task_id, attempt, idem_key, status, amount_micros, currency, received_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (key.task_id, key.attempt, idem_key, *money),
     )
     _drop_old_bundles(file, budget_bytes)
+    file.execute("INSERT INTO bundles VALUES (?, ?)", (line.lastrowid, _json(bundle)))
 
 
 def _drop_old_bundles(file: sqlite3.Connection, budget_bytes: int) -> None:
@@ -185,11 +179,8 @@ def _drop_old_bundles(file: sqlite3.Connection, budget_bytes: int) -> None:
         file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
     )
     if (pages - free) * size > budget_bytes:
-        file.execute(
-            "UPDATE ledger SET bundle = NULL WHERE seq IN "
-            "(SELECT seq FROM ledger WHERE bundle IS NOT NULL ORDER BY seq LIMIT ?)",
-            (_DROP_AT_ONCE,),
-        )
+        oldest = "SELECT seq FROM bundles ORDER BY seq LIMIT ?"
+        file.execute(f"DELETE FROM bundles WHERE seq IN ({oldest})", (_DROP_AT_ONCE,))  # noqa: S608
 
 
 def _known(file: sqlite3.Connection, idem_key: str) -> bool:
@@ -205,7 +196,7 @@ def _ledger(file: sqlite3.Connection, limit: int) -> list[LedgerLine]:
 
 def _bundle(file: sqlite3.Connection, task_id: str) -> wire.ReceiptBundle | None:
     row = file.execute(
-        "SELECT bundle FROM ledger WHERE task_id = ? AND bundle IS NOT NULL "
+        "SELECT bundle FROM ledger JOIN bundles USING (seq) WHERE task_id = ? "
         "ORDER BY status = 'accepted' DESC, seq DESC LIMIT 1",
         (task_id,),
     ).fetchone()

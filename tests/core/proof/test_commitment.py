@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import base64
+
+import msgspec
+import pytest
+
+from agent.core.errors import ProofError
+from agent.core.model import Commitment
+from agent.core.proof.commitment import commit, verify_commitment
+from agent.core.proof.header import Header, check_against_offer
+from agent.edges.signing import KeyPair, verify
+from tests import builders
+from tests.core.proof.making import NODE_KEYS, header, transcript
+
+MADE = transcript()
+HEADER = header(MADE)
+COMMITMENT = commit(HEADER, MADE, NODE_KEYS.sign)
+
+
+def check_of(commitment: Commitment, key: str = NODE_KEYS.public_key) -> str:
+    with pytest.raises(ProofError) as refused:
+        verify_commitment(commitment, key, verify)
+    return refused.value.check
+
+
+def changed(**fields) -> Commitment:
+    return msgspec.structs.replace(COMMITMENT, **fields)
+
+
+def test_a_commitment_verifies_to_its_header():
+    assert verify_commitment(COMMITMENT, NODE_KEYS.public_key, verify) == HEADER
+
+
+def test_the_chain_that_the_engine_was_told_is_in_the_header():
+    assert HEADER.samplers == ("top_k", "top_p", "min_p", "temperature")
+    assert HEADER.min_keep == 2
+
+
+def test_an_engine_whose_chain_we_do_not_choose_claims_none():
+    made = header(MADE, pool=builders.pool(engine="vllm 0.9"))
+    assert (made.samplers, made.min_keep) == ((), 0)
+
+
+def test_another_key_is_not_the_committing_one():
+    assert check_of(COMMITMENT, KeyPair.generate().public_key) == "commitment_key"
+
+
+def test_a_signature_of_another_key_root_or_header_is_refused():
+    other = commit(msgspec.structs.replace(HEADER, seed=8), MADE, NODE_KEYS.sign)
+    assert check_of(changed(signature=KeyPair.generate().sign(b"x" * 32))) == "commitment_signature"
+    assert check_of(changed(signature="")) == "commitment_signature"
+    assert check_of(changed(root="00" * 32)) == "commitment_signature"
+    assert check_of(changed(root=COMMITMENT.root.upper())) == "commitment_signature"
+    assert check_of(changed(header=other.header)) == "commitment_signature"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text + "=",
+        lambda text: text + "\n",
+        lambda text: text[:-8],
+        lambda text: "",
+        lambda text: "é" + text[1:],
+        lambda text: "A" * (1 << 20),
+        lambda text: base64.b64encode(base64.b64decode(text) + b"\x00").decode(),
+    ],
+)
+def test_a_header_that_is_not_canonical_is_refused(spoil):
+    assert check_of(changed(header=spoil(COMMITMENT.header))) == "commitment_header"
+
+
+def test_spare_bits_of_base64_are_not_ignored():
+    text = base64.b64encode(b"x").decode()  # "eA==": "eB==" decodes to the same byte
+    assert base64.b64decode("eB==") == base64.b64decode(text)
+    assert check_of(changed(header="eB==")) == "commitment_header"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("task_id", "other"),
+        ("attempt", 2),
+        ("fence", 2),
+        ("nonce", "00" * 32),
+        ("deadline_ms", 1),
+        ("model_digest", "00" * 32),
+        ("seed", 8),
+        ("max_tokens", 15),
+        ("temperature_micros", 0),
+        ("top_k", 1),
+        ("top_p_micros", 1),
+        ("min_p_micros", 1),
+        ("stop", ("x",)),
+    ],
+)
+def test_every_field_that_the_offer_fixes_is_compared(field: str, value):
+    altered: Header = msgspec.structs.replace(HEADER, **{field: value})
+    with pytest.raises(ProofError, match=field) as refused:
+        check_against_offer(altered, builders.offer())
+    assert refused.value.check == "header_offer"

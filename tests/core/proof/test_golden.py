@@ -1,0 +1,74 @@
+"""The bytes are those of the specification: vectors made by a second implementation (tests/golden/proof/make.py)."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.core.proof.commitment import commit, commit_digest, verify_commitment
+from agent.core.proof.header import Header, decode_header, header_hash
+from agent.core.proof.leaves import check_leaves
+from agent.core.proof.merkle import leaf_hash, root
+from agent.core.proof.transcript import Transcript, TranscriptBuilder
+from agent.edges.signing import verify
+from agent.ports import Piece
+from tests.core.proof.making import NODE_KEYS
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "proof"
+COMMITMENT = json.loads((GOLDEN / "commitment.json").read_text())
+HEADER = msgspec.convert(COMMITMENT["header"], Header)
+
+
+def built(case: dict) -> tuple[Transcript, list[str]]:
+    builder, running = TranscriptBuilder(40), []
+    for token in case.get("tokens", ()):
+        running.append(
+            builder.add(
+                Piece(
+                    text=token["text"],
+                    token_id=token["id"],
+                    top_ids=tuple(token["top_ids"]),
+                    top_logprobs=tuple(token["top_logprobs"]),
+                )
+            )
+        )
+    running += [builder.add(Piece(text=text)) for text in case.get("texts", ())]
+    running.append(builder.add_rows(case.get("rows", ())))
+    return builder.finish(case.get("end_logprob")), [value for value in running if value]
+
+
+@pytest.mark.parametrize("case", json.loads((GOLDEN / "transcripts.json").read_text()), ids=lambda case: case["name"])
+def test_transcripts_have_the_specified_leaves_and_root(case: dict):
+    made, running = built(case)
+    assert [leaf.hex() for leaf in made.leaves] == case["leaves"]
+    assert [leaf_hash(leaf).hex() for leaf in made.leaves] == case["hashes"]
+    assert made.root == case["root"]
+    assert made.proof_kind == case["proof_kind"]
+    assert set(running) <= set(case["hashes"])
+    check_leaves(made.leaves, commit(HEADER, made, NODE_KEYS.sign))
+
+
+@pytest.mark.parametrize(
+    "case", json.loads((GOLDEN / "merkle.json").read_text()), ids=lambda case: f"{len(case['leaves'])}"
+)
+def test_roots_are_the_specified_ones(case: dict):
+    assert root([leaf_hash(bytes.fromhex(leaf)) for leaf in case["leaves"]]).hex() == case["root"]
+
+
+def test_the_header_has_the_specified_bytes_and_reads_back():
+    assert HEADER.encode().hex() == COMMITMENT["header_bytes"]
+    assert header_hash(HEADER.encode()).hex() == COMMITMENT["header_hash"]
+    assert decode_header(HEADER.encode()) == HEADER
+
+
+def test_the_commitment_has_the_specified_digest_and_signature():
+    made = Transcript((b"",) * COMMITMENT["leaves"], COMMITMENT["root"], HEADER.proof_kind)
+    commitment = commit(HEADER, made, NODE_KEYS.sign)
+    assert commit_digest(HEADER.encode(), made.root).hex() == COMMITMENT["digest"]
+    assert commitment.signature == COMMITMENT["signature"]
+    assert base64.b64decode(commitment.header).hex() == COMMITMENT["header_bytes"]
+    assert verify_commitment(commitment, COMMITMENT["node_key"], verify) == HEADER

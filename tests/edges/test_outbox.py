@@ -1,0 +1,478 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from agent.core import wire
+from agent.core.errors import StorageError
+from agent.core.model import LeaseKey, Signed
+from agent.edges.database import Database, read_only
+from agent.edges.outbox import SqliteOutbox, read_bundle, read_ledger
+from agent.ports import OutboxRow
+from tests.builders import signed
+
+
+def row(task_id: str = "t1", *, attempt: int = 1, idem_key: str = "", output: str | None = "out") -> OutboxRow:
+    return OutboxRow(
+        key=LeaseKey(task_id=task_id, attempt=attempt, fence=3),
+        idem_key=idem_key or f"{task_id}:{attempt}",
+        offer=signed('{"offer":1}'),
+        result=signed('{"result":"é"}'),
+        output=output,
+    )
+
+
+def receipt(of: OutboxRow, amount_micros: int = 5, **changes) -> tuple[Signed, wire.ReceiptBody]:
+    fields = {
+        "receipt_id": "r",
+        "node_id": "n",
+        "task_id": of.key.task_id,
+        "attempt": of.key.attempt,
+        "fence": of.key.fence,
+        "idem_key": of.idem_key,
+        "status": wire.ReceiptStatus.ACCEPTED,
+        "result_sha256": "",
+        "received_at": 1_700_000_000,
+        "amount_micros": amount_micros,
+        "currency": "credit",
+    }
+    return signed('{"receipt":1}'), wire.ReceiptBody(**{**fields, **changes})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "outbox.db"
+
+
+@pytest.fixture
+async def outbox(path: Path):
+    opened = await SqliteOutbox.open(path)
+    yield opened
+    await opened.close()
+
+
+async def test_rows_come_back_as_they_were_oldest_first(outbox: SqliteOutbox):
+    rows = [row(f"t{number}", output=None if number % 2 else "x\x00é") for number in range(5)]
+    for item in rows:
+        await outbox.put(item)
+    assert await outbox.pending(99) == rows
+    assert await outbox.pending(2) == rows[:2]
+
+
+async def test_what_was_put_survives_a_restart(path: Path, outbox: SqliteOutbox):
+    await outbox.put(row())
+    await outbox.close()
+    again = await SqliteOutbox.open(path)
+    assert await again.pending(9) == [row()]
+    await again.close()
+
+
+async def test_files_are_private(path: Path, outbox: SqliteOutbox):
+    await outbox.put(row())
+    assert {file.stat().st_mode & 0o777 for file in path.parent.iterdir()} == {0o600}
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+async def test_the_database_is_flushed_on_every_commit(path: Path):
+    database = Database(path, [["CREATE TABLE t (x) STRICT".replace("(x)", "(x INTEGER)")]])
+    settings = await database.run(
+        lambda file: [file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+    )
+    assert settings == ["wal", 2]
+    await database.close()
+
+
+async def test_the_same_key_again_is_no_error_and_no_second_row(outbox: SqliteOutbox):
+    await outbox.put(row())
+    await outbox.put(row())
+    assert len(await outbox.pending(9)) == 1
+    await outbox.settle("t1:1", *receipt(row()))
+    await outbox.put(row())
+    assert await outbox.pending(9) == []
+
+
+async def test_an_attempt_ends_once(outbox: SqliteOutbox):
+    await outbox.put(row())
+    with pytest.raises(StorageError, match="ended before"):
+        await outbox.put(row(idem_key="other"))
+    await outbox.settle("t1:1", *receipt(row()))
+    with pytest.raises(StorageError, match="ended before"):
+        await outbox.put(row(idem_key="other"))
+    await outbox.put(row(attempt=2))
+
+
+async def test_settling_moves_the_row_into_the_ledger_with_its_bundle(path: Path, outbox: SqliteOutbox):
+    await outbox.put(row())
+    assert await outbox.settled("t1:1")
+    signed_receipt, body = receipt(row(), 1_234_567)
+    await outbox.settle("t1:1", signed_receipt, body)
+    assert await outbox.pending(9) == []
+    assert await outbox.settled("t1:1")
+    assert not await outbox.settled("t1:2")
+    (line,) = await outbox.ledger(9)
+    assert (line.task_id, line.attempt, line.amount_micros, line.currency) == ("t1", 1, 1_234_567, "credit")
+    bundle = await outbox.bundle("t1")
+    assert bundle == wire.ReceiptBundle(
+        coordinator_key=signed_receipt.key, offer=row().offer, result=row().result, receipt=signed_receipt, output="out"
+    )
+    assert await outbox.bundle("t2") is None
+
+
+async def test_settling_twice_or_what_is_not_there_changes_nothing(outbox: SqliteOutbox):
+    await outbox.put(row())
+    await outbox.settle("t1:1", *receipt(row()))
+    await outbox.settle("t1:1", *receipt(row(), 999))
+    await outbox.settle("nobody", *receipt(row("t9")))
+    assert [line.amount_micros for line in await outbox.ledger(9)] == [5]
+
+
+async def test_the_ledger_is_newest_first_and_the_accepted_bundle_wins(outbox: SqliteOutbox):
+    for attempt, status in ((1, wire.ReceiptStatus.ACCEPTED), (2, wire.ReceiptStatus.STALE)):
+        item = row(attempt=attempt, output=status.value)
+        await outbox.put(item)
+        await outbox.settle(item.idem_key, *receipt(item, status=status))
+    assert [line.attempt for line in await outbox.ledger(9)] == [2, 1]
+    assert [line.attempt for line in await outbox.ledger(1)] == [2]
+    bundle = await outbox.bundle("t1")
+    assert bundle is not None
+    assert bundle.output == "accepted"
+
+
+async def test_another_process_reads_the_ledger_meanwhile(path: Path, outbox: SqliteOutbox):
+    await outbox.put(row())
+    await outbox.settle("t1:1", *receipt(row()))
+    assert read_ledger(path, 9) == await outbox.ledger(9)
+    assert read_bundle(path, "t1") == await outbox.bundle("t1")
+
+
+async def test_old_bundles_make_room_but_their_lines_stay(path: Path):
+    outbox = await SqliteOutbox.open(path, budget_bytes=1 << 20)
+    for number in range(300):
+        item = row(f"t{number}", output="x" * 10_000)
+        await outbox.put(item)
+        await outbox.settle(item.idem_key, *receipt(item))
+    assert len(await outbox.ledger(999)) == 300
+    assert await outbox.bundle("t0") is None
+    assert await outbox.bundle("t299") is not None
+    await outbox.close()
+    assert path.stat().st_size < 3 << 20
+
+
+# --------------------------------------------------------------------------- one writer
+
+
+async def test_many_writers_at_once_share_one_transaction(path: Path):
+    database = Database(path, [["CREATE TABLE t (x INTEGER UNIQUE) STRICT"]])
+    released = threading.Event()
+    held = asyncio.create_task(database.run(lambda file: released.wait(10)))
+    await asyncio.sleep(0)
+
+    def insert(number: int):
+        """Returns how many rows of its own transaction another connection does not see yet."""
+
+        def work(file: sqlite3.Connection) -> int:
+            file.execute("INSERT INTO t VALUES (?)", (number,))
+            return file.execute("SELECT count(*) FROM t").fetchone()[0] - read_only(path, _count)
+
+        return work
+
+    writers = [asyncio.create_task(database.run(insert(number))) for number in range(64)]
+    await asyncio.sleep(0)
+    released.set()
+    await held
+    assert await asyncio.gather(*writers) == list(range(1, 65))
+    assert read_only(path, _count) == 64
+    await database.close()
+
+
+def _count(file: sqlite3.Connection) -> int:
+    return file.execute("SELECT count(*) FROM t").fetchone()[0]
+
+
+async def test_one_bad_piece_of_work_harms_no_other(path: Path):
+    database = Database(path, [["CREATE TABLE t (x INTEGER UNIQUE) STRICT"]])
+
+    def insert(number: int):
+        return lambda file: file.execute("INSERT INTO t VALUES (?)", (number,)).rowcount
+
+    def bug(file: sqlite3.Connection) -> None:
+        file.execute("INSERT INTO t VALUES (99)")
+        raise KeyError("a bug")
+
+    outcomes = await asyncio.gather(
+        *(database.run(insert(number)) for number in (1, 2)),
+        database.run(bug),
+        database.run(insert(1)),
+        database.run(insert(3)),
+        return_exceptions=True,
+    )
+    assert outcomes[:2] == [1, 1]
+    assert isinstance(outcomes[2], KeyError)
+    assert isinstance(outcomes[3], StorageError)
+    assert outcomes[4] == 1
+    assert await database.run(lambda file: file.execute("SELECT x FROM t ORDER BY x").fetchall()) == [(1,), (2,), (3,)]
+    await database.close()
+
+
+async def test_closing_finishes_what_was_asked_for_and_refuses_more(path: Path, outbox: SqliteOutbox):
+    puts = [asyncio.create_task(outbox.put(row(f"t{number}"))) for number in range(20)]
+    await asyncio.sleep(0)
+    await outbox.close()
+    await asyncio.gather(*puts)
+    with pytest.raises(StorageError, match="closed"):
+        await outbox.put(row("late"))
+    again = await SqliteOutbox.open(path)
+    assert len(await again.pending(99)) == 20
+    await again.close()
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(path: Path, outbox: SqliteOutbox):
+    await outbox.close()
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("PRAGMA user_version = 99")
+    with pytest.raises(StorageError, match="newer agent"):
+        await SqliteOutbox.open(path)
+    assert [file.name for file in path.parent.iterdir() if "corrupt" in file.name] == []
+
+
+async def test_an_older_schema_is_migrated_step_by_step(path: Path):
+    first = ["CREATE TABLE t (x INTEGER) STRICT", "INSERT INTO t VALUES (1)"]
+    await Database(path, [first]).close()
+    database = Database(path, [first, ["ALTER TABLE t ADD COLUMN y INTEGER", "UPDATE t SET y = x + 1"]])
+    assert await database.run(lambda file: file.execute("SELECT x, y FROM t").fetchall()) == [(1, 2)]
+    await database.close()
+
+
+async def test_a_broken_migration_leaves_the_schema_before_it(path: Path):
+    first = ["CREATE TABLE t (x INTEGER) STRICT"]
+    with pytest.raises(StorageError):
+        Database(path, [first, ["CREATE TABLE u (x INTEGER) STRICT", "nonsense"]])
+    with closing(sqlite3.connect(path)) as file:
+        assert file.execute("PRAGMA user_version").fetchone() == (1,)
+        assert file.execute("SELECT name FROM sqlite_schema").fetchall() == [("t",)]
+
+
+# --------------------------------------------------------------------------- damage
+
+
+def _filled(path: Path) -> bytes:
+    async def fill() -> None:
+        outbox = await SqliteOutbox.open(path)
+        for number in range(50):
+            await outbox.put(row(f"t{number}", output="x" * 3000))
+        await outbox.close()
+
+    asyncio.run(fill())
+    return path.read_bytes()
+
+
+def _holed(raw: bytes) -> bytes:
+    return raw[:4096] + b"\xa5" * 20_000 + raw[24_096:]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda raw: b"not a database at all, but long enough" * 200, lambda raw: raw[:10_000], _holed],
+    ids=["garbage", "truncated", "overwritten"],
+)
+def test_a_damaged_file_is_kept_aside_and_work_goes_on(path: Path, spoil):
+    damaged = spoil(_filled(path))
+    path.write_bytes(damaged)
+
+    async def reopen() -> None:
+        outbox = await SqliteOutbox.open(path)
+        assert "outbox.db.corrupt-1" in outbox.recovered
+        await outbox.put(row("new"))
+        assert [item.key.task_id for item in await outbox.pending(9)] == ["new"]
+        await outbox.close()
+
+    asyncio.run(reopen())
+    assert Path(f"{path}.corrupt-1").read_bytes() == damaged
+
+
+def test_a_second_damage_does_not_overwrite_the_first_that_was_kept(path: Path):
+    async def reopen() -> str:
+        outbox = await SqliteOutbox.open(path)
+        await outbox.close()
+        return outbox.recovered
+
+    path.parent.mkdir()
+    for number in (1, 2):
+        path.write_bytes(b"garbage %d " % number * 1000)
+        assert f"corrupt-{number}" in asyncio.run(reopen())
+    assert Path(f"{path}.corrupt-1").read_bytes().startswith(b"garbage 1")
+
+
+async def test_damage_that_shows_in_use_is_survived_without_a_restart(path: Path):
+    database = Database(path, [["CREATE TABLE t (x TEXT) STRICT"]])
+    for number in range(50):
+        await database.run(lambda file, text=f"{number}" * 2000: file.execute("INSERT INTO t VALUES (?)", (text,)))
+    await database.close()
+    raw = path.read_bytes()
+    database = Database(path, [["CREATE TABLE t (x TEXT) STRICT"]])
+    await database.run(lambda file: file.execute("PRAGMA shrink_memory"))
+    path.write_bytes(raw[:4096] + b"\xa5" * (len(raw) - 4096))  # behind the back of the open connection
+    assert await database.run(lambda file: file.execute("SELECT count(*), max(x) FROM t").fetchone()) == (0, None)
+    assert "outbox.db.corrupt-1" in database.recovered
+    await database.run(lambda file: file.execute("INSERT INTO t VALUES ('after')"))
+    await database.close()
+    assert read_only(path, _count) == 1
+    assert Path(f"{path}.corrupt-1").read_bytes()[4096:] == b"\xa5" * (len(raw) - 4096)
+
+
+async def test_a_sound_file_reports_nothing(outbox: SqliteOutbox):
+    assert outbox.recovered == ""
+
+
+async def test_a_directory_that_cannot_be_used_is_told_in_words(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be used") as refused:
+        await SqliteOutbox.open(tmp_path / "file" / "outbox.db")
+    assert not refused.value.full
+
+
+async def test_a_file_that_another_process_holds_is_told_so_and_works_again_later(path: Path):
+    database = Database(path, [["CREATE TABLE t (x INTEGER) STRICT"]], busy_timeout_s=0.01)
+    await database.run(lambda file: file.execute("INSERT INTO t VALUES (1)"))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageError, match="in use by another process"):
+            await database.run(lambda file: file.execute("INSERT INTO t VALUES (2)"))
+        other.execute("ROLLBACK")
+    await database.run(lambda file: file.execute("INSERT INTO t VALUES (3)"))
+    assert read_only(path, _count) == 2
+    await database.close()
+
+
+# --------------------------------------------------------------------------- a full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 1 MiB."""
+    mount = shutil.which("mount")
+    place = tmp_path / "small"
+    place.mkdir()
+    made = mount and subprocess.run(
+        [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if not made or made.returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+async def _fill(outbox: SqliteOutbox) -> list[str]:
+    """Put until the disk is full; returns what was acknowledged."""
+    kept = []
+    for number in range(2000):
+        try:
+            await outbox.put(row(f"t{number}", output="x" * 5000))
+        except StorageError as error:
+            if not error.full:
+                raise
+            return kept
+        kept.append(f"t{number}")
+    raise AssertionError("the disk did not fill")
+
+
+async def test_a_full_disk_loses_nothing_and_the_next_put_works_when_there_is_room(small_disk: Path):
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(300_000))
+    outbox = await SqliteOutbox.open(small_disk / "outbox.db")
+    kept = await _fill(outbox)
+    with pytest.raises(StorageError) as refused:
+        await outbox.put(row("more", output="x" * 5000))
+    assert refused.value.full
+    assert [item.key.task_id for item in await outbox.pending(9999)] == kept
+    ballast.unlink()
+    await outbox.put(row("more", output="x" * 5000))
+    await outbox.close()
+    again = await SqliteOutbox.open(small_disk / "outbox.db")
+    assert again.recovered == ""
+    assert [item.key.task_id for item in await again.pending(9999)] == [*kept, "more"]
+    await again.close()
+
+
+async def test_a_full_database_loses_nothing_and_the_next_put_works_when_there_is_room(outbox: SqliteOutbox):
+    def limit(pages: int):
+        return lambda file: file.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+
+    await outbox._database.run(limit(60))
+    kept = await _fill(outbox)
+    assert kept
+    assert [item.key.task_id for item in await outbox.pending(9999)] == kept
+    await outbox._database.run(limit(1 << 30))
+    await outbox.put(row("more"))
+    assert len(await outbox.pending(9999)) == len(kept) + 1
+
+
+async def test_a_small_row_beside_a_large_one_still_fits_when_the_large_one_does_not(outbox: SqliteOutbox):
+    await outbox._database.run(lambda file: file.execute("PRAGMA max_page_count = 40").fetchone())
+    large, small = await asyncio.gather(
+        outbox.put(row("large", output="x" * 1_000_000)), outbox.put(row("small")), return_exceptions=True
+    )
+    assert isinstance(large, StorageError)
+    assert large.full
+    assert small is None
+    assert [item.key.task_id for item in await outbox.pending(9)] == ["small"]
+
+
+# --------------------------------------------------------------------------- kill -9
+
+_PUTTER = """
+    import asyncio, sys
+    from pathlib import Path
+    from agent.edges.outbox import SqliteOutbox
+    from tests.edges.test_outbox import row
+
+    async def put_for_ever(outbox, writer):
+        number = 0
+        while True:
+            await outbox.put(row(f"w{writer}-{number}"))
+            print(f"w{writer}-{number}", flush=True)
+            number += 1
+
+    async def main():
+        outbox = await SqliteOutbox.open(Path(sys.argv[1]))
+        await asyncio.gather(*(put_for_ever(outbox, writer) for writer in range(8)))
+
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("acknowledged", [1, 100, 500])
+def test_everything_acknowledged_before_kill_9_is_there(path: Path, acknowledged: int):
+    putter = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_PUTTER), str(path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": "."},
+    )
+    assert putter.stdout is not None
+    told = [putter.stdout.readline().strip() for _ in range(acknowledged)]
+    putter.send_signal(signal.SIGKILL)
+    told += [line.strip() for line in putter.stdout if line.endswith("\n")]
+    putter.wait(timeout=10)
+
+    async def kept() -> set[str]:
+        outbox = await SqliteOutbox.open(path)
+        assert outbox.recovered == ""
+        names = {item.key.task_id for item in await outbox.pending(10**6)}
+        await outbox.close()
+        return names
+
+    assert "" not in told
+    assert set(told) <= asyncio.run(kept())

@@ -1,0 +1,224 @@
+"""Makes the golden vectors from docs/proof.md alone: a second, plain implementation that imports nothing of the agent.
+
+    python tests/golden/proof/make.py
+
+A change of any committed vector is a new version of the format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+HERE = Path(__file__).parent
+# RFC 8032, section 7.1, TEST 2.
+KEY = Ed25519PrivateKey.from_private_bytes(
+    bytes.fromhex("4ccd089b28ff96da9db6c346ec114e0f5b8a319f35aba624da8cf6ed4fb8a6fb")
+)
+PUBLIC = KEY.public_key().public_bytes_raw().hex()
+
+HEADER = {
+    "version": 1,
+    "task_id": "task-ü",
+    "attempt": 2,
+    "fence": 2**40 + 1,
+    "node_key": PUBLIC,
+    "nonce": "5a" * 32,
+    "deadline_ms": 600_000,
+    "task_kind": "chat",
+    "model_digest": "ab" * 32,
+    "adapter_digest": "",
+    "engine": "llama-server b1",
+    "engine_digest": "33" * 32,
+    "determinism": "U",
+    "prompt_sha256": "22" * 32,
+    "request_sha256": "11" * 32,
+    "samplers": ["top_k", "top_p", "min_p", "temperature"],
+    "min_keep": 2,
+    "n_probs": 3,
+    "temperature_micros": 800_000,
+    "top_k": -1,
+    "top_p_micros": 950_000,
+    "min_p_micros": 0,
+    "seed": 0xFFFFFFFE,
+    "max_tokens": 64,
+    "stop": ["\n\n", ""],
+    "finish": "length",
+    "prompt_tokens": 9,
+    "completion_tokens": 40,
+    "proof_kind": "tokens_f32",
+    "output_sha256": "44" * 32,
+}
+
+
+def text(value: str) -> bytes:
+    raw = value.encode()
+    return struct.pack("<I", len(raw)) + raw
+
+
+def texts(values: list[str]) -> bytes:
+    return struct.pack("<I", len(values)) + b"".join(map(text, values))
+
+
+def maybe(digest: str) -> bytes:
+    return b"\x01" + bytes.fromhex(digest) if digest else b"\x00"
+
+
+def header_bytes(h: dict) -> bytes:
+    return b"".join(
+        [
+            struct.pack("<H", h["version"]),
+            text(h["task_id"]),
+            struct.pack("<QQ", h["attempt"], h["fence"]),
+            bytes.fromhex(h["node_key"]) + bytes.fromhex(h["nonce"]),
+            struct.pack("<Q", h["deadline_ms"]),
+            bytes([{"chat": 1, "completion": 2, "embedding": 3}[h["task_kind"]]]),
+            bytes.fromhex(h["model_digest"]) + maybe(h["adapter_digest"]),
+            text(h["engine"]) + maybe(h["engine_digest"]) + text(h["determinism"]),
+            maybe(h["prompt_sha256"]) + bytes.fromhex(h["request_sha256"]),
+            texts(h["samplers"]),
+            struct.pack("<QQ", h["min_keep"], h["n_probs"]),
+            struct.pack("<qqqq", h["temperature_micros"], h["top_k"], h["top_p_micros"], h["min_p_micros"]),
+            struct.pack("<QQ", h["seed"], h["max_tokens"]),
+            texts(h["stop"]),
+            bytes([{"stop": 0, "length": 1}[h["finish"]]]),
+            struct.pack("<QQ", h["prompt_tokens"], h["completion_tokens"]),
+            bytes([{"tokens_f32": 1, "text": 2, "rows": 3}[h["proof_kind"]]]),
+            bytes.fromhex(h["output_sha256"]),
+        ]
+    )
+
+
+def tagged(tag: str, raw: bytes) -> bytes:
+    return hashlib.sha256(tag.encode() + b"\x00" + raw).digest()
+
+
+def tree(hashes: list[bytes]) -> bytes:
+    if not hashes:
+        return tagged("pos/v1/node", b"")
+    if len(hashes) == 1:
+        return hashes[0]
+    split = 1
+    while split * 2 < len(hashes):
+        split *= 2
+    return tagged("pos/v1/node", tree(hashes[:split]) + tree(hashes[split:]))
+
+
+def root(hashes: list[bytes]) -> bytes:
+    return tagged("pos/v1/root", struct.pack("<Q", len(hashes)) + tree(hashes))
+
+
+def leaves(bodies: list[tuple[int, bytes]]) -> list[bytes]:
+    made, previous = [], bytes(32)
+    for index, (kind, body) in enumerate(bodies):
+        made.append(bytes([kind]) + struct.pack("<I", index) + previous + body)
+        previous = tagged("pos/v1/leaf", made[-1])
+    return made
+
+
+def token_body(tokens: list[dict]) -> bytes:
+    body = struct.pack("<H", len(tokens)) + b"".join(struct.pack("<I", token["id"]) for token in tokens)
+    for token in tokens:
+        body += struct.pack("<H", len(token["top_ids"]))
+        body += b"".join(struct.pack("<I", number) for number in token["top_ids"])
+        body += b"".join(struct.pack("<f", number) for number in token["top_logprobs"])
+    return body
+
+
+def text_body(pieces: list[str]) -> bytes:
+    return struct.pack("<H", len(pieces)) + b"".join(map(text, pieces))
+
+
+def row_body(row: list[float]) -> bytes:
+    return struct.pack("<I", len(row)) + b"".join(struct.pack("<f", number) for number in row)
+
+
+def end_body(entries: int, logprob: float | None) -> bytes:
+    return struct.pack("<Q", entries) + (b"\x00" if logprob is None else b"\x01" + struct.pack("<f", logprob))
+
+
+def transcripts() -> list[dict]:
+    tokens = [
+        {
+            "id": n,
+            "text": f"t{n}",
+            "top_ids": [n, n + 1, 2**32 - 1][: n % 4],
+            "top_logprobs": [-0.125, -2.5, -30.1][: n % 4],
+        }
+        for n in range(35)
+    ]
+    pieces = [f"å{n}" for n in range(33)]
+    rows = [[0.5, -1.25, 0.1], []]
+    cases = [
+        ("nothing", {}, [(0, end_body(0, None))]),
+        (
+            "tokens",
+            {"tokens": tokens, "end_logprob": -0.25},
+            [(1, token_body(tokens[:32])), (1, token_body(tokens[32:])), (0, end_body(35, -0.25))],
+        ),
+        (
+            "text",
+            {"texts": pieces},
+            [(2, text_body(pieces[:32])), (2, text_body(pieces[32:])), (0, end_body(33, None))],
+        ),
+        (
+            "tokens then text",
+            {"tokens": tokens[:2], "texts": pieces[:1]},
+            [(1, token_body(tokens[:2])), (2, text_body(pieces[:1])), (0, end_body(3, None))],
+        ),
+        ("rows", {"rows": rows}, [(3, row_body(rows[0])), (3, row_body(rows[1])), (0, end_body(2, None))]),
+    ]
+    kinds = {"nothing": "tokens_f32", "tokens": "tokens_f32", "rows": "rows"}
+    made = []
+    for name, inputs, bodies in cases:
+        raw = leaves(bodies)
+        hashes = [tagged("pos/v1/leaf", leaf) for leaf in raw]
+        made.append(
+            {
+                "name": name,
+                **inputs,
+                "leaves": [leaf.hex() for leaf in raw],
+                "hashes": [value.hex() for value in hashes],
+                "root": root(hashes).hex(),
+                "proof_kind": kinds.get(name, "text"),
+            }
+        )
+    return made
+
+
+def commitment(made: dict) -> dict:
+    raw = header_bytes(HEADER)
+    digest = tagged("pos/v1/commit", tagged("pos/v1/hdr", raw) + bytes.fromhex(made["root"]))
+    return {
+        "node_key": PUBLIC,
+        "header": HEADER,
+        "header_bytes": raw.hex(),
+        "header_hash": tagged("pos/v1/hdr", raw).hex(),
+        "root": made["root"],
+        "leaves": len(made["leaves"]),
+        "digest": digest.hex(),
+        "signature": KEY.sign(digest).hex(),
+    }
+
+
+def merkle() -> list[dict]:
+    made = []
+    for count in (0, 1, 2, 3, 4, 5, 6, 7, 8, 13):
+        raw = [bytes([n]) for n in range(count)]
+        made.append(
+            {"leaves": [leaf.hex() for leaf in raw], "root": root([tagged("pos/v1/leaf", x) for x in raw]).hex()}
+        )
+    return made
+
+
+if __name__ == "__main__":
+    for name, value in {
+        "transcripts": transcripts(),
+        "merkle": merkle(),
+        "commitment": commitment(transcripts()[1]),
+    }.items():
+        (HERE / f"{name}.json").write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
