@@ -24,7 +24,9 @@ _WIDTH = 100
 
 @click.command(short_help="GPUs of this machine as the agent sees them.")
 @click.option(
-    "--library", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="NVML library to read with."
+    "--library",
+    type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
+    help="NVML library to read with.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, all fields and reasons.")
 @with_config

@@ -29,24 +29,21 @@ class ChildEnded(Exception):
 
 
 def worker_command(library: Path | None = None) -> tuple[str, ...]:
-    """`-P` and `-s`: neither the working directory nor the user's site-packages decide what code reads the driver."""
-    return (
-        sys.executable,
-        "-P",
-        "-s",
-        "-m",
-        "agent.edges.gpu.worker",
-        str(os.getpid()),
-        *([str(library)] if library else []),
-    )
+    """The command of a child of this process. A `library` without a folder is left to the loader to find.
+
+    `-P` and `-s`: neither the working directory nor the user's site-packages decide what code reads the driver.
+    """
+    command = (sys.executable, "-P", "-s", "-m", "agent.edges.gpu.worker", str(os.getpid()))
+    if library is None:
+        return command
+    return (*command, str(library.absolute() if len(library.parts) > 1 else library))
 
 
 def worker_environment() -> dict[str, str]:
-    """Nothing of ours but what finds the package and the driver library; no secret of the agent's environment."""
-    package_root = Path(agent.__file__).resolve().parent.parent
-    return {"PYTHONPATH": str(package_root), "LANG": "C.UTF-8"} | {
-        k: os.environ[k] for k in _PASSED_ON if k in os.environ
-    }
+    """Nothing of ours but where our code and the driver library are; no secret of the agent's environment."""
+    ours = [str(Path(agent.__file__).parent.parent), *filter(None, sys.path)]
+    code = os.pathsep.join(map(os.path.abspath, ours))
+    return {"PYTHONPATH": code, "LANG": "C.UTF-8"} | {k: os.environ[k] for k in _PASSED_ON if k in os.environ}
 
 
 class Child:

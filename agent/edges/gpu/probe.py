@@ -43,7 +43,8 @@ class NvmlProbe:
         self._clock = clock
         self._deadline_s = deadline_s
         self._open_patience_s = open_patience_s
-        self._command = tuple(command) or worker_command(library)
+        self._library = library
+        self._command = tuple(command)
         self._child: Child | None = None
         self._dying: Child | None = None
         self._born_at = 0.0
@@ -95,7 +96,7 @@ class NvmlProbe:
             if self._dying is not None and not await self._dying.wait_gone(min(REAP_S, self._deadline_s / 2)):
                 raise TimeoutError
             self._dying = None
-            self._child = await Child.start(self._command, worker_environment())
+            self._child = await Child.start(self._command or worker_command(self._library), worker_environment())
             self._born_at = self._clock.monotonic()
             if self._closed:  # while the child was being born
                 self._child.kill()
