@@ -57,6 +57,10 @@ def test_a_data_centre_gpu_tells_every_field(in_process) -> None:
     )
 
 
+def test_the_device_node_is_told_apart_from_the_index(in_process) -> None:
+    assert [(card.index, card.minor) for card in gpus(in_process, "mig")] == [(0, 1), (1, 0)]
+
+
 def test_driver_and_cuda_versions_are_told(in_process) -> None:
     in_process("geforce")
 
