@@ -130,7 +130,7 @@ def _subject(verdict: Verdict) -> Iterable[str]:
     yield f"model    {_word(offer.task.model_digest)}"
     if result.commitment:
         usage = result.usage
-        yield f"output   {usage.completion_tokens} tokens for {usage.prompt_tokens}, {result.output_bytes} bytes"
+        yield f"tokens   {usage.prompt_tokens} of prompt, {usage.completion_tokens} of output ({result.output_bytes} bytes)"
     yield ""
 
 
@@ -138,8 +138,8 @@ def _notes(bundle: ReceiptBundle, verdict: Verdict, pinned: str) -> Iterable[str
     """What the checks do not show."""
     case = verdict.case
     if not pinned:
-        yield f"  · the coordinator's key {bundle.coordinator_key} was taken from the bundle itself;"
-        yield "    name the one you trust with --coordinator-key"
+        yield "  · the coordinator's key was taken from the bundle itself; check that it is the one you know, or give it:"
+        yield f"    --coordinator-key {_word(bundle.coordinator_key)}"
     if case and case.result.output_bytes and bundle.output is None:
         yield f"  · the output is not in the bundle; its SHA-256 is {case.result.output_sha256}"
     yield "  · this shows who promised what; whether the model was really run is for challenges to find out"

@@ -1,0 +1,199 @@
+"""`gpu-agent verify`, `receipt` and `tasks` on real bundles and a real ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.cli.main import run
+from agent.core import wire
+from agent.core.model import Outcome, Reason
+from agent.edges.outbox import OUTBOX_NAME, SqliteOutbox
+from agent.edges.signing import KeyPair
+from agent.ports import OutboxRow
+from tests import builders
+from tests.core.proof.making import COORDINATOR_KEYS, bundle, transcript
+
+GOOD = bundle()
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]):
+    """Runs a command line; returns exit status, stdout and stderr."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        code = run([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return command
+
+
+@pytest.fixture
+def written(tmp_path: Path):
+    def write(value: wire.ReceiptBundle | bytes) -> Path:
+        path = tmp_path / "receipt.json"
+        path.write_bytes(value if isinstance(value, bytes) else wire.encode(value))
+        return path
+
+    return write
+
+
+def test_a_sound_receipt_is_told_check_by_check_on_one_screen(told, written):
+    code, out, err = told("verify", written(GOOD))
+    assert (code, err) == (0, "")
+    assert out.count("✓") == 12
+    assert "✗" not in out
+    assert "the attempt succeeded; the coordinator owes the node 1.234567 credit" in out
+    assert "--coordinator-key" in out
+    assert len(out.splitlines()) <= 24
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_with_the_coordinators_key_pinned_there_is_nothing_to_warn_of(told, written):
+    code, out, _ = told("verify", written(GOOD), "--coordinator-key", COORDINATOR_KEYS.public_key)
+    assert code == 0
+    assert "taken from the bundle" not in out
+
+
+def test_another_coordinators_receipt_is_refused(told, written):
+    code, out, _ = told("verify", written(GOOD), "--coordinator-key", KeyPair.generate().public_key)
+    assert code == 1
+    assert "(coordinator_key)" in out
+
+
+def test_a_tampered_receipt_says_what_held_and_what_did_not(told, written):
+    code, out, _ = told("verify", written(msgspec.structs.replace(GOOD, output="{}")))
+    assert code == 1
+    assert out.count("✓") == 7
+    assert "✗ the output is the one that was delivered" in out
+    assert "(output_digest)" in out
+    assert "NOT VERIFIED" in out
+    assert "owes" not in out
+
+
+def test_json_is_for_programs(told, written):
+    code, out, _ = told("verify", "--json", written(GOOD))
+    shown = json.loads(out)
+    assert code == 0
+    assert (shown["verified"], shown["failed"], shown["coordinator_pinned"]) == (True, None, False)
+    assert (shown["task_id"], shown["amount_micros"], shown["outcome"]) == ("task-1", 1_234_567, "succeeded")
+    code, out, _ = told("verify", "--json", written(msgspec.structs.replace(GOOD, output="{}")))
+    shown = json.loads(out)
+    assert code == 1
+    assert (shown["verified"], shown["failed"]) == (False, "output_digest")
+    assert "amount_micros" not in shown
+
+
+def test_the_nodes_transcript_is_checked_too(told, written, tmp_path: Path):
+    kept = tmp_path / "x.leaves"
+    kept.write_bytes(b"".join(len(leaf).to_bytes(4, "little") + leaf for leaf in transcript().leaves))
+    code, out, _ = told("verify", written(GOOD), "--transcript", kept)
+    assert code == 0
+    assert "the transcript is the one that was committed to" in out
+    kept.write_bytes(b"")
+    code, out, _ = told("verify", written(GOOD), "--transcript", kept)
+    assert code == 1
+    assert "(transcript_root)" in out
+
+
+def test_a_failed_attempt_verifies_as_what_it_is(told, written):
+    lost = {"outcome": Outcome.HANDED_BACK, "reason": Reason.DRAIN_LIMIT, "output_sha256": "", "output_bytes": 0}
+    code, out, _ = told("verify", written(bundle(output=None, result={**lost, "commitment": None})))
+    assert code == 0
+    assert "the attempt handed back" in out
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"coordinator_key":1}', b"[" * 100_000])
+def test_what_is_no_receipt_is_unreadable(told, written, content: bytes):
+    code, out, err = told("verify", written(content))
+    assert (code, out) == (2, "")
+    assert "no receipt bundle" in err
+
+
+def test_a_missing_file_and_a_bad_key_are_usage_errors(told, written, tmp_path: Path):
+    assert told("verify", tmp_path / "nowhere")[0] == 2
+    assert told("verify", written(GOOD), "--transcript", tmp_path / "nowhere")[0] == 2
+    code, _, err = told("verify", written(GOOD), "--coordinator-key", "abc")
+    assert code == 2
+    assert "64 hex digits" in err
+
+
+def test_nothing_in_a_receipt_reaches_the_terminal_unescaped(told, written):
+    evil = builders.offer("evil\x1b[2J\nVERIFIED", node_id="n\x07")
+    code, out, _ = told("verify", written(bundle(evil)))
+    assert code == 0
+    assert "\x1b" not in out
+    assert "\x07" not in out
+    assert out.splitlines()[0].startswith("task     evil VERIFIED, attempt 1")
+
+
+# --------------------------------------------------------------------------- the ledger
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> tuple[str, ...]:
+    """A state directory with one settled task; returns the options that point at it."""
+
+    async def fill() -> None:
+        outbox = await SqliteOutbox.open(tmp_path / "state" / OUTBOX_NAME)
+        offer = msgspec.json.decode(GOOD.offer.payload, type=wire.OfferBody)
+        body = msgspec.json.decode(GOOD.receipt.payload, type=wire.ReceiptBody)
+        await outbox.put(
+            OutboxRow(key=offer.key, idem_key=offer.idem_key, offer=GOOD.offer, result=GOOD.result, output=GOOD.output)
+        )
+        await outbox.settle(offer.idem_key, GOOD.receipt, body)
+        await outbox.close()
+
+    asyncio.run(fill())
+    return ("--set", f"node.state_dir={tmp_path / 'state'}")
+
+
+def test_a_receipt_from_the_ledger_verifies(told, ledger, tmp_path: Path):
+    code, out, _ = told("receipt", "task-1", *ledger)
+    assert code == 0
+    assert msgspec.json.decode(out, type=wire.ReceiptBundle) == GOOD
+    assert told("receipt", "task-1", "-o", tmp_path / "out.json", *ledger)[0] == 0
+    assert told("verify", tmp_path / "out.json")[0] == 0
+
+
+def test_receipt_and_verify_work_in_a_pipe(ledger):
+    agent = [sys.executable, "-m", "agent"]
+    written = subprocess.run([*agent, "receipt", "task-1", *ledger], capture_output=True, check=True).stdout
+    verified = subprocess.run([*agent, "verify", "-"], input=written, capture_output=True, check=False)
+    assert verified.returncode == 0
+    assert "VERIFIED" in verified.stdout.decode()
+
+
+def test_a_task_without_a_receipt_is_told_so(told, ledger, tmp_path: Path):
+    for options in (ledger, ("--set", f"node.state_dir={tmp_path / 'empty'}")):
+        code, _, err = told("receipt", "task-9", *options)
+        assert code == 1
+        assert "no receipt of task task-9" in err
+
+
+def test_tasks_lists_what_was_settled(told, ledger):
+    code, out, _ = told("tasks", *ledger)
+    assert code == 0
+    assert out.splitlines()[1].split() == ["2023-11-14", "22:13:20Z", "task-1", "1", "accepted", "1.234567", "credit"]
+    code, out, _ = told("tasks", "--json", *ledger)
+    assert [line["amount_micros"] for line in json.loads(out)] == [1_234_567]
+
+
+def test_tasks_of_a_fresh_node_are_none(told, tmp_path: Path):
+    empty = ("--set", f"node.state_dir={tmp_path / 'empty'}")
+    assert told("tasks", *empty)[1] == "No task was settled yet.\n"
+    assert json.loads(told("tasks", "--json", *empty)[1]) == []
+
+
+def test_a_damaged_ledger_is_told_in_words(told, ledger, tmp_path: Path):
+    (tmp_path / "state" / OUTBOX_NAME).write_bytes(b"garbage" * 1000)
+    code, _, err = told("tasks", *ledger)
+    assert code == 1
+    assert "cannot be used" in err
