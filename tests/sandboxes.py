@@ -12,10 +12,14 @@ from pathlib import Path
 import pytest
 
 from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.ports import Limits, SandboxSpec
 
 ORDINARY_USER = 61_000
 """Has no account; only root can run a test as it."""
 LIMIT_S = 30
+
+BOMB = SandboxSpec(name="test", argv=("/usr/bin/tail", "/dev/zero"), limits=Limits(memory_bytes=128 << 20, wall_s=60))
+FORKS = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 60 & done; echo all >&2"
 
 
 @functools.cache
@@ -33,11 +37,6 @@ def require_sandbox():
 def require_root():
     if os.geteuid() != 0:
         pytest.skip("needs root")
-
-
-def without_cgroups(runtime_dir, nothing):
-    """A backend that finds no cgroup, as on most machines for an ordinary user."""
-    return Bubblewrap(runtime_dir, cgroup_root=nothing)
 
 
 def as_ordinary_user(make):
@@ -91,3 +90,18 @@ def fork_agent(make):
 async def within(awaitable):
     """Its result, or a failure after a time that only a hang can take."""
     return await asyncio.wait_for(awaitable, LIMIT_S)
+
+
+def shell(script, **fields):
+    return SandboxSpec(name="test", argv=("/bin/sh", "-c", script), **fields)
+
+
+async def run(sandbox, script, **fields):
+    """(end, stderr) of a shell script."""
+    handle = await within(sandbox.start(shell(script, **fields)))
+    return await within(handle.wait()), handle.stderr_tail()
+
+
+async def said_up(directory):
+    """What the program wrote to the fifo of a `shared` directory."""
+    return await within(asyncio.to_thread((directory / "up").read_text))

