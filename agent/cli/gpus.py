@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from agent.core.gpu import Gpu, GpuReport
 
 NOTHING = "–"
-PATIENCE_S = 10.0
-"""A person waits this long: without persistence mode the driver wakes every GPU first."""
 _WIDTH = 100
 
 
@@ -43,10 +41,9 @@ async def _snapshot(config: Config, library: Path | None) -> GpuReport:
 
     if not config.gpu.enabled:
         return await NoGpuProbe().snapshot()
-    deadline_s = max(PATIENCE_S, config.gpu.deadline_s)
-    probe = NvmlProbe(SystemClock(), library=library or config.gpu.library, deadline_s=deadline_s)
+    probe = NvmlProbe(SystemClock(), library=library or config.gpu.library, deadline_s=config.gpu.deadline_s)
     try:
-        return await probe.snapshot()
+        return await probe.settled()
     finally:
         await probe.close()
 

@@ -23,6 +23,9 @@ class NoGpuProbe:
     async def snapshot(self) -> GpuReport:
         return GpuReport(detail="GPUs are switched off in the configuration (gpu.enabled)")
 
+    async def settled(self) -> GpuReport:
+        return await self.snapshot()
+
     async def close(self) -> None:
         return None
 
@@ -67,6 +70,13 @@ class NvmlProbe:
         if self._flight is None or self._flight.done():
             self._flight = asyncio.create_task(self._take())
         return await asyncio.shield(self._flight)
+
+    async def settled(self) -> GpuReport:
+        """Like `snapshot`, but waits for a driver that is still opening, within the patience for that."""
+        while True:
+            report = await self.snapshot()
+            if self._child is None or self._child.opened:
+                return report
 
     async def close(self) -> None:
         """Kill the child. Waits for it no longer than a healthy one takes to die."""

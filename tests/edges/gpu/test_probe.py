@@ -181,6 +181,23 @@ async def test_a_driver_that_is_slow_to_open_is_waited_for(place, probe_of, cloc
     await until_opened(probe)
 
 
+async def test_the_first_report_can_wait_for_a_driver_that_opens_slowly(place, probe_of) -> None:
+    slow = "[scenario]\ninclude = geforce.ini\n[fault]\nfn = nvmlInit*\ndelay_ms = 1000\n"
+    probe = probe_of(place(slow).library, deadline_s=SHORT_S)
+    assert (await probe.snapshot()).fault is GpuFault.DRIVER_UNRESPONSIVE
+
+    report = await probe.settled()
+
+    assert (len(report.gpus), report.fault) == (1, None)
+
+
+async def test_waiting_for_a_driver_that_is_not_there_ends_at_once(place, probe_of) -> None:
+    driver = place("geforce")
+    driver.hide()
+
+    assert (await probe_of(driver.library).settled()).fault is GpuFault.DRIVER_ABSENT
+
+
 async def test_callers_at_the_same_time_share_one_snapshot(place, probe_of) -> None:
     probe = probe_of(place("slow").library)
 
