@@ -163,7 +163,9 @@ class Coordinator:
         application = web.Application(middlewares=[refusing])
         application.add_routes(NodeRoutes(reception).routes())
         application.add_routes(stream.routes())
-        application.add_routes(RequesterRoutes(self.desk, self.requester_token).routes())
+        requesters = RequesterRoutes(self.desk, self.requester_token)
+        application.add_routes(requesters.routes())
+        application.on_shutdown.append(lambda _: self._let_go(stream, requesters))
         # A parked pull whose client went away must hear of it: it would be granted work that nobody gets.
         runner = web.AppRunner(
             application,
@@ -175,8 +177,13 @@ class Coordinator:
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        stack.push_async_callback(stream.close)
         await self._listen(runner, tls)
+
+    async def _let_go(self, stream: WebSocketRoute, requesters: RequesterRoutes) -> None:
+        """No new connection comes any more; end what would otherwise wait for something to happen."""
+        self.desk.close()
+        requesters.close()
+        await stream.close()
 
     async def _listen(self, runner: web.AppRunner, tls: ssl.SSLContext | None) -> None:
         try:

@@ -103,6 +103,13 @@ class Desk:
         """Whether a push reaches the node at once."""
         return node_id in self._lines
 
+    def close(self) -> None:
+        """Answer every parked pull; what is granted from now on is found by the next hello."""
+        for pull_id, answer in self._pulls.items():
+            leasing.withdraw(self.book, pull_id)
+            if not answer.done():
+                answer.set_result(Offers())
+
     def broken(self, fault: StorageError) -> None:
         """The store failed."""
         self.fault = fault

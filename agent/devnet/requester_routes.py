@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -45,6 +47,7 @@ class RequesterRoutes:
     def __init__(self, desk: Desk, token: str) -> None:
         self._desk = desk
         self._token = token.encode()
+        self._following: set[asyncio.Task[Any]] = set()
 
     def routes(self) -> list[web.RouteDef]:
         closed = self._closed
@@ -61,6 +64,11 @@ class RequesterRoutes:
             web.post("/v1/nodes/{id}/directives", closed(self._direct)),
             web.post("/v1/enrol-tokens", closed(self._enrol_token)),
         ]
+
+    def close(self) -> None:
+        """Let every follower go; it comes back to whoever serves next."""
+        for follower in self._following:
+            follower.cancel()
 
     def _closed(self, route: Route) -> Route:
         async def checked(request: web.Request) -> web.StreamResponse:
@@ -95,14 +103,24 @@ class RequesterRoutes:
         task = self._task(request)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
-        if task.progress.state not in ENDED:
-            events = self._desk.streams.follow(task.task_id, _state_of(task), _place_of(request), QUIET_S)
-            async for event in events:
-                await response.write(b": still here\n\n" if event is None else event_bytes(event))
+        follower = asyncio.current_task()
+        assert follower is not None
+        self._following.add(follower)
+        try:
+            await self._follow(task, _place_of(request), response)
+        finally:
+            self._following.discard(follower)
         view = await self._view(task)
         await response.write(b"event: result\ndata: " + msgspec.json.encode(view) + b"\n\n")
         await response.write_eof()
         return response
+
+    async def _follow(self, task: Task, had: Place, response: web.StreamResponse) -> None:
+        """Until the task has ended. Nothing may wait between the look at its state and the first event."""
+        if task.progress.state in ENDED:
+            return
+        async for event in self._desk.streams.follow(task.task_id, _state_of(task), had, QUIET_S):
+            await response.write(b": still here\n\n" if event is None else event_bytes(event))
 
     async def _output(self, request: web.Request) -> web.StreamResponse:
         settlement = await self._settlement(self._task(request))

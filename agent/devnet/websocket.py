@@ -113,7 +113,7 @@ class _Conversation:
         try:
             async for message in self._socket:
                 await self._room.acquire()
-                self._spawn(self._take(message))
+                self._spawn(self._take(self._read(message)))
                 if self._faults >= MAX_FAULTS:
                     await self._socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"too many unreadable messages")
         finally:
@@ -128,23 +128,27 @@ class _Conversation:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _take(self, message: WSMessage) -> None:
+    def _read(self, message: WSMessage) -> UpFrame | Refusal:
+        try:
+            return read_frame(_text_of(message))
+        except Refused as error:
+            self._faults += 1
+            return refusal(error)
+
+    async def _take(self, read: UpFrame | Refusal) -> None:
         try:
             with suppress(ConnectionError):  # nobody is there to answer; what was decided stands
-                await self._answer(message)
+                await self._answer(read)
         finally:
             self._room.release()
 
-    async def _answer(self, message: WSMessage) -> None:
-        try:
-            frame = read_frame(_text_of(message))
-        except Refused as error:
-            self._faults += 1
-            await _send(self._socket, refusal(error))
+    async def _answer(self, read: UpFrame | Refusal) -> None:
+        if isinstance(read, Refusal):
+            await _send(self._socket, read)
             return
-        reply = await self._reply(frame)
-        if not isinstance(frame.msg, Chunk) or isinstance(reply, Refusal):
-            await _send(self._socket, reply, re=frame.seq)
+        reply = await self._reply(read)
+        if not isinstance(read.msg, Chunk) or isinstance(reply, Refusal):
+            await _send(self._socket, reply, re=read.seq)
 
     async def _reply(self, frame: UpFrame) -> DownMessage:
         try:
