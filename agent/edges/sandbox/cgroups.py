@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ ROOT = Path("/sys/fs/cgroup")
 CONTROLLERS = ("memory", "pids", "cpu")
 PERIOD_US = 100_000
 """Period of the cpu quota, the kernel's default."""
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _EMPTY_WITHIN_S = 2.0
 """A killed cgroup is empty within milliseconds; processes in disk sleep take longer and are left to the next start."""
 
@@ -81,7 +83,8 @@ class Cgroups:
     def create(self, name: str, means: Means) -> Group:
         """Raises SandboxError."""
         self._made += 1
-        directories = {c: p / f"{self._tag}-{name}-{os.getpid()}-{self._made}" for c, p in self._parents.items()}
+        leaf = f"{self._tag}-{_UNSAFE.sub('_', name)[:64]}-{os.getpid()}-{self._made}"
+        directories = {controller: parent / leaf for controller, parent in self._parents.items()}
         group = Group(self.version, directories)
         try:
             for directory in dict.fromkeys(directories.values()):

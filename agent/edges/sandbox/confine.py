@@ -41,7 +41,7 @@ class Confinement:
             if self._group is not None:
                 self._group.admit(pid)
             if self._means.pinned_threads is not None:
-                os.sched_setaffinity(pid, sorted(os.sched_getaffinity(0))[: self._means.pinned_threads])
+                os.sched_setaffinity(pid, _some_cpus(self._means.pinned_threads, pid))
             rlimits.lower(pid, self._rlimits(), self._user_id)
         except OSError as error:
             raise SandboxError(f"the sandbox's limits could not be set: {error}") from error
@@ -79,6 +79,13 @@ class Confinement:
         if self._means.own_pids is not None:
             limits[resource.RLIMIT_NPROC] = self._means.own_pids
         return limits
+
+
+def _some_cpus(count: int, pid: int) -> list[int]:
+    """Starting anywhere, so that sandboxes do not all crowd on the first cpus."""
+    cpus = sorted(os.sched_getaffinity(0))
+    first = pid % len(cpus)
+    return (cpus[first:] + cpus[:first])[:count]
 
 
 def _refuse_root(pid: int) -> None:

@@ -7,6 +7,7 @@ opened without following links, what was opened is checked to be a socket, and e
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import stat
@@ -23,17 +24,13 @@ async def connect(path: Path) -> socket.socket:
 
     Raises OSError; what is not a socket is refused as if nobody listened.
     """
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
     try:
-        fd = os.open(path, os.O_PATH | os.O_NOFOLLOW)
-        try:
-            if not stat.S_ISSOCK(os.fstat(fd).st_mode):
-                raise ConnectionRefusedError(f"{path} is not a socket")
-            return await _connected(f"/proc/self/fd/{fd}")
-        finally:
-            os.close(fd)
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "not a socket", str(path))
+        return await _connected(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 async def _connected(address: str) -> socket.socket:

@@ -110,6 +110,15 @@ def test_a_kill_for_memory_is_read_from_the_group(tmp_path, version, name, text,
     assert cgroups.Group(version, {"memory": tmp_path}).out_of_memory() is killed
 
 
+def test_a_name_cannot_lead_out_of_the_parent(tmp_path):
+    found = cgroups.Cgroups(1, {"pids": tmp_path}, "gpu-agent-0123")
+    group = found.create("../../org/model", Means())
+    (place,) = group.places()
+    assert place.parent == tmp_path
+    assert place.is_dir()
+    group.remove()
+
+
 @pytest.fixture
 def real(tmp_path):
     """The cgroups that can really be made here."""

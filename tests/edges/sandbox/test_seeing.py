@@ -10,6 +10,7 @@ import pytest
 from agent.core.errors import SandboxError
 from agent.edges.sandbox import host
 from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.sandbox.sockets import connect
 from agent.ports import ExitKind, Limits
 from tests.sandboxes import BOMB, FORKS, as_ordinary_user, require_root, run, said_up, shell, within
 
@@ -96,6 +97,20 @@ async def test_a_socket_directory_that_is_a_link_is_refused(sandbox, tmp_path, s
     (tmp_path / "link").symlink_to(shared)
     with pytest.raises(SandboxError, match="socket directory"):
         await sandbox.start(shell("true", socket_dir=tmp_path / "link"))
+
+
+async def test_a_sandbox_cannot_lead_the_agent_to_another_socket(sandbox, shared, tmp_path):
+    reached = asyncio.Event()
+    victim = await asyncio.start_unix_server(lambda *_: reached.set(), tmp_path / "victim.sock")
+    script = f"ln -s {tmp_path}/victim.sock /sock/engine.sock; echo up >/sock/up; sleep 600"
+    handle = await within(sandbox.start(shell(script, socket_dir=shared)))
+    await said_up(shared)
+    with pytest.raises(OSError, match="not a socket"):
+        await connect(shared / "engine.sock")
+    assert not reached.is_set()
+    handle.kill()
+    await within(handle.wait())
+    victim.close()
 
 
 async def test_only_the_given_environment_is_there(sandbox):
