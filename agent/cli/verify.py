@@ -79,7 +79,7 @@ def _bundle(file: Path) -> ReceiptBundle:
 
     try:
         return msgspec.json.decode(_read(file, MAX_BUNDLE_BYTES), type=ReceiptBundle)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _Unreadable(f"{file} is no receipt bundle: {plain(str(error), _DETAIL)}") from error
 
 
@@ -130,7 +130,8 @@ def _subject(verdict: Verdict) -> Iterable[str]:
     yield f"model    {_word(offer.task.model_digest)}"
     if result.commitment:
         usage = result.usage
-        yield f"tokens   {usage.prompt_tokens} of prompt, {usage.completion_tokens} of output ({result.output_bytes} bytes)"
+        told = f"{usage.prompt_tokens} of prompt, {usage.completion_tokens} of output"
+        yield f"tokens   {told} ({result.output_bytes} bytes)"
     yield ""
 
 
@@ -138,7 +139,7 @@ def _notes(bundle: ReceiptBundle, verdict: Verdict, pinned: str) -> Iterable[str
     """What the checks do not show."""
     case = verdict.case
     if not pinned:
-        yield "  · the coordinator's key was taken from the bundle itself; check that it is the one you know, or give it:"
+        yield "  · the coordinator's key was taken from the bundle itself: make sure that it is the one you know, or give it"
         yield f"    --coordinator-key {_word(bundle.coordinator_key)}"
     if case and case.result.output_bytes and bundle.output is None:
         yield f"  · the output is not in the bundle; its SHA-256 is {case.result.output_sha256}"

@@ -116,7 +116,7 @@ def _tls(ca_file: Path | None) -> ssl.SSLContext | bool:
 def _refused(endpoint: URL, status: int, raw: bytes) -> LinkError:
     try:
         message = wire.decode_down(raw).msg
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         message = None
     if not isinstance(message, wire.Refusal):
         return _broken(endpoint, f"it answered HTTP {status}")
@@ -141,7 +141,7 @@ def _broken(endpoint: URL, what: str) -> LinkError:
 def _verified_node_id(raw: bytes, token: Token, node_key: str) -> str:
     try:
         reply = msgspec.json.decode(raw, type=wire.EnrolReply)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise IdentityError("the coordinator's reply is not an enrolment", remedy="Check coordinator.url") from error
     if reply.coordinator_key != token.coordinator_key:
         raise IdentityError(

@@ -180,7 +180,7 @@ def read_enrolment(state_dir: Path) -> Enrolment | None:
         return None
     try:
         return msgspec.json.decode(_read(path, private=False), type=Enrolment)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise IdentityError(
             f"{path} is damaged ({error}); it was left as it is",
             remedy="Restore it from a backup, or run `gpu-agent enrol` again with a new token",

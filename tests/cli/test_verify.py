@@ -110,7 +110,10 @@ def test_a_failed_attempt_verifies_as_what_it_is(told, written):
     assert "the attempt handed back" in out
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"coordinator_key":1}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"\xff", b'{"coordinator_key":1}', b'{"coordinator_key":"\xed\xa0\x80"}', b"[" * 100_000],
+)
 def test_what_is_no_receipt_is_unreadable(told, written, content: bytes):
     code, out, err = told("verify", written(content))
     assert (code, out) == (2, "")

@@ -144,7 +144,7 @@ def test_an_enrolment_survives_a_restart_and_stays_private(tmp_path: Path):
     assert (tmp_path / "state" / "enrolment.json").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"node_id": 7}', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"node_id": 7}', b"\xff\xfe", b'{"url":"\xed\xa0\x80"}'])
 def test_a_damaged_enrolment_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes):
     (tmp_path / "enrolment.json").write_bytes(content)
     with pytest.raises(IdentityError, match="damaged"):

@@ -102,8 +102,9 @@ IMPOSTOR = KeyPair.generate()
         (lambda request: reply_of(request, node_id=""), "unusable node id"),
         (lambda request: reply_of(request, node_id="a\x1b[2J"), "unusable node id"),
         (lambda request: web.Response(body=b"<html>"), "not an enrolment"),
+        (lambda request: web.Response(body=b'{"node_id":"\xed\xa0\x80"}'), "not an enrolment"),
     ],
-    ids=["another key", "signed by another", "no signature", "no id", "control characters", "not JSON"],
+    ids=["another key", "signed by another", "no signature", "no id", "control characters", "not JSON", "not UTF-8"],
 )
 async def test_a_reply_that_the_pinned_key_did_not_sign_writes_nothing(tmp_path: Path, serve: Serve, reply, words):
     async def coordinator(http: web.Request) -> web.Response:
