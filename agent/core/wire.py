@@ -1,7 +1,8 @@
 """The messages between node and coordinator: msgspec tagged structs, JSON on the wire (docs/protocol.md).
 
 Every transport carries `Frame`s. A frame holds one message; `seq` rises strictly within a session; a reply
-names the `seq` it answers in `re`. What must be believed later (offer, result, receipt) travels as `Signed`.
+names the `seq` it answers in `re`. What must be believed later (offer, result, receipt) travels as `Signed`
+and is described in `core.payloads`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,19 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from agent.core.fingerprint import Fingerprint
-from agent.core.model import Commitment, Count, LeaseKey, Outcome, Reason, Signed, TaskSpec, Timings, Usage, Value
+from agent.core.model import Count, LeaseKey, Reason, Signed, Value
+from agent.core.payloads import OfferBody as OfferBody
+from agent.core.payloads import ReceiptBody as ReceiptBody
+from agent.core.payloads import ReceiptBundle as ReceiptBundle
+from agent.core.payloads import ReceiptStatus as ReceiptStatus
+from agent.core.payloads import ResultBody as ResultBody
+from agent.core.payloads import Role as Role
 
 PROTO_MIN, PROTO_MAX = 1, 1
 SUBPROTOCOL = "gpu-agent.v1"
 
 MAX_MESSAGE_BYTES = 1 << 20
-"""Largest frame on any transport. An inline result (256 KiB, JSON-escaped at worst sixfold) does not fit in less."""
+"""Largest frame on any transport; an inline output, escaped at worst sixfold, still fits (768 KiB)."""
 MAX_INLINE_OUTPUT_BYTES = 128 << 10
 """A larger output goes up as a blob first. 128 KiB escaped sixfold stays inside MAX_MESSAGE_BYTES."""
 MAX_BLOB_BYTES = 64 << 20
@@ -26,16 +33,6 @@ MAX_PULL_WAIT_S = 25.0
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=10 * 365 * 86400)]
 """A duration; ten years is for ever, and keeps every clock in range."""
-
-
-class Role(StrEnum):
-    """Domain tags: a signature made for one purpose is worthless for another."""
-
-    SESSION = "ga/v1/session"
-    ENROL = "ga/v1/enrol"
-    OFFER = "ga/v1/offer"
-    RESULT = "ga/v1/result"
-    RECEIPT = "ga/v1/receipt"
 
 
 class RefusalCode(StrEnum):
@@ -53,102 +50,6 @@ class RefusalCode(StrEnum):
     NOT_FOUND = "not_found"
     BUSY = "busy"
     INTERNAL = "internal"
-
-
-# --------------------------------------------------------------------------- signed payloads
-
-
-class OfferBody(Value, forbid_unknown_fields=True):
-    """Signed by the coordinator (Role.OFFER). Durations only: no wall-clock time decides anything."""
-
-    node_id: str
-    task: TaskSpec
-    attempt: Count
-    fence: Count
-    lease_ms: Count
-    deadline_ms: Count
-    """From the moment the node asked: after it the result is worthless to the requester."""
-    idem_key: str
-    """Names this attempt for ever: the same key never counts twice."""
-    nonce: str
-    """32 bytes hex, chosen by the coordinator; with the task id it fixes the seed (proof.md)."""
-
-    @property
-    def key(self) -> LeaseKey:
-        """The lease that this offer grants."""
-        return LeaseKey(task_id=self.task.task_id, attempt=self.attempt, fence=self.fence)
-
-
-class ResultBody(Value, forbid_unknown_fields=True):
-    """Signed by the node (Role.RESULT). The output itself travels beside it, bound by its digest."""
-
-    node_id: str
-    task_id: str
-    attempt: Count
-    fence: Count
-    idem_key: str
-    outcome: Outcome
-    reason: Reason
-    detail: str = ""
-    """Plain words for people; never decides anything."""
-    output_sha256: str = ""
-    """Hex digest of the output's UTF-8 bytes; empty when there is none."""
-    output_bytes: Count = 0
-    usage: Usage = Usage()
-    timings: Timings = Timings()
-    commitment: Commitment | None = None
-
-    @property
-    def key(self) -> LeaseKey:
-        """The lease under which this result was made."""
-        return LeaseKey(task_id=self.task_id, attempt=self.attempt, fence=self.fence)
-
-
-class ReceiptStatus(StrEnum):
-    """What the coordinator did with a result. Every value is terminal for the node."""
-
-    ACCEPTED = "accepted"
-    DUPLICATE = "duplicate"
-    """The same idempotency key was settled before; the body is that of the first receipt."""
-    STALE = "stale"
-    """Another lease of the task is live or settled."""
-    UNKNOWN = "unknown"
-    """The coordinator does not know this task."""
-    REJECTED = "rejected"
-    """The result contradicts itself or the offer; `detail` says how."""
-
-
-class ReceiptBody(Value, forbid_unknown_fields=True):
-    """Signed by the coordinator (Role.RECEIPT): the proof of what was delivered and what it earns."""
-
-    receipt_id: str
-    node_id: str
-    task_id: str
-    attempt: Count
-    fence: Count
-    idem_key: str
-    status: ReceiptStatus
-    result_sha256: str
-    """Digest of the signed result payload."""
-    received_at: Count
-    """Unix seconds on the coordinator's clock; informative."""
-    detail: str = ""
-    output_sha256: str = ""
-    commitment_root: str = ""
-    amount_micros: Count = 0
-    """Millionths of one unit of `currency`."""
-    currency: str = ""
-
-
-class ReceiptBundle(Value):
-    """What `gpu-agent verify` reads: everything needed to check one task offline."""
-
-    coordinator_key: str
-    offer: Signed
-    result: Signed
-    receipt: Signed
-    version: int = 1
-    output: str | None = None
 
 
 # --------------------------------------------------------------------------- node → coordinator
