@@ -24,7 +24,7 @@ from agent.devnet.blobs import Blobs
 from agent.devnet.core import leasing, presence
 from agent.devnet.core.book import Book
 from agent.devnet.core.restoring import restore
-from agent.devnet.core.rules import Instant, Rules
+from agent.devnet.core.rules import Instant, Refused, Rules
 from agent.devnet.desk import Clock, Desk
 from agent.devnet.keys import read_or_make_key, read_or_make_secret, verify
 from agent.devnet.node_routes import NodeRoutes
@@ -134,10 +134,12 @@ class Coordinator:
         self.desk.blobs.sweep()
 
     async def _sweep_for_ever(self) -> None:
-        while not self.failed.is_set():
+        while True:
             await self._clock.sleep(self._options.sweep_s)
-            if not self.desk.fault:
+            try:
                 self.sweep()
+            except Refused:
+                return  # it stops, or its store failed
 
     async def _open_desk(self, stack: AsyncExitStack) -> Desk:
         keys = read_or_make_key(self._state_dir / "coordinator.key")

@@ -42,12 +42,15 @@ class Desk:
         self.fault: StorageError | None = None
         """Set when the store failed: nothing is decided any more."""
         self._clock = clock
+        self._closing = False
         self._pulls: dict[int, asyncio.Future[Offers]] = {}
         self._pull_ids = itertools.count(1)
         self._lines: dict[str, set[Callable[[Push], None]]] = {}
 
     def when(self) -> Instant:
         """Now. Raises Refused(BUSY) when nothing may be decided any more."""
+        if self._closing:
+            raise Refused(RefusalCode.BUSY, "the coordinator stops", retry_after_s=1.0)
         if self.fault:
             raise Refused(RefusalCode.BUSY, "the coordinator cannot write its state", retry_after_s=30.0)
         return Instant(self._clock.monotonic(), int(self._clock.wall()))
@@ -104,7 +107,8 @@ class Desk:
         return node_id in self._lines
 
     def close(self) -> None:
-        """Answer every parked pull; what is granted from now on is found by the next hello."""
+        """Decide nothing any more, and answer every parked pull."""
+        self._closing = True
         for pull_id, answer in self._pulls.items():
             leasing.withdraw(self.book, pull_id)
             if not answer.done():

@@ -13,7 +13,7 @@ import msgspec
 
 from agent.core.errors import LinkError, LinkFault
 from agent.core.model import TaskInput
-from agent.core.wire import DownFrame, ReceiptBundle, Refusal, decode_down
+from agent.core.wire import DownFrame, ReceiptBundle, Refusal, RefusalCode, decode_down
 from agent.devnet.core.asking import SamplingAsked, TaskAsked
 from agent.devnet.core.rules import Refused
 from agent.devnet.streams import ChunkSeen, Restarted, StateSeen, StreamEvent
@@ -124,6 +124,9 @@ class Requester:
                         place = f"{event.attempt}.{event.index}"
             except (aiohttp.ClientError, TimeoutError, ConnectionError):
                 pass  # the coordinator restarts or the network broke: go on where we were
+            except Refused as error:
+                if error.code is not RefusalCode.BUSY:
+                    raise
             await asyncio.sleep(self._retry_s)
 
     async def _stream(self, task_id: str, place: str) -> AsyncIterator[StreamEvent | TaskView]:

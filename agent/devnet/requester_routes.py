@@ -101,6 +101,7 @@ class RequesterRoutes:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         task = self._task(request)
+        self._desk.when()  # refuses when nothing would ever happen
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
         follower = asyncio.current_task()

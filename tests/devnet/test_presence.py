@@ -199,3 +199,16 @@ def test_a_new_fingerprint_makes_a_parked_pull_fit_again() -> None:
     assert world.granted == {}
     world.beat(node, fingerprint=builders.fingerprint(pools=(builders.pool(),)))
     assert len(world.granted[pull_id].offers) == 1
+
+
+@pytest.mark.parametrize("state", ["draining", "drained", "paused"])
+def test_a_beat_that_says_no_more_work_ends_the_parked_pull_at_once(state: str) -> None:
+    world = World()
+    node = world.enrolled()
+    pull_id = world.park(node)
+    world.beat(node, state="serving")
+    assert pull_id not in world.granted
+    world.beat(node, state=state)
+    assert world.granted[pull_id] == wire.Offers()
+    world.submit()
+    assert world.granted == {pull_id: wire.Offers()}, "nothing is leased to it any more"

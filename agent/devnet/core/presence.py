@@ -11,6 +11,7 @@ import msgspec
 from agent.core.enrolment import parse_token, reply_digest, request_digest
 from agent.core.errors import IdentityError
 from agent.core.model import LeaseKey, Outcome, Reason
+from agent.core.node import NodeState
 from agent.core.proof.signed import session_digest
 from agent.core.wire import (
     PROTO_MAX,
@@ -35,6 +36,8 @@ from agent.devnet.core.rules import Instant, Refused, bad_message
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 DIRECTIVES = frozenset({"drain", "pause", "resume", "refingerprint"})
+TAKES_NOTHING = frozenset({NodeState.PAUSED.value, NodeState.DRAINING.value, NodeState.DRAINED.value})
+"""States of a node, as its beats tell them, in which a pull that is still parked asks for nothing."""
 
 
 def token_sha256(token: str) -> str:
@@ -111,6 +114,8 @@ def beat(book: Book, when: Instant, node_id: str, message: Beat) -> Decision[Bea
     node.heard, node.state, node.reason, node.load = when.now, message.state[:50], message.reason[:200], message.load
     if message.fingerprint is not None:
         node.fingerprint = message.fingerprint
+    if message.state in TAKES_NOTHING:
+        _answer_parked(book, node_id)  # so that a node that drains need not wait for it
     renewed = _renew_all(book, when, node_id, message.held)
     gone = [key for key in message.held if key not in renewed]
     cancelled = tuple(key for key in gone if _was_cancelled(book, node_id, key))
