@@ -139,7 +139,7 @@ def _notes(bundle: ReceiptBundle, verdict: Verdict, pinned: str) -> Iterable[str
     """What the checks do not show."""
     case = verdict.case
     if not pinned:
-        yield "  · the coordinator's key was taken from the bundle itself: make sure that it is the one you know, or give it"
+        yield "  · the coordinator's key was taken from the bundle itself: is it the one you know? If so, give it:"
         yield f"    --coordinator-key {_word(bundle.coordinator_key)}"
     if case and case.result.output_bytes and bundle.output is None:
         yield f"  · the output is not in the bundle; its SHA-256 is {case.result.output_sha256}"
