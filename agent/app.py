@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, cast
 import structlog
 
 from agent import __version__
-from agent.config import Config
+from agent.config import Config, EngineKind
 from agent.core import events as ev
 from agent.core.backoff import after_failure
 from agent.core.errors import AgentError, ConfigError, IdentityError, LinkError, LinkFault
@@ -108,8 +108,8 @@ class Daemon:
             self._log.error("outbox.recovered", detail=outbox.recovered)
         gpu, host = self._gpu(), Host()
         stack.push_async_callback(gpu.close)
-        report_at_start = await gpu.snapshot()  # bounded by gpu.deadline_s, whatever the driver does
-        sandbox = self._sandbox(report_at_start)
+        report_at_start = await self._first_look(gpu)
+        sandbox = self._sandbox(lambda uuid: probe.minor_of(uuid))  # noqa: PLW0108  (made below)
         facts = await sandbox.probe()
         uuids = [seen.uuid for seen in report_at_start.gpus if seen.fault is None]
         built = await build_pools(config, sandbox, clock, gpus=uuids)
@@ -132,8 +132,18 @@ class Daemon:
         prove = Prove(spine, identity, pools, transcripts, top_logprobs=top, retention_s=config.proof.retention_s)
         pull = Pull(spine, caller, identity, outbox)
         advertise = Advertise(spine, caller, herald, pulse, self._rng, drain_limit_s=config.node.drain_limit_s)
-        period_s = config.gpu.period_s
-        probe = Probe(spine, herald, gpu, host, pools, pulse, models=built.models, sandbox=facts, period_s=period_s)
+        probe = Probe(
+            spine,
+            herald,
+            gpu,
+            host,
+            pools,
+            pulse,
+            models=built.models,
+            sandbox=facts,
+            period_s=config.gpu.period_s,
+            report=report_at_start,
+        )
         overview = Overview(spine, herald, execute, report, link, pulse, name=self._name, url=url)
         loops = {
             "probe": probe.run(),
@@ -147,9 +157,13 @@ class Daemon:
         }
         return Parts(spine, Drain(spine, pull, report, link), overview, pulse, loops)
 
-    def _sandbox(self, report: GpuReport) -> Bubblewrap:
-        minors = {gpu.uuid: gpu.minor for gpu in report.gpus}
-        sandbox = Bubblewrap(self._config.node.runtime_dir, bwrap=self._config.sandbox.bwrap, minor_of=minors.get)
+    async def _first_look(self, gpu: GpuProbe) -> GpuReport:
+        """A pool that may sit on a GPU waits for a driver that opens slowly (30 s at most); others need not."""
+        waits = any(pool.engine is EngineKind.LLAMA_SERVER and pool.device != "cpu" for pool in self._config.pools)
+        return await (gpu.settled() if waits else gpu.snapshot())
+
+    def _sandbox(self, minor_of: Callable[[str], int | None]) -> Bubblewrap:
+        sandbox = Bubblewrap(self._config.node.runtime_dir, bwrap=self._config.sandbox.bwrap, minor_of=minor_of)
         if reaped := sandbox.reap_orphans():
             self._log.warning("sandbox.reaped", cgroups=reaped)
         return sandbox

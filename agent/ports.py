@@ -33,6 +33,10 @@ class GpuProbe(Protocol):
         """Never raises: what goes wrong is `fault` and `detail` of the report or of one GPU."""
         ...
 
+    async def settled(self) -> GpuReport:
+        """Like `snapshot`, but waits for a driver that is still opening its GPUs; bounded too."""
+        ...
+
     async def close(self) -> None: ...
 
 

@@ -37,7 +37,8 @@ def fingerprint(
 
 
 def _still(gpu: Gpu) -> Gpu:
-    return msgspec.structs.replace(gpu, sample=GpuSample())
+    lasting = {name: reason for name, reason in gpu.absent.items() if name not in GpuSample.__struct_fields__}
+    return msgspec.structs.replace(gpu, sample=GpuSample(), absent=lasting)
 
 
 class Probe:
@@ -55,6 +56,7 @@ class Probe:
         models: tuple[Model, ...],
         sandbox: SandboxFacts,
         period_s: float,
+        report: GpuReport,
     ) -> None:
         self._spine = spine
         self._herald = herald
@@ -66,10 +68,15 @@ class Probe:
         self._sandbox = sandbox
         self._period_s = period_s
         self._log = structlog.get_logger("probe")
-        self.report = GpuReport()
+        self.report = report
+
+    def minor_of(self, uuid: str) -> int | None:
+        """N of /dev/nvidiaN, by the latest reading: a GPU may appear, or move, after the start."""
+        return next((gpu.minor for gpu in self.report.gpus if gpu.uuid == uuid), None)
 
     async def run(self) -> None:
         """Run until cancelled; the pools' engines run inside."""
+        self._tell(GpuReport(), self.report)
         async with asyncio.TaskGroup() as group:
             for pool in self._pools.values():
                 group.create_task(pool.run(self._pool_watcher(pool)), name=f"pool {pool.facts.name}")
@@ -87,27 +94,22 @@ class Probe:
         while True:
             self._pulse.beat("probe", self._spine.clock.monotonic())
             report = await self._gpu.snapshot()
-            self._tell(report)
+            self._tell(self.report, report)
             self.report = report
             self._refresh()
             await self._spine.clock.sleep(self._period_s)
 
-    def _tell(self, report: GpuReport) -> None:
+    def _tell(self, before: GpuReport, now: GpuReport) -> None:
         """Log what became different, once."""
-        if report.fault is not self.report.fault or (report.detail != self.report.detail):
-            self._log.info("gpu.driver", fault=report.fault.value if report.fault else None, detail=report.detail)
-        before = {gpu.uuid: gpu for gpu in self.report.gpus}
-        for gpu in report.gpus:
-            old = before.pop(gpu.uuid, None)
+        if (now.fault, now.detail) != (before.fault, before.detail):
+            self._log.info("gpu.driver", fault=now.fault.value if now.fault else None, detail=now.detail or None)
+        known = {gpu.uuid: gpu for gpu in before.gpus}
+        for gpu in now.gpus:
+            old = known.pop(gpu.uuid, None)
             if old is None or old.fault is not gpu.fault:
-                self._log.info(
-                    "gpu.seen",
-                    uuid=gpu.uuid,
-                    name=gpu.name,
-                    fault=gpu.fault.value if gpu.fault else None,
-                    detail=gpu.detail or None,
-                )
-        for uuid in before:
+                fault = gpu.fault.value if gpu.fault else None
+                self._log.info("gpu.seen", uuid=gpu.uuid, name=gpu.name, fault=fault, detail=gpu.detail or None)
+        for uuid in known:
             self._log.warning("gpu.gone", uuid=uuid)
 
     def _refresh(self) -> None:
