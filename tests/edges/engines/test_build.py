@@ -1,0 +1,123 @@
+"""From the configuration to pools: no engine is made for a model that is not what it should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.config.schema import Config, EngineKind, EngineProfile, ModelConfig, NodeConfig, PoolConfig
+from agent.core.errors import ConfigError, ModelError
+from agent.core.model import TaskKind
+from agent.edges.clock import SystemClock
+from agent.edges.engines.build import Built, build_pools, processor
+from agent.edges.engines.launch import LlamaSettings, determinism_class, find_llama_server, sandbox_spec
+from agent.edges.sandbox.bubblewrap import Bubblewrap
+
+
+async def build(base: Path, *models: ModelConfig, pools: tuple[PoolConfig, ...], gpus: tuple[str, ...] = ()) -> Built:
+    node = NodeConfig(state_dir=base, cache_dir=base / "cache", runtime_dir=base / "run")
+    config = Config(node=node, models=models, pools=pools)
+    return await build_pools(config, Bubblewrap(base), SystemClock(), gpus=gpus)
+
+
+async def test_a_pool_offers_its_verified_model(short_dir: Path, tiny_model: Path) -> None:
+    model = ModelConfig(name="tiny", path=tiny_model, license="CC0")
+    built = await build(short_dir, model, pools=(PoolConfig(name="main", model="tiny", slots=2),))
+    facts = built.pools[0].facts
+    assert facts.model_digest == built.models[0].digest
+    assert (facts.device, facts.slots, facts.ready) == ("cpu", 2, False)
+    assert built.models[0].license == "CC0"
+
+
+async def test_a_wrong_digest_is_refused_before_anything_runs(short_dir: Path, tiny_model: Path) -> None:
+    model = ModelConfig(name="tiny", path=tiny_model, digest="sha256:" + "0" * 64)
+    with pytest.raises(ModelError, match="expected sha256:0000"):
+        await build(short_dir, model, pools=(PoolConfig(name="main", model="tiny"),))
+    assert not (short_dir / "run").exists()
+
+
+async def test_an_external_pool_needs_no_file_and_claims_the_owners_digest(short_dir: Path) -> None:
+    digest = "sha256:" + "a" * 64
+    pool = PoolConfig(
+        name="far", model="big", engine=EngineKind.EXTERNAL, profile=EngineProfile.VLLM, url="http://127.0.0.1:1"
+    )
+    built = await build(short_dir, ModelConfig(name="big", digest=digest), pools=(pool,))
+    facts = built.pools[0].facts
+    assert (facts.model_digest, facts.engine_digest, facts.determinism) == (digest, "", "U")
+    assert facts.engine == "vllm"
+
+
+@pytest.mark.parametrize(
+    ("pool", "words"),
+    [
+        (PoolConfig(name="p", model="m", engine=EngineKind.EXTERNAL), "needs a url"),
+        (PoolConfig(name="p", model="m"), "has no path"),
+    ],
+)
+async def test_a_pool_that_lacks_what_it_needs_is_a_configuration_fault(
+    short_dir: Path, pool: PoolConfig, words: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        await build(short_dir, ModelConfig(name="m"), pools=(pool,))
+    assert words in refused.value.faults[0]
+
+
+async def test_one_llama_server_for_chats_and_embeddings_is_a_configuration_fault(
+    short_dir: Path, tiny_model: Path
+) -> None:
+    pool = PoolConfig(name="p", model="tiny", kinds=(TaskKind.CHAT, TaskKind.EMBEDDING))
+    with pytest.raises(ConfigError) as refused:
+        await build(short_dir, ModelConfig(name="tiny", path=tiny_model), pools=(pool,))
+    assert "two pools" in refused.value.faults[0]
+
+
+async def test_auto_does_not_claim_a_gpu_that_the_engine_cannot_use(short_dir: Path, tiny_model: Path) -> None:
+    folder = short_dir / "engine" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "llama-server").write_bytes(b"#!/bin/sh\n")
+    model, gpus = ModelConfig(name="tiny", path=tiny_model), ("GPU-1", "GPU-2")
+    pool = PoolConfig(name="p", model="tiny", binary=str(folder / "llama-server"))
+    assert (await build(short_dir, model, pools=(pool,), gpus=gpus)).pools[0].facts.device == "cpu"
+    (folder / "libggml-cuda.so").write_bytes(b"")
+    assert (await build(short_dir, model, pools=(pool,), gpus=gpus)).pools[0].facts.device == "GPU-1"
+    assert (await build(short_dir, model, pools=(pool,))).pools[0].facts.device == "cpu"
+
+
+def llama(weights: Path, **changes: object) -> LlamaSettings:
+    fields = {
+        "name": "p",
+        "binary": find_llama_server("auto"),
+        "model": "m",
+        "model_digest": "",
+        "weights": weights,
+        "socket_dir": weights.parent,
+    } | changes
+    return LlamaSettings(**fields)  # type: ignore[arg-type]
+
+
+def test_threads_do_not_change_the_determinism_class_but_what_computes_does(tiny_model: Path) -> None:
+    base = determinism_class(llama(tiny_model), "e", "cpu a")
+    assert determinism_class(llama(tiny_model, threads=7), "e", "cpu a") == base
+    others = [
+        determinism_class(llama(tiny_model), "other", "cpu a"),
+        determinism_class(llama(tiny_model), "e", "cpu b"),
+        determinism_class(llama(tiny_model, slots=2), "e", "cpu a"),
+        determinism_class(llama(tiny_model, args=("-ctk", "q8_0")), "e", "cpu a"),
+    ]
+    assert len({base, *others}) == 5
+
+
+def test_the_engine_sees_its_files_its_model_and_nothing_else_of_the_host(tiny_model: Path) -> None:
+    spec = sandbox_spec(llama(tiny_model))
+    assert spec.argv[0] == "/engine/bin/llama-server"
+    assert {inside for _, inside in spec.ro_mounts} == {"/engine/bin", "/engine/lib", f"/model/{tiny_model.name}"}
+    assert spec.gpus == ()
+    assert "none" in spec.argv[spec.argv.index("-dev") + 1]
+
+
+def test_a_processor_is_named_by_model_and_features(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor: 0\nmodel name: X\nMHz: 1\nflags: avx2\n\nprocessor: 1\nflags: other\n")
+    assert processor(cpuinfo) == "flags: avx2\nmodel name: X"
+    assert processor(tmp_path / "absent") == ""
