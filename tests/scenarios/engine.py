@@ -1,0 +1,80 @@
+"""An engine that a test holds in its hand: speaks the OpenAI API over TCP, a token at a time, when told to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from aiohttp import web
+
+MODEL = "held"
+
+
+class HeldEngine:
+    """Streams `tokens` for each task, but waits before the second one while `hold` is set."""
+
+    def __init__(self) -> None:
+        self.tokens = ["one", " two", " three"]
+        self.open = asyncio.Event()
+        self.open.set()
+        self.asked = asyncio.Semaphore(0)
+        self.running = 0
+        self.finished = 0
+        self.broken = 0
+        """Streams that the agent closed before their end."""
+        self.url = ""
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> HeldEngine:
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/health", self._health),
+                web.get("/v1/models", self._models),
+                web.post("/v1/chat/completions", self._chat),
+            ]
+        )
+        self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        assert self._runner is not None
+        self.open.set()
+        await self._runner.cleanup()
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        return web.Response()
+
+    async def _models(self, _request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model"}]})
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        asked = await request.json()
+        canary = asked["max_tokens"] == 1
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        self.running += 1
+        done = False
+        try:
+            for number, token in enumerate(self.tokens[:1] if canary else self.tokens):
+                if number == 1:
+                    self.asked.release()
+                    await self.open.wait()
+                await self._send(response, {"choices": [{"index": 0, "delta": {"content": token}}]})
+            finish = {"choices": [{"index": 0, "delta": {}, "finish_reason": "length" if canary else "stop"}]}
+            await self._send(response, finish)
+            count = 1 if canary else len(self.tokens)
+            await self._send(response, {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": count}})
+            await response.write(b"data: [DONE]\n\n")
+            done = True
+            self.finished += not canary
+        finally:
+            self.running -= 1
+            self.broken += not done
+        return response
+
+    async def _send(self, response: web.StreamResponse, payload: dict[str, object]) -> None:
+        await response.write(b"data: " + json.dumps(payload).encode() + b"\n\n")
