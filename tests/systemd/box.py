@@ -17,7 +17,7 @@ from pathlib import Path
 
 INIT = Path(__file__).with_name("box_init.sh")
 SYSTEMD = Path("/lib/systemd/systemd")
-_CGROUP_PREFIX = "gpu-agent-box-"
+_CGROUP_PREFIX = "systemd-box-"
 _BOOT_S = 30.0
 
 
@@ -97,7 +97,11 @@ class Box:
 
     def until(self, unit: str, fact: Callable[[dict[str, str]], bool], *properties: str, limit_s: float = 20.0) -> None:
         """Wait until the unit's properties are so; AssertionError with its story when they never are."""
-        _wait(lambda: fact(self.show(unit, *properties)), limit_s, lambda: self.story(unit))
+        self.eventually(lambda: fact(self.show(unit, *properties)), unit, limit_s)
+
+    def eventually(self, fact: Callable[[], bool], unit: str, limit_s: float = 20.0) -> None:
+        """Wait for anything; the story of `unit` is told when it never comes."""
+        _wait(fact, limit_s, lambda: self.story(unit))
 
     def journal(self, *matches: str) -> str:
         """Messages of the box's journal, as far as they were sent before the call."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.systemd.box import Box, why_not
+from tests.tiny_model import write_tiny_model
 
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
@@ -21,12 +22,17 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """A booted systemd with the unit, its user and its virtual environment in place."""
     if reason := why_not():
         pytest.skip(reason)
+    place = tmp_path_factory.mktemp("systemd")
+    models = place / "models"
+    models.mkdir(mode=0o755)
+    write_tiny_model(models / "tiny.gguf")
     binds = {
+        models: "/opt/models",
         Path(sys.base_prefix): "/opt/python",  # ProtectHome= would hide an interpreter below a home directory
         Path(sysconfig.get_path("purelib")): "/opt/packages",
         REPOSITORY: "/opt/source",
     }
-    with Box(tmp_path_factory.mktemp("systemd") / "box", binds) as booted:
+    with Box(place / "box", binds) as booted:
         _install(booted)
         yield booted
 

@@ -31,7 +31,7 @@ def unit(box: Box) -> Iterator[Box]:
     box.run("systemctl", "daemon-reload")
     yield box
     box.run("systemctl", "stop", UNIT, check=False)
-    box.run("rm", "-r", f"/etc/systemd/system/{UNIT}.d", "/etc/credstore")
+    box.run("rm", "-r", f"/etc/systemd/system/{UNIT}.d", "/etc/credstore/gpu-agent.node.key")
     box.run("systemctl", "daemon-reload")
 
 
