@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from agent.core import wire
-from agent.core.errors import EngineError
+from agent.core.errors import EngineError, ProofError
 from agent.core.model import EmbeddingInput, FinishReason, Reason, Timings, Usage
 from agent.core.proof.transcript import TranscriptBuilder
 from agent.ports import Clock, EngineOutput, Finished, Piece, Vectors
@@ -51,6 +51,12 @@ class Generation:
         """Add what the engine yielded; returns a chunk when one is due. Raises EngineError."""
         if self._finished is not None:
             raise EngineError(Reason.ENGINE_GARBAGE, "the engine went on after it had finished")
+        try:
+            return self._take(output)
+        except ProofError as error:
+            raise EngineError(Reason.ENGINE_GARBAGE, f"the output cannot be recorded: {error.message}") from error
+
+    def _take(self, output: EngineOutput) -> wire.Chunk | None:
         match output:
             case Piece():
                 return self._piece(output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import msgspec
@@ -43,7 +44,7 @@ class Case:
             raise ProofError("commitment", "the result carries no commitment")
         return self.result.commitment
 
-    @property
+    @cached_property
     def header(self) -> Header:
         """The committed header, verified. Raises ProofError."""
         return verify_commitment(self.commitment, self.bundle.result.key, self.verify)
