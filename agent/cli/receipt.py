@@ -24,8 +24,7 @@ def command(task_id: str, output: Path | None, config: object) -> None:
     from agent.edges.outbox import OUTBOX_NAME, read_bundle
 
     assert isinstance(config, Config)
-    path = config.node.state_dir / OUTBOX_NAME
-    bundle = read_bundle(path, task_id) if path.exists() else None
+    bundle = read_bundle(config.node.state_dir / OUTBOX_NAME, task_id)
     if bundle is None:
         raise StorageError(
             f"{config.node.state_dir} has no receipt of task {task_id}",

@@ -27,8 +27,7 @@ def command(limit: int, as_json: bool, config: object) -> None:
     from agent.edges.outbox import OUTBOX_NAME, read_ledger
 
     assert isinstance(config, Config)
-    path = config.node.state_dir / OUTBOX_NAME
-    lines = read_ledger(path, limit) if path.exists() else []
+    lines = read_ledger(config.node.state_dir / OUTBOX_NAME, limit)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(lines), indent=2))
         return

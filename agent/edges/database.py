@@ -170,8 +170,14 @@ class Database:
         )
 
 
-def read_only(path: Path, work: Work[T]) -> T:
-    """Run `work` on a database that another process may be writing. Raises StorageError."""
+def read_only(path: Path, work: Work[T]) -> T | None:
+    """Run `work` on a database that another process may be writing; None when there is none. Raises StorageError."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise classified(error, path) from error
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_S)) as file:
             return work(file)

@@ -103,8 +103,8 @@ class SqliteOutbox:
 
 
 def read_ledger(path: Path, limit: int) -> Sequence[LedgerLine]:
-    """The ledger of an agent that may be running, newest first. Raises StorageError."""
-    return read_only(path, lambda file: _ledger(file, limit))
+    """The ledger of an agent that may be running, newest first; empty where none ran. Raises StorageError."""
+    return read_only(path, lambda file: _ledger(file, limit)) or []
 
 
 def read_bundle(path: Path, task_id: str) -> wire.ReceiptBundle | None:

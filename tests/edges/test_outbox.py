@@ -156,6 +156,15 @@ async def test_another_process_reads_the_ledger_meanwhile(path: Path, outbox: Sq
     assert read_bundle(path, "t1") == await outbox.bundle("t1")
 
 
+def test_there_is_no_ledger_where_no_agent_ran(tmp_path: Path):
+    assert read_ledger(tmp_path / "outbox.db", 9) == []
+    assert read_bundle(tmp_path / "outbox.db", "t1") is None
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot be used"):
+        read_ledger(tmp_path / "file" / "outbox.db", 9)
+
+
 async def test_old_bundles_make_room_but_their_lines_stay(path: Path):
     outbox = await SqliteOutbox.open(path, budget_bytes=1 << 20)
     for number in range(300):
@@ -183,7 +192,7 @@ async def test_many_writers_at_once_share_one_transaction(path: Path):
 
         def work(file: sqlite3.Connection) -> int:
             file.execute("INSERT INTO t VALUES (?)", (number,))
-            return file.execute("SELECT count(*) FROM t").fetchone()[0] - read_only(path, _count)
+            return _count(file) - (read_only(path, _count) or 0)
 
         return work
 
