@@ -145,7 +145,7 @@ def test_loopback_is_known_by_its_letters(host: str) -> None:
     assert is_loopback(host)
 
 
-async def test_localhost_is_this_machine_without_asking_a_name_server(transport: str) -> None:
+async def test_localhost_is_reached_in_plain_text(transport: str) -> None:
     async with FakeCoordinator() as server:
         url = server.url.replace("127.0.0.1", "localhost")
         assert isinstance(await outcome(url, server, transport, None), wire.BeatAck)

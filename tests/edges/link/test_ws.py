@@ -20,7 +20,7 @@ from tests.fakes.mind import KEY, Raw, Silence, TestNode
 BEAT = wire.Beat()
 PULL = wire.Pull(credits=())
 CANCEL = wire.Cancel(key=KEY, reason=Reason.LEASE_REVOKED)
-WATCHFUL = LinkLimits(ping_s=0.03, pong_s=0.1)
+WATCHFUL = LinkLimits(ping_s=0.03, pong_s=0.6)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def test_an_orderly_goodbye_of_the_peer_is_unreachable_and_reconnects(
 
 
 async def test_a_reply_that_nobody_waits_for_is_dropped(server: FakeCoordinator) -> None:
-    link = linked(server, LinkLimits(reply_s=0.1))
+    link = linked(server, LinkLimits(reply_s=0.6))
     server.mind.next_time(wire.Beat, Silence())
     await fault(link)
     late = wire.encode(wire.DownFrame(re=1, msg=wire.BeatAck(lease_ms=1, beat_s=1)))
