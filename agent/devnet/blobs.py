@@ -34,6 +34,8 @@ class Blobs:
             leftover.unlink()
         self._sizes = {path.name: path.stat().st_size for path in directory.iterdir() if SHA256.fullmatch(path.name)}
         self._since = dict.fromkeys(self._sizes, clock())
+        self._coming = 0
+        """Bytes of uploads under way, at most."""
 
     def size_of(self, sha256: str | None) -> int | None:
         """Bytes; None when it is not here."""
@@ -48,9 +50,20 @@ class Blobs:
             raise bad_message("a blob is named by its SHA-256, 64 lower-case hex digits")
         if length is not None and length > MAX_BLOB_BYTES:
             raise Refused(RefusalCode.TOO_LARGE, f"a blob of {length} bytes; at most {MAX_BLOB_BYTES}")
+        most = MAX_BLOB_BYTES if length is None else length
         pending = sum(size for name, size in self._sizes.items() if name not in self.in_use)
-        if pending + (length or MAX_BLOB_BYTES) > MAX_PENDING_BYTES:
+        if pending + self._coming + most > MAX_PENDING_BYTES:
             raise Refused(RefusalCode.BUSY, "too many blobs wait for their results", retry_after_s=30.0)
+        self._coming += most
+        try:
+            size = await self._keep(sha256, body)
+        finally:
+            self._coming -= most
+        self._sizes[sha256] = size
+        self._since[sha256] = self._clock()
+
+    async def _keep(self, sha256: str, body: AsyncIterator[bytes]) -> int:
+        """Write, check, sync and name it; returns its size. Raises Refused."""
         part = self._directory / f".part-{secrets.token_hex(8)}"
         try:
             with part.open("xb") as file:
@@ -59,8 +72,7 @@ class Blobs:
             await asyncio.to_thread(sync_directory, self._directory)
         finally:
             part.unlink(missing_ok=True)
-        self._sizes[sha256] = size
-        self._since[sha256] = self._clock()
+        return size
 
     def adopt(self, sha256: str) -> None:
         """An accepted result names it: keep it."""

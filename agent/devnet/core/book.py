@@ -43,6 +43,8 @@ class Book:
         self.queue = Queue()
         self.alarms = Alarms()
         self.waiting = Waiting()
+        self.fresh: set[str] = set()
+        """Models whose queue or whose takers changed since parked pulls were last looked at."""
         self.fence = 0
         self.number = 0
         self._writes: list[Write] = []
@@ -148,6 +150,7 @@ class Book:
         progress = task.progress
         if progress.state is TaskState.QUEUED:
             self.queue.add(task.model_digest, task.demand.number, task.task_id)
+            self.fresh.add(task.model_digest)
         elif progress.state is TaskState.LEASED:
             assert progress.lease is not None
             if node := self.nodes.get(progress.lease.node_id):

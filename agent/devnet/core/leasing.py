@@ -64,11 +64,15 @@ def decline(book: Book, when: Instant, node_id: str, message: Decline) -> Decisi
     A decline of a lease that is over changes nothing and is acknowledged: the node wants to be rid of it.
     """
     if task := book.held_by(node_id, message.key):
-        rules = book.rules
-        pause_s = rules.pause_while_busy_s if message.reason in PASSING else rules.pause_after_decline_s
-        task.avoid[node_id] = when.now + pause_s
+        avoid_after_decline(book, when, task, node_id, message.reason)
         book.end_lease(task, when, Outcome.DECLINED, message.reason, message.detail, counts=False)
     return conclude(book, when, Ack())
+
+
+def avoid_after_decline(book: Book, when: Instant, task: Task, node_id: str, reason: Reason) -> None:
+    """Keep a task from the node that declined it, for as long as the reason is likely to hold."""
+    rules = book.rules
+    task.avoid[node_id] = when.now + (rules.pause_while_busy_s if reason in PASSING else rules.pause_after_decline_s)
 
 
 def renew(book: Book, when: Instant, task: Task) -> None:
@@ -84,14 +88,15 @@ def sweep(book: Book, when: Instant) -> Decision[None]:
     for parked in book.waiting.overdue(when.now):
         book.waiting.remove(parked.pull_id)
         book.tell(Granted(pull_id=parked.pull_id, offers=Offers()))
+    book.fresh.update(book.queue.models())
     return conclude(book, when, None)
 
 
 def conclude(book: Book, when: Instant, reply: R) -> Decision[R]:
     """Close an event after which tasks may be free: hand them to those who wait, oldest pull first."""
-    if len(book.waiting):
-        for model in book.queue.models():
-            _serve(book, when, model)
+    for model in sorted(book.fresh):
+        _serve(book, when, model)
+    book.fresh.clear()
     return book.decide(reply)
 
 

@@ -114,6 +114,7 @@ def beat(book: Book, when: Instant, node_id: str, message: Beat) -> Decision[Bea
     node.heard, node.state, node.reason, node.load = when.now, message.state[:50], message.reason[:200], message.load
     if message.fingerprint is not None:
         node.fingerprint = message.fingerprint
+        book.fresh.update(book.queue.models())
     if message.state in TAKES_NOTHING:
         _answer_parked(book, node_id)  # so that a node that drains need not wait for it
     renewed = _renew_all(book, when, node_id, message.held)

@@ -22,7 +22,7 @@ from agent.devnet.core.book import Book
 from agent.devnet.core.delivery import Delivered, open_delivery
 from agent.devnet.core.effects import Decision, SaveLedgerLine, SaveSettlement
 from agent.devnet.core.judging import faults_of
-from agent.devnet.core.leasing import conclude
+from agent.devnet.core.leasing import avoid_after_decline, conclude
 from agent.devnet.core.records import Episode, Lease, LedgerLine, Settlement, Task, TaskState
 from agent.devnet.core.rules import Instant
 
@@ -128,11 +128,13 @@ def _settle(book: Book, when: Instant, task: Task, body: ResultBody, receipt: Re
 
 
 def _unsettled(book: Book, when: Instant, task: Task, lease: Lease, body: ResultBody) -> None:
-    """Handed back unharmed: free at once. Anything else counts, and another node may try first."""
-    unharmed = body.outcome in (Outcome.HANDED_BACK, Outcome.DECLINED)
-    pause_s = book.rules.pause_while_busy_s if unharmed else book.rules.pause_after_failure_s
-    task.avoid[lease.node_id] = when.now + pause_s
-    book.end_lease(task, when, body.outcome, body.reason, body.detail, counts=not unharmed)
+    """Handed back unharmed: free at once, for everybody. A failure counts, and another node may try first."""
+    if body.outcome is Outcome.DECLINED:
+        avoid_after_decline(book, when, task, lease.node_id, body.reason)
+    elif body.outcome is not Outcome.HANDED_BACK:
+        task.avoid[lease.node_id] = when.now + book.rules.pause_after_failure_s
+    counts = body.outcome not in (Outcome.HANDED_BACK, Outcome.DECLINED)
+    book.end_lease(task, when, body.outcome, body.reason, body.detail, counts=counts)
 
 
 def _episode(when: Instant, body: ResultBody) -> Episode:
