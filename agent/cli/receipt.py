@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -13,10 +13,10 @@ from agent.core.errors import StorageError
 @click.command(short_help="Write the receipt of one task, to keep or to verify.")
 @click.argument("task_id")
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to a file, not standard output."
+    "-o", "--output", type=click.File("wb", lazy=True), default="-", help="Write to a file, not standard output."
 )
 @with_config
-def command(task_id: str, output: Path | None, config: object) -> None:
+def command(task_id: str, output: BinaryIO, config: object) -> None:
     """Write the receipt bundle of TASK_ID as JSON: `gpu-agent receipt ID | gpu-agent verify -`."""
     import msgspec
 
@@ -30,6 +30,4 @@ def command(task_id: str, output: Path | None, config: object) -> None:
             f"{config.node.state_dir} has no receipt of task {task_id}",
             remedy="`gpu-agent tasks` lists what it has; receipts of the oldest tasks are dropped to save space",
         )
-    raw = msgspec.json.format(msgspec.json.encode(bundle), indent=2) + b"\n"
-    with click.open_file(str(output or "-"), "wb") as stream:
-        stream.write(raw)
+    output.write(msgspec.json.format(msgspec.json.encode(bundle), indent=2) + b"\n")

@@ -164,6 +164,9 @@ def test_a_receipt_from_the_ledger_verifies(told, ledger, tmp_path: Path):
     assert msgspec.json.decode(out, type=wire.ReceiptBundle) == GOOD
     assert told("receipt", "task-1", "-o", tmp_path / "out.json", *ledger)[0] == 0
     assert told("verify", tmp_path / "out.json")[0] == 0
+    code, _, err = told("receipt", "task-1", "-o", tmp_path / "nowhere" / "out.json", *ledger)
+    assert code == 1
+    assert "No such file" in err
 
 
 def test_receipt_and_verify_work_in_a_pipe(ledger):
