@@ -32,7 +32,7 @@ from agent.edges.link.baton import link_to
 from agent.edges.logs import configure
 from agent.edges.outbox import SqliteOutbox
 from agent.edges.sandbox.bubblewrap import Bubblewrap
-from agent.edges.systemd import ServiceManager, keep_alive, watchdog_period_s
+from agent.edges.systemd import ServiceManager, keep_alive, keep_starting, watchdog_period_s
 from agent.edges.transcripts import FileTranscripts
 from agent.ports import GpuProbe
 from agent.stages.advertise import Advertise
@@ -52,6 +52,8 @@ from agent.stages.watch import Watch
 BOUNDS_S = {"probe": 60.0, "advertise": 120.0, "watch": 30.0, "report": 900.0}
 """Longest silence of each loop: two lost calls of a beat; a batch of results with one 64 MiB blob on a slow line."""
 STATUS_EVERY_S = 5.0
+START_PATIENCE_S = 90.0
+"""As TimeoutStartSec of the unit: each 64 MiB hashed earns as much again."""
 CRASHED = 70
 """EX_SOFTWARE of sysexits(3): a fault of the agent itself."""
 
@@ -85,11 +87,11 @@ class Daemon:
         self._listen_to_signals()
         self._log.info("agent.starting", version=__version__, name=self._name)
         async with contextlib.AsyncExitStack() as stack:
-            self._parts = await self._compose(stack)
             control = ControlServer(self._config.control_socket, self)
-            await control.start()
+            await control.start()  # first: it keeps a second daemon off this one's state
             stack.push_async_callback(control.close)
-            status = await self._serve(self._parts)
+            self._parts = await self._started(stack)
+            status = 0 if self._parts is None else await self._serve(self._parts)
         self._log.info("agent.stopped", status=status)
         return status
 
@@ -98,6 +100,38 @@ class Daemon:
     @property
     def _name(self) -> str:
         return self._config.node.name or Host().facts().hostname
+
+    async def _started(self, stack: contextlib.AsyncExitStack) -> Parts | None:
+        """All parts, or None when told to stop before: a large model to check or a coordinator that is down take long."""
+        composing = asyncio.create_task(self._compose(stack), name="compose")
+        others = [
+            asyncio.create_task(self._stop.wait()),
+            asyncio.create_task(keep_starting(self._manager, self._clock)),
+        ]
+        try:
+            await asyncio.wait({composing, *others}, return_when=asyncio.FIRST_COMPLETED)
+            return composing.result() if composing.done() else None
+        finally:
+            for task in (composing, *others):
+                task.cancel()
+            await asyncio.gather(composing, *others, return_exceptions=True)
+
+    async def _composed(self, stack: contextlib.AsyncExitStack) -> Parts | None:
+        """None when we are told to stop first: hashing a large model, or a coordinator that is away, takes minutes."""
+        composing = asyncio.ensure_future(self._compose(stack))
+        stopping = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({composing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if composing.done():
+            return composing.result()
+        composing.cancel()
+        await asyncio.wait({composing})
+        return None
+
+    def _verifying(self, file: str, done: int, total: int) -> None:
+        """Progress of hashing: the service manager waits while it goes on."""
+        self._manager.extend_timeout(START_PATIENCE_S)
+        self._manager.status(f"verifying {file}: {100 * done // max(total, 1)} %")
 
     async def _compose(self, stack: contextlib.AsyncExitStack) -> Parts:
         config, clock, pulse = self._config, self._clock, Pulse(BOUNDS_S, started=self._clock.monotonic())
@@ -112,7 +146,7 @@ class Daemon:
         sandbox = self._sandbox(lambda uuid: probe.minor_of(uuid))  # noqa: PLW0108  (made below)
         facts = await sandbox.probe()
         uuids = [seen.uuid for seen in report_at_start.gpus if seen.fault is None]
-        built = await build_pools(config, sandbox, clock, gpus=uuids)
+        built = await build_pools(config, sandbox, clock, gpus=uuids, progress=self._verifying)
         for model in built.models:
             self._log.info("model.verified", model=model.name, digest=model.digest, bytes=model.bytes)
         pools = {pool.facts.name: pool for pool in built.pools}
