@@ -15,8 +15,7 @@ import structlog
 from agent import __version__
 from agent.config import Config, EngineKind
 from agent.core import events as ev
-from agent.core.backoff import after_failure
-from agent.core.errors import AgentError, ConfigError, IdentityError, LinkError, LinkFault
+from agent.core.errors import AgentError, ConfigError
 from agent.core.gpu import GpuReport
 from agent.core.node import Node
 from agent.core.status import Status, headline
@@ -24,10 +23,9 @@ from agent.core.watchdog import Pulse
 from agent.edges.clock import SystemClock
 from agent.edges.control import ControlServer
 from agent.edges.engines.build import build_pools
-from agent.edges.enrolment import enrol
 from agent.edges.gpu.probe import NoGpuProbe, NvmlProbe
 from agent.edges.host import Host
-from agent.edges.identity import NodeIdentity, open_identity, open_key, read_enrolment
+from agent.edges.joining import join
 from agent.edges.link.baton import link_to
 from agent.edges.logs import configure
 from agent.edges.outbox import SqliteOutbox
@@ -52,8 +50,6 @@ from agent.stages.watch import Watch
 BOUNDS_S = {"probe": 60.0, "advertise": 120.0, "watch": 30.0, "report": 900.0}
 """Longest silence of each loop: two lost calls of a beat; a batch of results with one 64 MiB blob on a slow line."""
 STATUS_EVERY_S = 5.0
-START_PATIENCE_S = 90.0
-"""As TimeoutStartSec of the unit: each 64 MiB hashed earns as much again."""
 CRASHED = 70
 """EX_SOFTWARE of sysexits(3): a fault of the agent itself."""
 
@@ -102,7 +98,7 @@ class Daemon:
         return self._config.node.name or Host().facts().hostname
 
     async def _started(self, stack: contextlib.AsyncExitStack) -> Parts | None:
-        """All parts, or None when told to stop before: a large model to check or a coordinator that is down take long."""
+        """All parts, or None when told to stop before: a large model or a coordinator that is down may take long."""
         composing = asyncio.create_task(self._compose(stack), name="compose")
         others = [
             asyncio.create_task(self._stop.wait()),
@@ -116,26 +112,13 @@ class Daemon:
                 task.cancel()
             await asyncio.gather(composing, *others, return_exceptions=True)
 
-    async def _composed(self, stack: contextlib.AsyncExitStack) -> Parts | None:
-        """None when we are told to stop first: hashing a large model, or a coordinator that is away, takes minutes."""
-        composing = asyncio.ensure_future(self._compose(stack))
-        stopping = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait({composing, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if composing.done():
-            return composing.result()
-        composing.cancel()
-        await asyncio.wait({composing})
-        return None
-
     def _verifying(self, file: str, done: int, total: int) -> None:
-        """Progress of hashing: the service manager waits while it goes on."""
-        self._manager.extend_timeout(START_PATIENCE_S)
+        """Progress of hashing a large model, for `systemctl status`."""
         self._manager.status(f"verifying {file}: {100 * done // max(total, 1)} %")
 
     async def _compose(self, stack: contextlib.AsyncExitStack) -> Parts:
         config, clock, pulse = self._config, self._clock, Pulse(BOUNDS_S, started=self._clock.monotonic())
-        identity = await self._identity()
+        identity = await join(config, self._name, clock, self._rng)
         outbox = await SqliteOutbox.open(config.node.state_dir / "outbox.db")
         stack.push_async_callback(outbox.close)
         if outbox.recovered:
@@ -207,39 +190,6 @@ class Daemon:
         if not settings.enabled:
             return NoGpuProbe()
         return NvmlProbe(self._clock, library=settings.library, deadline_s=settings.deadline_s)
-
-    async def _identity(self) -> NodeIdentity:
-        """This node's identity; enrols first when a token is configured and nothing was settled yet."""
-        state_dir, key_file = self._config.node.state_dir, self._config.identity.key_file
-        failures = 0
-        while read_enrolment(state_dir) is None and self._config.coordinator.enrol_token_file is not None:
-            try:
-                await self._enrol()
-            except LinkError as error:  # not up yet, perhaps: both machines may have booted a moment ago
-                if error.fault is not LinkFault.UNREACHABLE:
-                    raise
-                self._log.warning("enrol.failed", detail=str(error))
-                await self._clock.sleep(after_failure(failures, self._rng.random(), error.retry_after_s))
-                failures += 1
-        return open_identity(state_dir, key_file)
-
-    async def _enrol(self) -> None:
-        settings = self._config.coordinator
-        if settings.url is None or settings.enrol_token_file is None:
-            raise IdentityError("coordinator.url is not set", remedy="Set it, or run `gpu-agent enrol`")
-        try:
-            token = settings.enrol_token_file.read_text()
-        except OSError as error:
-            raise IdentityError(
-                f"the enrolment token {settings.enrol_token_file} cannot be read: {error.strerror}",
-                remedy="Ask your coordinator for a token and write it there",
-            ) from error
-        state_dir = self._config.node.state_dir
-        keys = open_key(state_dir, self._config.identity.key_file)
-        done = await enrol(
-            settings.url, token, keys=keys, state_dir=state_dir, name=self._name, ca_file=settings.ca_file
-        )
-        self._log.info("node.enrolled", node=done.node_id, coordinator=done.url)
 
     # ------------------------------------------------------------------ running
 

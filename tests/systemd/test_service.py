@@ -176,6 +176,21 @@ def test_only_its_own_user_and_root_may_ask_it(running: Box, user: str, answer: 
     assert asked.returncode == answer, asked.stderr
 
 
+def test_it_waits_for_the_coordinator_to_enrol_with_and_can_be_stopped_meanwhile(service: Box) -> None:
+    service.run("systemctl", "stop", UNIT, COORDINATOR)
+    service.run("mv", "/var/lib/gpu-agent", "/var/lib/gpu-agent.kept")
+    try:
+        service.run("systemctl", "start", "--no-block", UNIT)
+        service.eventually(lambda: "enrol.failed" in service.journal("-u", UNIT), UNIT)
+        assert service.show(UNIT, "ActiveState") == {"ActiveState": "activating"}
+        assert "still starting" in service.run(f"{VENV}/gpu-agent", "status", check=False).stderr
+        service.run("timeout", "10", "systemctl", "stop", UNIT)
+        assert service.show(UNIT, "ActiveState", "ExecMainStatus") == {"ActiveState": "inactive", "ExecMainStatus": "0"}
+    finally:
+        service.run("rm", "-rf", "/var/lib/gpu-agent")
+        service.run("mv", "/var/lib/gpu-agent.kept", "/var/lib/gpu-agent")
+
+
 def test_a_node_without_enrolment_waits_for_a_person(service: Box) -> None:
     service.run("systemctl", "stop", UNIT)
     service.run("mv", "/var/lib/gpu-agent", "/var/lib/gpu-agent.kept")

