@@ -18,8 +18,8 @@ def engine(pool: PoolConfig) -> Finding:
         return judge.engine(pool.name, actual=f"external at {pool.url}", fault="")
     try:
         binary = find_llama_server(pool.binary)
-    except EngineError as fault:
-        return judge.engine(pool.name, actual="", fault=fault.message)
+    except EngineError as missing:
+        return judge.engine(pool.name, actual="", fault=missing.message)
     fault = "" if os.access(binary, os.X_OK) else f"{binary} is no program that this user may run"
     return judge.engine(pool.name, actual=str(binary), fault=fault)
 
