@@ -107,6 +107,7 @@ class Coordinator:
             self.desk = await self._open_desk(stack)
             await self._serve(stack, tls)
             sweeper = asyncio.create_task(self._sweep_for_ever(), name="coordinator-sweeper")
+            sweeper.add_done_callback(self._swept)
             stack.push_async_callback(_ended, sweeper)
             self._stack = stack.pop_all()
         return self
@@ -140,6 +141,12 @@ class Coordinator:
                 self.sweep()
             except Refused:
                 return  # it stops, or its store failed
+
+    def _swept(self, sweeper: asyncio.Task[None]) -> None:
+        """Without the sweeper no lease would ever end: a bug in it must not pass unseen."""
+        if not sweeper.cancelled() and (error := sweeper.exception()):
+            logger.critical("coordinator.sweeper_failed", exc_info=error)
+            self.failed.set()
 
     async def _open_desk(self, stack: AsyncExitStack) -> Desk:
         keys = read_or_make_key(self._state_dir / "coordinator.key")

@@ -65,8 +65,11 @@ class Desk:
         return done
 
     async def carry_out(self, decision: Decision[R]) -> R:
-        """The reply, once everything that it says is durable. Raises Refused(BUSY)."""
-        if done := self.begin(decision):
+        """The reply, once everything that it says is durable. Raises Refused(BUSY).
+
+        A decision without writes waits for those before it: a duplicate's receipt tells of the first one's commit.
+        """
+        if done := self.begin(decision) or self.store.latest:
             try:
                 await asyncio.shield(done)
             except StorageError as error:

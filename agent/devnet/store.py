@@ -66,6 +66,7 @@ class Store:
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._fault: StorageError | None = None
+        self._latest: asyncio.Future[None] | None = None
 
     async def open(self) -> Remembered:
         """Start the writer and read all back. Raises StorageError."""
@@ -81,7 +82,13 @@ class Store:
         done: asyncio.Future[None] = self._loop.create_future()
         kept = tuple(writes)
         self._jobs.put(_Job(lambda connection: _apply(connection, kept), done, reads=False))
+        self._latest = done
         return done
+
+    @property
+    def latest(self) -> asyncio.Future[None] | None:
+        """The commit that is done when all are; None when nothing is on its way to the disk."""
+        return self._latest if self._latest and not self._latest.done() else None
 
     async def read(self, work: Callable[[sqlite3.Connection], R]) -> R:
         """Run a query after all writes before it. Raises StorageError."""

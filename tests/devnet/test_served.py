@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import aclosing
 
 import pytest
@@ -182,6 +183,27 @@ async def test_a_large_output_goes_up_as_a_blob_and_comes_back_whole(requester: 
 async def test_a_retried_submit_with_a_request_key_is_one_task(requester: Requester) -> None:
     first, second = await asyncio.gather(*(submit(requester, request_key="order 7") for _ in range(2)))
     assert first == second
+
+
+async def test_no_reply_tells_of_anything_that_is_not_on_the_disk_yet(
+    coordinator: Coordinator, requester: Requester, join: Join
+) -> None:
+    node = await join(stream=True)
+    await submit(requester)
+    (offer,) = await node.pull()
+    slow = threading.Event()
+    writing = asyncio.create_task(coordinator.desk.store.read(lambda _: slow.wait(20)))
+    results = [asyncio.create_task(node.deliver(node.actor.success(offer))) for _ in range(2)]
+    again = [asyncio.create_task(submit(requester, request_key="order 7")) for _ in range(2)]
+    await until(lambda: len(coordinator.desk.book.tasks) == 2)
+    await until(lambda: coordinator.desk.book.tasks[offer.task.task_id].progress.state is TaskState.SETTLED)
+    for _ in range(5):  # any reply that was sent by now would have arrived before these
+        await node.post("/healthz", method="GET")
+    assert not any(task.done() for task in (*results, *again))
+    slow.set()
+    await writing
+    assert [(await result).status for result in results] == ["accepted", "duplicate"]
+    assert len({await task_id for task_id in again}) == 1
 
 
 async def test_a_requester_sees_nodes_and_what_they_offer(requester: Requester, join: Join) -> None:

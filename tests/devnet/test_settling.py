@@ -101,6 +101,7 @@ def test_a_result_for_the_lease_of_another_node_is_rejected_and_harms_nobody() -
         ({"output_sha256": "00" * 32}, "digest of the output"),
         ({"output_bytes": 4}, "output_bytes"),
         ({"usage": Usage(prompt_tokens=1, completion_tokens=17)}, "asked for at most"),
+        ({"usage": Usage(prompt_tokens=5000, completion_tokens=1)}, "cannot make more"),
         ({"commitment": None}, "without a commitment"),
     ],
 )

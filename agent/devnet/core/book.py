@@ -8,6 +8,7 @@ import msgspec
 
 from agent.core.model import LeaseKey, Outcome, Reason
 from agent.core.proof.signed import Sign, Verify
+from agent.core.text import plain
 from agent.core.wire import RefusalCode
 from agent.devnet.core.effects import Decision, Moved, Notice, SaveProgress, Write
 from agent.devnet.core.queue import Alarms, Queue
@@ -117,7 +118,7 @@ class Book:
             node_id=progress.lease.node_id,
             outcome=outcome,
             reason=reason,
-            detail=detail[:500],
+            detail=plain(detail, 500),
             ended_at=when.at,
         )
         failures = progress.failures + counts

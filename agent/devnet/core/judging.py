@@ -9,9 +9,12 @@ from agent.core.model import Commitment, Outcome
 from agent.core.proof.commitment import verify_commitment
 from agent.core.proof.header import Header, check_against_offer
 from agent.core.proof.signed import Verify
-from agent.core.wire import OfferBody, ResultBody
+from agent.core.wire import OfferBody, ResultBody, encode
 from agent.devnet.core.delivery import Delivered
 from agent.devnet.core.records import Lease
+
+TEMPLATE_TOKENS = 1024
+"""What a chat template may add. All else is text, and every token of it stands for a byte or more."""
 
 
 def faults_of(node_id: str, delivered: Delivered, lease: Lease, offer: OfferBody, verify: Verify) -> list[str]:
@@ -45,6 +48,8 @@ def _success(delivered: Delivered, offer: OfferBody, verify: Verify) -> Iterator
         yield "it succeeded without an output"
     if body.usage.completion_tokens > offer.task.max_tokens:
         yield f"{body.usage.completion_tokens} completion tokens, but {offer.task.max_tokens} were asked for at most"
+    if body.usage.prompt_tokens > (most := len(encode(offer.task.input)) + TEMPLATE_TOKENS):
+        yield f"{body.usage.prompt_tokens} prompt tokens, but the input cannot make more than {most}"
     if body.commitment is None:
         yield "it succeeded without a commitment"
     else:

@@ -13,6 +13,7 @@ from agent.core.errors import IdentityError
 from agent.core.model import LeaseKey, Outcome, Reason
 from agent.core.node import NodeState
 from agent.core.proof.signed import session_digest
+from agent.core.text import plain
 from agent.core.wire import (
     PROTO_MAX,
     PROTO_MIN,
@@ -68,7 +69,9 @@ def enrol(book: Book, when: Instant, request: EnrolRequest) -> Decision[EnrolRep
     if not token.node_id:
         _keep_token(book, UsedToken(sha256=token.sha256, node_id=node_id))
     if node_id not in book.nodes:
-        record = NodeRecord(node_id=node_id, node_key=request.node_key, name=request.name[:100], enrolled_at=when.at)
+        record = NodeRecord(
+            node_id=node_id, node_key=request.node_key, name=plain(request.name, 100), enrolled_at=when.at
+        )
         book.nodes[node_id] = Node(record)
         book.write(SaveNode(record=record))
     vouched = book.sign(reply_digest(request.token, request.node_key, node_id))
@@ -111,7 +114,12 @@ def hello(book: Book, when: Instant, nonce: str, message: Hello) -> Decision[tup
 def beat(book: Book, when: Instant, node_id: str, message: Beat) -> Decision[BeatAck]:
     """Renew what is held; say what is lost or cancelled; hand over directives."""
     node = book.node(node_id)
-    node.heard, node.state, node.reason, node.load = when.now, message.state[:50], message.reason[:200], message.load
+    node.heard, node.state, node.reason, node.load = (
+        when.now,
+        plain(message.state, 50),
+        plain(message.reason, 200),
+        message.load,
+    )
     if message.fingerprint is not None:
         node.fingerprint = message.fingerprint
         book.fresh.update(book.queue.models())

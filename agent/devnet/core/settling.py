@@ -8,6 +8,7 @@ import msgspec
 
 from agent.core.model import Outcome, Reason, Signed, Usage
 from agent.core.proof.signed import seal
+from agent.core.text import plain
 from agent.core.wire import (
     OfferBody,
     Receipt,
@@ -143,7 +144,7 @@ def _episode(when: Instant, body: ResultBody) -> Episode:
         node_id=body.node_id,
         outcome=body.outcome,
         reason=body.reason,
-        detail=body.detail[:500],
+        detail=plain(body.detail, 500),
         ended_at=when.at,
     )
 
