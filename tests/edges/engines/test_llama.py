@@ -29,10 +29,13 @@ from agent.edges.clock import SystemClock
 from agent.edges.engines.launch import LlamaSettings, find_llama_server
 from agent.edges.engines.llama import EngineFacts, LlamaPool, Tempo
 from agent.edges.engines.openai import Patience
+from agent.edges.models.demo import CHAT_TEMPLATE
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.ports import EngineOutput, Finished, Limits, Piece, Vectors
 
 LIMIT_S = 30.0
+CHAT_PAGE = Path(__file__).parent / "question-answer.txt"
+"""What the demo's template puts before the first question."""
 TEMPO = Tempo(poll_s=0.05, health_every_s=0.1, health_s=0.2, misses=2, stop_s=0.2, restart_cap_s=0.1)
 CHAT = ChatInput(messages=(Message(role="user", content="hello"),))
 
@@ -206,6 +209,22 @@ async def test_a_prompt_that_does_not_fit_is_told_before_the_lease(start: Start)
     with pytest.raises(EngineError) as refused:
         await watched.pool.check(task(max_tokens=512))
     assert refused.value.reason is Reason.CONTEXT_TOO_LONG
+
+
+async def test_the_demos_chat_template_renders_a_page_of_questions_and_answers(start: Start) -> None:
+    watched = start(chat_template=CHAT_TEMPLATE, context_tokens=2048)
+    await watched.ready()
+    turns = (("user", "What is the sun?"), ("assistant", "A star."), ("user", " And the moon? "))
+    chat = ChatInput(messages=tuple(Message(role=role, content=text) for role, text in turns))
+    page = (
+        CHAT_PAGE.read_text().rstrip("\n")
+        + "\n\nQuestion: What is the sun?\nAnswer: A star.\n\nQuestion: And the moon?\nAnswer:"
+    )
+    *_, rendered = await watched.outputs(task(chat))
+    *_, plain = await watched.outputs(task(CompletionInput(prompt=page)))
+    assert isinstance(rendered, Finished)
+    assert isinstance(plain, Finished)
+    assert rendered.prompt_sha256 == plain.prompt_sha256 != ""
 
 
 async def test_closing_a_generation_frees_its_slot(start: Start) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import ModelError, StorageError
-from agent.edges.models.demo import CHAT_TEMPLATE, SHA256, assemble, demo_parts
+from agent.edges.models.demo import SHA256, assemble, demo_parts
 from agent.edges.models.store import ModelStore
 
 PIECES = [os.urandom(1 << 20), os.urandom((1 << 20) + 7), b"end"]
@@ -123,7 +123,3 @@ def test_the_wheels_bring_four_parts_and_the_digest_that_we_pin() -> None:
     assert wheel.EXPECTED_SHA256 == SHA256
     assert len(demo_parts()) == 4
     assert all(part.is_file() for part in demo_parts())
-
-
-def test_the_chat_template_ends_where_the_answer_begins() -> None:
-    assert CHAT_TEMPLATE.read_text().rstrip().endswith("Answer:\n{%- endif -%}")
