@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.sandbox.probing import LEAK
 from agent.ports import Limits, SandboxSpec
 
 ORDINARY_USER = 61_000
@@ -23,15 +24,17 @@ FORKS = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 6
 
 
 @functools.cache
-def unusable():
-    """Why no sandbox can be made here, or an empty string."""
-    facts = asyncio.run(Bubblewrap(Path(tempfile.gettempdir())).probe())
-    return "" if facts.usable else f"no sandbox on this machine: {facts.detail}"
+def probed():
+    return asyncio.run(Bubblewrap(Path(tempfile.gettempdir())).probe())
 
 
 def require_sandbox():
-    if reason := unusable():
-        pytest.skip(reason)
+    """Skips where this machine allows no sandbox; one that leaks is a failure, not a reason to skip."""
+    facts = probed()
+    if facts.detail.startswith(LEAK):
+        pytest.fail(facts.detail)
+    if not facts.usable:
+        pytest.skip(f"no sandbox on this machine: {facts.detail}")
 
 
 def require_root():

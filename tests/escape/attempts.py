@@ -233,6 +233,16 @@ def no_filter():
 
 
 @attempt
+def writable_kernel_settings():
+    return not os.statvfs("/proc/sys").f_flag & os.ST_RDONLY
+
+
+@attempt
+def session_of_the_host():
+    return os.getsid(0) == 0  # how a session leader outside the pid namespace shows
+
+
+@attempt
 def type_into_a_terminal():
     import fcntl
 

@@ -88,10 +88,9 @@ class Bubblewrap:
     async def start(self, spec: SandboxSpec) -> BubblewrapHandle:
         """Raises SandboxError when it cannot be built or a limit of `spec` cannot be enforced."""
         means = choose(spec.limits, self.machine)
-        user_id = self._user_id
-        recipe = self._recipe(spec, means, user_id)
+        recipe = self.recipe(spec, means)
         group = self._cgroups.create(spec.name, means) if self._cgroups and means.needs_group else None
-        confinement = Confinement(spec.limits, means, group, user_id)
+        confinement = Confinement(spec.limits, means, group, self._user_id)
         try:
             launched = await launch(recipe, confinement.admit)
         except BaseException:  # cancelled too: the cgroup must not stay
@@ -99,9 +98,12 @@ class Bubblewrap:
             raise
         return BubblewrapHandle(launched, spec, confinement)
 
-    def _recipe(self, spec: SandboxSpec, means: Means, user_id: int | None) -> Recipe:
+    def recipe(self, spec: SandboxSpec, means: Means) -> Recipe:
+        """What `start` launches. Raises SandboxError for what cannot be mounted or is not there."""
         devices = gpus.device_nodes(spec.gpus, self._minor_of)
-        command, mounts, socket_dir = self._in_place(spec) if user_id is None else self._staged(spec, user_id)
+        command, mounts, socket_dir = (
+            self._in_place(spec) if self._user_id is None else self._staged(spec, self._user_id)
+        )
 
         def options(fds: Mapping[str, int]) -> Sequence[str]:
             return profile.options(spec, mounts=mounts, socket_dir=socket_dir, devices=devices, fds=fds)

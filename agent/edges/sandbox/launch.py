@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import termios
@@ -21,6 +22,7 @@ from agent.edges.sandbox.fds import Tail, read_to_end, readable
 from agent.edges.sandbox.processes import tree
 from agent.edges.sandbox.remedies import remedy_for
 
+_TIED_PERIOD_S = 0.0005
 LAUNCH_LIMIT_S = 30.0
 """bubblewrap takes 5 to 20 ms; a machine that needs this long is stuck."""
 
@@ -78,6 +80,7 @@ async def launch(recipe: Recipe, confine: Callable[[int], None]) -> Launched:
             pidfd = os.pidfd_open(init_pid)
             confine(init_pid)
             await _let_go(held.gate)
+            await _tied(init_pid, pidfd)
     except (SandboxError, OSError, TimeoutError) as error:
         await _abandon(held.monitor, pidfd, tail)
         raise _explained(error, tail) from error
@@ -93,7 +96,7 @@ async def launch(recipe: Recipe, confine: Callable[[int], None]) -> Launched:
 def _spawn(recipe: Recipe) -> _Held:
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         facts, facts_in = _pipe(ours, theirs)
-        gate_out, gate = _pipe(theirs, ours)
+        gate_out, gate = _gate(theirs, ours)
         stderr, stderr_in = _pipe(ours, theirs)
         fds = {"info-fd": facts_in, "block-fd": gate_out, "seccomp": _memory_file("seccomp", recipe.seccomp, theirs)}
         words = b"".join(os.fsencode(word) + b"\0" for word in recipe.options(fds))
@@ -118,6 +121,19 @@ def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple
     reading.callback(os.close, out)
     writing.callback(os.close, into)
     return out, into
+
+
+def _gate(theirs: contextlib.ExitStack, ours: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe whose reading end is open for writing too: bubblewrap takes an end of file for leave to go on, and so it
+    would run a program without limits if we died while it is held."""
+    reader, writer = os.pipe()
+    ours.callback(os.close, writer)
+    try:
+        both = os.open(f"/proc/self/fd/{reader}", os.O_RDWR)
+    finally:
+        os.close(reader)
+    theirs.callback(os.close, both)
+    return both, writer
 
 
 def _memory_file(name: str, content: bytes, stack: contextlib.ExitStack) -> int:
@@ -157,6 +173,23 @@ async def _let_go(gate: int) -> None:
     fcntl.ioctl(gate, termios.FIONREAD, unread)
     if unread[0]:
         raise SandboxError("the sandbox could not be built")
+
+
+async def _tied(init_pid: int, pidfd: int) -> None:
+    """Until the sandbox's pid 1 will die with its parent, or is dead. It asks for that after it has started the program
+    and just before it begins to wait, which is when it sleeps and has a child."""
+    dead = select.poll()
+    dead.register(pidfd, select.POLLIN)
+    while not dead.poll(0) and not _waits(init_pid):  # noqa: ASYNC110 (nothing signals it)
+        await asyncio.sleep(_TIED_PERIOD_S)
+
+
+def _waits(pid: int) -> bool:
+    """Whether a process sleeps and has a child."""
+    with contextlib.suppress(OSError):
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state == "S" and any(found != pid for found in tree(pid))
+    return False
 
 
 async def _abandon(monitor: subprocess.Popen[bytes], pidfd: int, tail: Tail) -> None:

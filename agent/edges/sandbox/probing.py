@@ -14,6 +14,8 @@ from agent.edges.sandbox.remedies import remedy_by_settings
 from agent.ports import Limits, SandboxHandle, SandboxSpec
 
 NAMESPACES = ("mnt", "pid", "net", "user", "ipc", "uts")
+LEAK = "a test program got out of the sandbox"
+"""How the detail of a sandbox begins that does not hold."""
 _LIMITS = Limits(memory_bytes=256 << 20, pids=64, cpus=1, wall_s=20)
 
 # Each `open NAME` is a way out that worked. `done` proves that the script came to its end. A namespace is ours when its
@@ -79,5 +81,5 @@ def judge(said: Sequence[str], machine: Machine, backend: str) -> SandboxFacts:
             how="not filtered" if "syscalls" in ways else "seccomp filter",
         ),
     )
-    detail = f"a test program got out of it: {', '.join(ways)}" if ways else ""
+    detail = f"{LEAK}: {', '.join(ways)}" if ways else ""
     return SandboxFacts(backend=backend, usable=not ways, limits=limits, detail=detail)

@@ -1,6 +1,7 @@
 """Programs in real sandboxes: how they end, what they may use, what stays behind."""
 
 import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -12,6 +13,8 @@ import pytest
 from agent.core.errors import SandboxError
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.sandbox.fds import readable
+from agent.edges.sandbox.launch import launch
+from agent.edges.sandbox.mechanisms import Means
 from agent.ports import ExitKind, Limits, SandboxSpec
 from tests.sandboxes import BOMB, FORKS, drop_privileges, fork_agent, require_root, run, said_up, shell, within
 
@@ -133,6 +136,27 @@ def test_a_loop_that_ends_takes_its_sandboxes_along(tmp_path):
     asyncio.run(within(readable(pidfd)))
     os.close(pidfd)
     assert Bubblewrap(tmp_path).reap_orphans() == 0
+
+
+async def test_a_program_does_not_run_when_the_agent_dies_before_its_limits_stand(tmp_path, shared):
+    async def agent(write):
+        def die(pid):
+            write(b"%d\n" % pid)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        backend = Bubblewrap(tmp_path)
+        spec = shell("echo ran >/sock/ran; sleep 600", socket_dir=shared)
+        await launch(backend.recipe(spec, Means()), die)
+
+    agent_pid, out = fork_agent(agent)
+    with os.fdopen(out, "rb", 0) as said:
+        held = os.pidfd_open(int(said.readline()))
+    os.waitpid(agent_pid, 0)
+    with contextlib.suppress(ProcessLookupError):  # as root it is dead by now, or soon
+        signal.pidfd_send_signal(held, signal.SIGKILL)
+    await within(readable(held))
+    os.close(held)
+    assert not (shared / "ran").exists()
 
 
 @pytest.mark.parametrize("drop", [False, True], ids=["root", "user"])
