@@ -13,6 +13,9 @@ _LINE_CHARACTERS = 160
 # llama-server begins a line with time, level and origin: `0.00.014.382 E srv  operator(): …`.
 _PREFIX = re.compile(r"^[\d.]+ [A-Z] ")
 
+# Said by every healthy llama-server on a unix socket.
+_IDLE_TALK = re.compile(r"security: no API key is set|--cache-idle-slots requires")
+
 _TOLD = (
     (re.compile(r"error while loading shared libraries: (\S+?):"), "the library {0} is missing or unreadable"),
     (re.compile(r"unknown model architecture: '?([\w.-]{1,40})"), "it does not know the model architecture {0}"),
@@ -40,7 +43,7 @@ def explain(end: SandboxExit, stderr: str) -> str:
 def last_lines(stderr: str) -> str:
     """The last few non-empty lines, joined by ` | `."""
     lines = [_PREFIX.sub("", line).strip()[:_LINE_CHARACTERS] for line in stderr.splitlines()]
-    return " | ".join([line for line in lines if line][-_LAST_LINES:])
+    return " | ".join([line for line in lines if line and not _IDLE_TALK.search(line)][-_LAST_LINES:])
 
 
 def _told(stderr: str) -> str:

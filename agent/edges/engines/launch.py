@@ -29,7 +29,7 @@ class LlamaSettings(Value):
     model_digest: str
     weights: Path
     socket_dir: Path
-    """An empty directory of its own."""
+    """A directory of its own."""
     chat_template: Path | None = None
     gpus: tuple[str, ...] = ()
     """UUIDs; none means the processor."""

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import shutil
+import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -90,6 +93,8 @@ class LlamaPool:
         self._tempo = tempo or Tempo()
         self._rand = rand
         self._life: _Life | None = None
+        self._last = ""
+        """Why the last life ended, until one is ready."""
         self._changed: Callable[[], None] = lambda: None
         self._facts = Pool(
             name=settings.name,
@@ -121,6 +126,7 @@ class LlamaPool:
             steady = self._clock.monotonic() - began >= self._tempo.steady_s
             attempt = 0 if steady else attempt + 1
             wait_s = backoff.delay(attempt, self._rand(), cap_s=self._tempo.restart_cap_s)
+            self._last = detail
             self._tell(ready=False, detail=detail)
             _log.warning(
                 "engine.ended", pool=self._settings.name, detail=detail, attempt=attempt, wait_s=round(wait_s, 2)
@@ -152,18 +158,19 @@ class LlamaPool:
 
     async def _live(self) -> str:
         """From start to end; returns why it ended. Raises SandboxError, ModelError, EngineError before it was ready."""
-        settings = self._settings
-        self._tell(ready=False, detail="the engine is starting")
+        # A crash loop keeps telling why.
+        again = f" again; before: {self._last}" if self._last else ""
+        self._tell(ready=False, detail=f"the engine is starting{again}")
         began = self._clock.monotonic()
         measured = await self._measure()
-        settings.socket.unlink(missing_ok=True)  # of an earlier life; llama-server does not bind over it
+        settings = msgspec.structs.replace(self._settings, socket_dir=await asyncio.to_thread(self._fresh_socket_dir))
         handle = await self._sandbox.start(sandbox_spec(settings))
-        life = _Life(handle, self._client())
+        life = _Life(handle, self._client(settings.socket))
         try:
             await self._until_loaded(life)
             await self._describe(life, measured)
             await life.client.canary(settings.kinds)
-            self._life = life
+            self._life, self._last = life, ""
             self._tell(ready=True, detail="")
             took_ms = round((self._clock.monotonic() - began) * 1000)
             _log.info("engine.ready", pool=settings.name, engine=self._facts.engine, took_ms=took_ms)
@@ -177,20 +184,32 @@ class LlamaPool:
             await asyncio.shield(asyncio.ensure_future(self._end(life)))
         return life.epitaph()
 
-    def _client(self) -> OpenAIClient:
+    def _fresh_socket_dir(self) -> Path:
+        """A new directory for each life: the engine may leave anything in its own. Raises EngineError."""
+        _discard_all(self._settings.socket_dir)  # also what a killed agent left behind
+        try:
+            return Path(tempfile.mkdtemp(dir=self._settings.socket_dir))
+        except OSError as error:
+            raise EngineError(
+                Reason.ENGINE_UNAVAILABLE,
+                f"{self._settings.socket_dir} cannot be written: {error.strerror}",
+                remedy="Check node.runtime_dir",
+            ) from error
+
+    def _client(self, socket: Path) -> OpenAIClient:
         # A connection per request: llama-server closes idle ones, and a POST that met the closing cannot be repeated.
         return OpenAIClient(
             _PROFILE,
             base_url="http://engine",
             model=self._settings.model,
-            connector=lambda: SandboxConnector(self._settings.socket, limit=0, force_close=True),
+            connector=lambda: SandboxConnector(socket, limit=0, force_close=True),
             top_logprobs=self._top,
             patience=self._patience,
         )
 
     async def _until_loaded(self, life: _Life) -> None:
         deadline = self._clock.monotonic() + self._tempo.load_s
-        while not (self._settings.socket.exists() and await life.client.healthy(self._tempo.health_s)):
+        while not await life.client.healthy(self._tempo.health_s):
             if await self._ended_within(life, self._tempo.poll_s):
                 raise EngineError(Reason.ENGINE_CRASHED, life.epitaph())
             if self._clock.monotonic() >= deadline:
@@ -241,9 +260,17 @@ class LlamaPool:
             await life.handle.stop(self._tempo.stop_s)
         await life.end
         await life.client.close()
+        await asyncio.to_thread(_discard_all, self._settings.socket_dir)
 
     def _tell(self, *, ready: bool, detail: str) -> None:
         facts = msgspec.structs.replace(self._facts, ready=ready, detail=detail)
         if facts != self._facts or ready:
             self._facts = facts
             self._changed()
+
+
+def _discard_all(parent: Path) -> None:
+    """Best effort: nothing is reused, and the engine could have made something that is hard to remove."""
+    with contextlib.suppress(OSError, RecursionError):
+        for entry in parent.iterdir():
+            shutil.rmtree(entry, ignore_errors=True)

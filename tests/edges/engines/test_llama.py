@@ -275,6 +275,27 @@ async def test_a_file_that_is_no_model_is_told_in_plain_words(start: Start, shor
     assert refused.value.reason is Reason.ENGINE_UNAVAILABLE
 
 
+async def test_a_crash_loop_keeps_telling_why_while_it_starts_again(start: Start) -> None:
+    watched = start(args=("--no-such-flag",))
+    again = await watched.until(lambda _, detail: "starting again" in detail)
+    assert "--no-such-flag" in again
+
+
+async def test_what_the_engine_leaves_in_its_socket_directory_does_not_stop_the_next_start(start: Start) -> None:
+    watched = start()
+    await watched.ready()
+    life = watched.pool._life
+    assert life is not None
+    folder = next((watched.pool._settings.socket_dir).iterdir())
+    (folder / "llm.sock").unlink()
+    (folder / "llm.sock").mkdir()
+    (folder / "llm.sock" / "rubbish").symlink_to("/etc")
+    life.handle.kill()
+    await watched.ended()
+    await watched.ready()
+    assert Path("/etc/passwd").exists()
+
+
 async def test_an_unknown_argument_keeps_the_engines_own_words(start: Start) -> None:
     detail = await start(args=("--no-such-flag",)).ended()
     assert "--no-such-flag" in detail
