@@ -1,4 +1,4 @@
-"""A requester inside the box: `python -m tests.systemd.asking submit` prints a task id, `state ID` its state.
+"""A requester inside the box: `tests.systemd.asking submit COUNT` prints task ids, `states ID...` their states.
 
 Greedy sampling keeps the tiny model from ending its text, so a task runs long enough to be caught at it.
 """
@@ -15,21 +15,24 @@ from agent.devnet.requester import Requester
 
 URL = "http://127.0.0.1:7070"
 STATE = Path("/var/lib/coordinator")
-TOKENS = 3500
+TOKENS = 2000
 GREEDY = SamplingAsked(temperature_micros=0)
 
 
-async def submit() -> str:
+async def submit(count: str) -> list[str]:
     async with _requester() as requester:
         [node] = (await requester.nodes()).nodes
         assert node.fingerprint is not None
         [model] = node.fingerprint.models
-        return await requester.submit(model.digest, CompletionInput(prompt="a"), max_tokens=TOKENS, sampling=GREEDY)
+        prompt = CompletionInput(prompt="a")
+        return [
+            await requester.submit(model.digest, prompt, max_tokens=TOKENS, sampling=GREEDY) for _ in range(int(count))
+        ]
 
 
-async def state(task_id: str) -> str:
+async def states(*task_ids: str) -> list[str]:
     async with _requester() as requester:
-        return (await requester.task(task_id)).state.value
+        return [(await requester.task(task_id)).state.value for task_id in task_ids]
 
 
 def _requester() -> Requester:
@@ -38,4 +41,4 @@ def _requester() -> Requester:
 
 if __name__ == "__main__":
     verb, *arguments = sys.argv[1:]
-    print(asyncio.run({"submit": submit, "state": state}[verb](*arguments)))
+    print(*asyncio.run({"submit": submit, "states": states}[verb](*arguments)))

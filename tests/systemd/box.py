@@ -95,11 +95,11 @@ class Box:
         shown = self.run("systemctl", "show", unit, "--property", ",".join(properties)).stdout
         return dict(line.split("=", 1) for line in shown.splitlines())
 
-    def until(self, unit: str, fact: Callable[[dict[str, str]], bool], *properties: str, limit_s: float = 20.0) -> None:
+    def until(self, unit: str, fact: Callable[[dict[str, str]], bool], *properties: str, limit_s: float = 60.0) -> None:
         """Wait until the unit's properties are so; AssertionError with its story when they never are."""
         self.eventually(lambda: fact(self.show(unit, *properties)), unit, limit_s)
 
-    def eventually(self, fact: Callable[[], bool], unit: str, limit_s: float = 20.0) -> None:
+    def eventually(self, fact: Callable[[], bool], unit: str, limit_s: float = 60.0) -> None:
         """Wait for anything; the story of `unit` is told when it never comes."""
         _wait(fact, limit_s, lambda: self.story(unit))
 

@@ -18,7 +18,7 @@ PYTHON = "/opt/gpu-agent/venv/bin/python"
 STAND_IN = f"""[Service]
 ExecStart=
 ExecStart={PYTHON} -m tests.systemd.stand_in
-WatchdogSec=2
+WatchdogSec=3
 RestartSec=100ms
 StartLimitBurst=100
 """
