@@ -75,12 +75,17 @@ async def _verified(store: ModelStore, model: ModelConfig, progress: Progress) -
 def _external(config: Config, pool: PoolConfig, model: Verified, clock: Clock) -> ExternalPool:
     if pool.url is None:
         raise ConfigError([f"pools.{pool.name}: an external engine needs a url"])
+    profile = PROFILES[pool.profile]
+    if strange := [kind for kind in pool.kinds if kind not in profile.kinds]:
+        raise ConfigError(
+            [f"pools.{pool.name}: {profile.name} does no {' or '.join(strange)} tasks; correct its kinds"]
+        )
     settings = ExternalSettings(
         name=pool.name,
         url=pool.url,
         model=pool.model,
         model_digest=model.facts.digest,
-        profile=PROFILES[pool.profile],
+        profile=profile,
         device="external" if pool.device == "auto" else pool.device,
         kinds=pool.kinds,
         slots=pool.slots,

@@ -53,6 +53,10 @@ async def test_an_external_pool_needs_no_file_and_claims_the_owners_digest(short
     [
         (PoolConfig(name="p", model="m", engine=EngineKind.EXTERNAL), "needs a url"),
         (PoolConfig(name="p", model="m"), "has no path"),
+        (
+            PoolConfig(name="p", model="m", engine=EngineKind.EXTERNAL, profile=EngineProfile.TEI, url="unix:/x"),
+            "tei does no chat or completion tasks",
+        ),
     ],
 )
 async def test_a_pool_that_lacks_what_it_needs_is_a_configuration_fault(
