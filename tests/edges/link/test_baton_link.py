@@ -28,12 +28,12 @@ PULL = wire.Pull(credits=())
 class Stage:
     """A coordinator, a node and the link under test, with time in our hand."""
 
-    def __init__(self, coordinator: FakeCoordinator) -> None:
+    def __init__(self, coordinator: FakeCoordinator, limits: LinkLimits | None = None) -> None:
         self.coordinator = coordinator
         self.clock = ManualClock()
         self.node = TestNode()
         coordinator.mind.enlist(self.node)
-        limits = LinkLimits(ping_s=1e9)  # its sleep would be counted among the probe's
+        limits = limits or LinkLimits(ping_s=1e9)  # the watch's sleep would be counted among the probe's
         self.link: Link = link_to(
             coordinator.url, self.node, self.clock, rng=random.Random(1), limits=limits, transport="auto"
         )
@@ -119,6 +119,18 @@ async def test_a_stream_that_breaks_at_once_makes_the_node_poll_and_nothing_is_s
     assert caught.value.fault is LinkFault.UNREACHABLE
     assert stage.transport == "poll"
     assert [frame.msg for frame in stage.coordinator.mind.frames] == [result]
+
+
+async def test_a_stream_that_answers_nothing_is_dropped_for_the_poll() -> None:
+    async with FakeCoordinator() as coordinator:
+        stage = Stage(coordinator, LinkLimits(reply_s=0.6, ping_s=1e9))
+        coordinator.mind.next_time(wire.Beat, Silence())
+        with pytest.raises(LinkError):
+            await stage.link.call(BEAT)
+        await until(lambda: coordinator.streams == 0)
+        await stage.link.call(BEAT)
+        assert stage.transport == "poll"
+        await stage.link.close()
 
 
 async def test_a_steady_stream_that_breaks_is_opened_again_by_the_next_call(stage: Stage) -> None:

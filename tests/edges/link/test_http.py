@@ -85,6 +85,11 @@ async def test_a_bomb_is_not_unpacked(server: FakeCoordinator, link: HttpLink) -
     assert (await fault(link)).fault is LinkFault.BROKEN
 
 
+async def test_a_compressed_answer_that_nobody_asked_for_is_broken(server: FakeCoordinator, link: HttpLink) -> None:
+    server.mind.next_time(wire.Beat, Raw(gzip.compress(ACK), headers={"Content-Encoding": "gzip"}))
+    assert (await fault(link)).fault is LinkFault.BROKEN
+
+
 async def test_an_answer_to_another_message_is_broken(server: FakeCoordinator, link: HttpLink) -> None:
     server.mind.next_time(wire.Beat, Raw(ACK.replace(b'"re":1', b'"re":2')))
     assert (await fault(link)).fault is LinkFault.BROKEN
