@@ -150,12 +150,13 @@ async def test_a_program_does_not_run_when_the_agent_dies_before_its_limits_stan
 
     agent_pid, out = fork_agent(agent)
     with os.fdopen(out, "rb", 0) as said:
-        held = os.pidfd_open(int(said.readline()))
+        held_pid = int(said.readline())
     os.waitpid(agent_pid, 0)
     with contextlib.suppress(ProcessLookupError):  # as root it is dead by now, or soon
+        held = os.pidfd_open(held_pid)
         signal.pidfd_send_signal(held, signal.SIGKILL)
-    await within(readable(held))
-    os.close(held)
+        await within(readable(held))
+        os.close(held)
     assert not (shared / "ran").exists()
 
 
