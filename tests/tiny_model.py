@@ -1,7 +1,7 @@
 """A small random-weight GGUF for tests: a real file that the real llama-server loads in well under a second.
 
-Llama architecture, 2 layers of width 32, a byte-fallback vocabulary of about 400 pieces. Its text is noise; what matters
-is that tokens, log-probabilities, templates and embeddings are real. The bytes are the same for the same seed.
+Llama architecture, 2 layers of width 32, a byte-fallback vocabulary of about 400 pieces. Its text is noise; what
+matters is that tokens, log-probabilities, templates and embeddings are real. The same seed gives the same bytes.
 """
 
 from __future__ import annotations

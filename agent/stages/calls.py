@@ -13,7 +13,14 @@ from agent.ports import Clock, Link
 
 D = TypeVar("D", bound=wire.Down)
 
-PASSING = frozenset({wire.RefusalCode.BUSY, wire.RefusalCode.INTERNAL, wire.RefusalCode.SESSION_EXPIRED})
+PASSING = frozenset(
+    {
+        wire.RefusalCode.BUSY,
+        wire.RefusalCode.INTERNAL,
+        wire.RefusalCode.SESSION_EXPIRED,
+        wire.RefusalCode.REPLAYED,
+    }
+)
 """Refusals that say nothing about the message: the same one may be taken later."""
 
 

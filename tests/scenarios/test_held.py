@@ -183,4 +183,3 @@ async def test_a_model_with_another_digest_is_named_and_nothing_starts(world: Wo
     assert await agent.ended() != 0
     assert wrong in agent.story()
     assert msgspec.json.encode(agent.events("engine.ready")) == b"[]"
-
