@@ -20,8 +20,6 @@ from agent.stages.spine import Spine
 
 JITTER = 0.2
 FULL_EVERY_S = 300.0
-BEAT_MIN_S, BEAT_MAX_S = 0.5, 60.0
-"""What the coordinator may set; outside it lies or is broken."""
 
 
 class Advertise:
@@ -54,7 +52,7 @@ class Advertise:
             try:
                 await self._beat()
             except LinkError as error:
-                self._log.warning("beat.failed", fault=error.fault.value, detail=error.message, failures=failures + 1)
+                self._log.warning("beat.failed", fault=error.fault.value, detail=str(error), failures=failures + 1)
                 await self._caller.back_off(failures, error, cap_s=self._herald.beat_s)
                 failures += 1
             else:
@@ -77,7 +75,7 @@ class Advertise:
         if fingerprint is not None:
             self._told, self._told_at = fingerprint, asked_at
         self._told_state = beat.state
-        self._herald.beat_s = min(max(ack.beat_s, BEAT_MIN_S), BEAT_MAX_S)
+        self._herald.obey(ack.beat_s)
         self._spine.feed(
             ev.BeatAcked(
                 asked_at=asked_at,

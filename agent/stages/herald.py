@@ -15,6 +15,8 @@ from agent.ports import Identity
 from agent.stages.spine import Spine
 
 BEAT_S = 10.0
+BEAT_MIN_S, BEAT_MAX_S = 0.5, 60.0
+"""What the coordinator may set; outside it lies or is broken."""
 
 
 class Herald:
@@ -50,9 +52,13 @@ class Herald:
     def welcomed(self, welcome: wire.Welcome) -> None:
         """A session is open; leases that it no longer wants are lost."""
         self.sessions += 1
-        self.beat_s = welcome.beat_s
+        self.obey(welcome.beat_s)
         self._log.info("session.opened", proto=welcome.proto, beat_s=welcome.beat_s, lease_s=welcome.lease_s)
         self._spine.feed(ev.Welcomed(claimed=self._running(), wanted=welcome.wanted))
+
+    def obey(self, beat_s: float) -> None:
+        """Beat as often as the coordinator asks, within reason."""
+        self.beat_s = min(max(beat_s, BEAT_MIN_S), BEAT_MAX_S)
 
     def _running(self) -> tuple[LeaseKey, ...]:
         return tuple(a.key for a in self._spine.node.attempts.values() if a.state is not State.REPORTING)

@@ -20,6 +20,7 @@ from agent.core.proof.transcript import Transcript
 from agent.ports import EnginePool, Identity, Transcripts
 from agent.stages.product import Product, Sealed
 from agent.stages.spine import Spine
+from agent.stages.storage import StorageGate
 
 SWEEP_S = 600.0
 
@@ -43,6 +44,7 @@ class Prove:
         self._transcripts = transcripts
         self._top_logprobs = top_logprobs
         self._retention_s = retention_s
+        self._storage = StorageGate(spine)
         self._mailbox = spine.mailbox(ev.Prove)
         self._log = structlog.get_logger("prove")
 
@@ -57,14 +59,26 @@ class Prove:
     async def _prove(self, command: ev.Prove) -> None:
         try:
             sealed, transcript = self._seal(command)
-            until = self._spine.clock.wall() + self._retention_s
-            await self._transcripts.keep(command.key, join_leaves(transcript.leaves), until)
+            await self._keep(command.key, join_leaves(transcript.leaves))
         except ProofError as error:
             self._failed(command.key, Reason.PROOF_FAILED, error.message)
         except StorageError as error:  # a commitment without its transcript could never be opened: do not release
-            self._failed(command.key, Reason.STORAGE_FULL if error.full else Reason.PROOF_FAILED, str(error))
+            self._failed(command.key, Reason.PROOF_FAILED, str(error))
         else:
             self._spine.feed(ev.Happened(key=command.key, event=Event.PROVED, product=sealed))
+
+    async def _keep(self, key: LeaseKey, leaves: bytes) -> None:
+        """A full disk is waited for: what was computed is not thrown away."""
+        while True:
+            try:
+                await self._transcripts.keep(key, leaves, self._spine.clock.wall() + self._retention_s)
+            except StorageError as error:
+                if not error.full:
+                    raise
+                await self._storage.fails(key, error)
+            else:
+                self._storage.works()
+                return
 
     def _failed(self, key: LeaseKey, reason: Reason, detail: str) -> None:
         self._spine.feed(ev.Happened(key=key, event=Event.FAILED, reason=reason, detail=detail))

@@ -10,12 +10,15 @@ import structlog
 
 from agent.core import events as ev
 from agent.core import wire
-from agent.core.errors import LinkError, ProofError
+from agent.core.errors import LinkError, LinkFault, ProofError
 from agent.core.model import Signed
 from agent.core.proof.signed import open_signed
 from agent.ports import Identity, Outbox
 from agent.stages.calls import Caller
 from agent.stages.spine import Spine
+
+EMPTY_MIN_S = 1.0
+"""A pull that brings nothing takes at least this long, whatever the coordinator does."""
 
 _decoder = msgspec.json.Decoder(wire.OfferBody)
 
@@ -49,7 +52,7 @@ class Pull:
             try:
                 await self._pull(credit)
             except LinkError as error:
-                self._log.warning("pull.failed", pool=pool, fault=error.fault.value, detail=error.message)
+                self._log.warning("pull.failed", pool=pool, fault=error.fault.value, detail=str(error))
                 await self._caller.back_off(failures, error)
                 failures += 1
             else:
@@ -70,14 +73,21 @@ class Pull:
             self._spine.wake()  # a drain waits until no pull is parked
         if len(reply.offers) > credit.count:
             self._log.warning("pull.too_many_offers", asked=credit.count, offered=len(reply.offers))
-        for signed in reply.offers:
-            await self._consider(signed, asked_at)
+        taken = [await self._consider(signed, asked_at) for signed in reply.offers]
+        if taken and not any(taken) and self._spine.node.credit(credit.pool) is not None:
+            raise LinkError(LinkFault.BROKEN, "the coordinator offers nothing that this node can take")
+        if not taken:  # an empty answer should have been waited for; one that comes at once must not become a storm
+            await self._spine.clock.sleep(asked_at + EMPTY_MIN_S - self._spine.clock.monotonic())
 
-    async def _consider(self, signed: Signed, asked_at: float) -> None:
+    async def _consider(self, signed: Signed, asked_at: float) -> bool:
+        """Whether the offer became an attempt."""
         offer = self._verified(signed)
-        if offer is not None:
-            settled = await self._outbox.settled(offer.idem_key)
-            self._spine.feed(ev.OfferArrived(offer=offer, signed=signed, asked_at=asked_at, settled=settled))
+        if offer is None:
+            return False
+        settled = await self._outbox.settled(offer.idem_key)
+        known = offer.key in self._spine.node.attempts
+        self._spine.feed(ev.OfferArrived(offer=offer, signed=signed, asked_at=asked_at, settled=settled))
+        return not known and offer.key in self._spine.node.attempts
 
     def _verified(self, signed: Signed) -> wire.OfferBody | None:
         """The offer, if the pinned coordinator signed exactly this. Nothing of a bad one is acted on, not even to

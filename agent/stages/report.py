@@ -20,13 +20,13 @@ from agent.ports import Identity, Outbox, OutboxRow
 from agent.stages.calls import Caller
 from agent.stages.product import Sealed
 from agent.stages.spine import Spine
+from agent.stages.storage import StorageGate
 
 BATCH = 32
 """Results on their way at once. More only helps a link with a long round trip, and each holds its output."""
 WINDOW = 512
 """Oldest rows that are looked at; those whose retry is not due yet are passed over."""
 IDLE_TURN_S = 30.0
-STORE_RETRY_S = 5.0
 RECALL_MAX = 100_000
 """Far above what a node can finish while its coordinator is away for a week."""
 RETURN_TRIES = 3
@@ -52,6 +52,7 @@ class Report:
         self._identity = identity
         self._outbox = outbox
         self._pulse = pulse
+        self._storage = StorageGate(spine)
         self._mailbox = spine.mailbox(ev.StoreResult, ev.ReturnOffer, ev.DeliverNow)
         self._news = asyncio.Event()
         self._retries: dict[str, Retry] = {}
@@ -88,18 +89,13 @@ class Report:
             try:
                 await self._outbox.put(row)
             except StorageError as error:  # kept in memory and tried again; no new work comes in meanwhile
-                self._log.error("outbox.unwritable", task=attempt.key.task_id, full=error.full, detail=str(error))
-                self._gate_storage(shut=True, detail=str(error))
-                await self._spine.clock.sleep(STORE_RETRY_S)
+                await self._storage.fails(attempt.key, error)
                 continue
             break
-        self._gate_storage(shut=False)
+        self._storage.works()
         self.unsent[row.idem_key] = row.key
         self._spine.feed(ev.Happened(key=attempt.key, event=Event.STORED))
         self._news.set()
-
-    def _gate_storage(self, *, shut: bool, detail: str = "") -> None:
-        self._spine.feed(ev.GateChanged(reason=Reason.STORAGE_FULL, shut=shut, detail=detail))
 
     def _row(self, attempt: Attempt, sealed: Sealed | None) -> OutboxRow:
         body = wire.ResultBody(
@@ -179,8 +175,9 @@ class Report:
             self._log.error("receipt.refused", task=row.key.task_id, check=error.check, detail=error.message)
             return LinkError(LinkFault.BROKEN, f"a receipt that does not verify: {error.message}")
         except StorageError as error:
-            self._gate_storage(shut=True, detail=str(error))
+            self._storage.shut(row.key, error)
             return LinkError(LinkFault.BROKEN, f"the receipt could not be kept: {error.message}")
+        self._storage.works()
         self._settled(row, body)
         return None
 
@@ -200,6 +197,8 @@ class Report:
             raise ProofError("receipt", f"the receipt cannot be read: {error}") from error
         if body.idem_key != row.idem_key:
             raise ProofError("idem_key", "the receipt is for another result")
+        if body.status is wire.ReceiptStatus.ACCEPTED and body.result_sha256 != _sha256(row.result.payload):
+            raise ProofError("result_sha256", "the receipt is for other bytes than the result that was sent")
         return body
 
     def _settled(self, row: OutboxRow, body: wire.ReceiptBody) -> None:
@@ -232,3 +231,7 @@ class Report:
                 await self._caller.back_off(tries, error, cap_s=4.0)
             else:
                 return
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
@@ -110,7 +111,7 @@ class PaperCoordinator:
                 "fence": result.fence,
                 "idem_key": result.idem_key,
                 "status": wire.ReceiptStatus.ACCEPTED,
-                "result_sha256": "00" * 32,
+                "result_sha256": hashlib.sha256(signed.payload.encode()).hexdigest(),
                 "received_at": 0,
                 "amount_micros": 250,
                 "currency": "USD",
@@ -190,6 +191,7 @@ class PaperOutbox:
         self.rows: dict[str, OutboxRow] = {}
         self.ledger: dict[str, wire.ReceiptBody] = {}
         self.full = False
+        self.no_room_for_receipts = False
 
     async def put(self, row: OutboxRow) -> None:
         if self.full:
@@ -201,6 +203,8 @@ class PaperOutbox:
 
     async def settle(self, idem_key: str, receipt: Signed, body: wire.ReceiptBody) -> None:
         assert receipt.payload
+        if self.no_room_for_receipts:
+            raise StorageError("no space left", full=True, remedy="Make room")
         self.ledger[idem_key] = body
         del self.rows[idem_key]
 

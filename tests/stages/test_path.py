@@ -9,7 +9,7 @@ import msgspec
 from agent.core import events as ev
 from agent.core import wire
 from agent.core.errors import LinkError, LinkFault, StorageError
-from agent.core.model import LeaseKey, Outcome, Reason, State
+from agent.core.model import LeaseKey, Outcome, Reason, Signed, State
 from agent.core.node import NodeState
 from agent.core.proof.commitment import verify_commitment
 from agent.core.proof.header import check_against_offer
@@ -76,6 +76,7 @@ async def test_offers_that_the_pinned_coordinator_did_not_sign_are_not_acted_on(
         for bad in (forged, claimed, other_purpose, tampered, unknown_field):
             rig.coordinator.offer_signed(bad)
         rig.coordinator.offer(good)
+        await rig.pass_time(60.0)
         await rig.until(lambda: rig.outbox.ledger)
         assert rig.engine.started == 1
         assert [start.key.task_id for start in rig.coordinator.sent(wire.Start)] == ["good"]
@@ -120,10 +121,24 @@ async def test_an_engine_that_stops_before_it_finished_is_not_believed() -> None
 
 async def test_a_transcript_that_cannot_be_kept_is_no_result() -> None:
     async with Rig() as rig:
-        rig.transcripts.fails = StorageError("no space left", full=True)
+        rig.transcripts.fails = StorageError("the directory is gone")
         rig.coordinator.offer(builders.offer())
         body = rig.opened(await rig.coordinator.saw(wire.Result))
-        assert (body.outcome, body.reason) == (Outcome.FAILED, Reason.STORAGE_FULL)
+        assert (body.outcome, body.reason) == (Outcome.FAILED, Reason.PROOF_FAILED)
+
+
+async def test_a_transcript_waits_for_room_and_no_new_work_comes_in_meanwhile() -> None:
+    async with Rig() as rig:
+        rig.transcripts.fails = StorageError("no space left", full=True)
+        rig.coordinator.offer(builders.offer())
+        await rig.until(rig.node.gates)
+        assert rig.node.gates()[0].reason is Reason.STORAGE_FULL
+        assert rig.node.credit("main") is None
+        rig.transcripts.fails = None
+        await rig.pass_time(6.0)
+        body = rig.opened(await rig.coordinator.saw(wire.Result))
+        assert body.outcome is Outcome.SUCCEEDED
+        assert rig.node.gates() == []
 
 
 async def test_a_cancelled_task_stops_its_engine_at_once() -> None:
@@ -199,6 +214,48 @@ async def test_a_receipt_that_the_coordinator_did_not_sign_settles_nothing() -> 
         del rig.coordinator.answers[wire.Result]
         await rig.pass_time(10.0)
         await rig.until(lambda: len(rig.outbox.ledger) == 2)
+
+
+async def test_a_receipt_for_other_bytes_than_were_sent_settles_nothing() -> None:
+    async with Rig() as rig:
+        lie = lambda m: wire.Receipt(signed=rig.coordinator.receipt(m.signed, result_sha256="00" * 32))  # noqa: E731
+        rig.coordinator.answers[wire.Result] = lie
+        rig.coordinator.offer(builders.offer())
+        await rig.coordinator.saw(wire.Result)
+        assert rig.outbox.ledger == {}
+        del rig.coordinator.answers[wire.Result]
+        await rig.pass_time(60.0)
+        await rig.until(lambda: rig.outbox.ledger)
+
+
+async def test_a_receipt_that_finds_no_room_is_asked_for_again_and_work_goes_on_after_it() -> None:
+    async with Rig() as rig:
+        rig.outbox.no_room_for_receipts = True
+        rig.coordinator.offer(builders.offer())
+        await rig.until(rig.node.gates)
+        assert rig.node.credit("main") is None
+        rig.outbox.no_room_for_receipts = False
+        await rig.pass_time(60.0)
+        await rig.until(lambda: rig.outbox.ledger)
+        await rig.until(lambda: rig.node.credit("main"))
+
+
+async def test_a_coordinator_that_offers_only_rubbish_is_asked_less_and_less_often() -> None:
+    async with Rig() as rig:
+        rubbish = Signed(payload="{}", key=rig.coordinator.keys.public_key, signature="00" * 64)
+        rig.coordinator.answers[wire.Pull] = lambda _m: wire.Offers(offers=(rubbish,))
+        await rig.coordinator.saw(wire.Pull)
+        await rig.pass_time(10.0)
+        assert len(rig.coordinator.sent(wire.Pull)) < 25
+        assert rig.node.attempts == {}
+
+
+async def test_a_coordinator_that_does_not_wait_is_asked_once_a_second() -> None:
+    async with Rig() as rig:
+        rig.coordinator.answers[wire.Pull] = lambda _m: wire.Offers()
+        await rig.coordinator.saw(wire.Pull)
+        await rig.pass_time(10.0)
+        assert 3 <= len(rig.coordinator.sent(wire.Pull)) <= 12
 
 
 async def test_a_full_disk_stops_new_work_and_loses_nothing() -> None:

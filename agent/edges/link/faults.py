@@ -19,6 +19,15 @@ MAX_DETAIL = 300
 PEER_REMEDY = "Check that coordinator.url is a coordinator of a version that this agent speaks"
 
 
+_REMEDIES = {
+    wire.RefusalCode.UNKNOWN_NODE: "Enrol this node with that coordinator: `gpu-agent enrol` with a new token",
+    wire.RefusalCode.BAD_SIGNATURE: "The coordinator knows another key of this node: restore node.key, or enrol again",
+    wire.RefusalCode.FORBIDDEN: "Ask those who run the coordinator why this node is shut out",
+    wire.RefusalCode.UNSUPPORTED_VERSION: "Update gpu-agent to a version that this coordinator speaks",
+}
+"""What the owner can do about a refusal that trying again does not mend."""
+
+
 @contextmanager
 def classified(endpoint: Endpoint, what: str) -> Iterator[None]:
     """Raise every failure of the network inside as a LinkError, its cause kept."""
@@ -63,7 +72,8 @@ def refused(refusal: wire.Refusal, *, header_retry_s: float | None = None) -> Li
     """The coordinator's own no. Its message is a stranger's text, so it is made plain."""
     wait_s = refusal.retry_after_s if refusal.retry_after_s is not None else header_retry_s
     message = f"the coordinator refused: {plain(refusal.message, MAX_DETAIL) or refusal.code.value}"
-    return LinkError(LinkFault.REFUSED, message, code=refusal.code, retry_after_s=wait_s)
+    remedy = _REMEDIES.get(refusal.code, "")
+    return LinkError(LinkFault.REFUSED, message, code=refusal.code, retry_after_s=wait_s, remedy=remedy)
 
 
 def too_large(size_bytes: int, limit_bytes: int) -> LinkError:

@@ -16,6 +16,8 @@ from agent.ports import Clock, Greeter
 _NONCE = re.compile(r"[0-9a-f]{64}")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,4096}")
 """RFC 6750 §2.1: what may stand after `Bearer`. Anything else could forge a header."""
+SESSION_MIN_S = 5
+"""A shorter session would be renewed for nearly every call."""
 _RENEW_SHARE = 0.9
 """Of a session's life, after which the next call opens a new one rather than be refused."""
 
@@ -67,6 +69,8 @@ def _checked_welcome(reply: wire.DownMessage, endpoint: Endpoint) -> wire.Welcom
         raise broken(endpoint, "its welcome has no usable session token")
     if not wire.PROTO_MIN <= reply.proto <= wire.PROTO_MAX:
         raise broken(endpoint, f"it chose protocol version {reply.proto}")
+    if reply.session_ttl_s < SESSION_MIN_S:
+        raise broken(endpoint, f"its sessions last only {reply.session_ttl_s} s")
     return reply
 
 

@@ -76,8 +76,15 @@ async def test_a_refused_hello_is_tried_again_by_the_next_call(peer: Peer) -> No
 
 @pytest.mark.parametrize(
     "changes",
-    [{"session": ""}, {"session": "a b"}, {"session": "a\r\nX: y"}, {"session": "ä"}, {"proto": 99}],
-    ids=["no token", "a blank", "a forged header", "not ASCII", "an unknown version"],
+    [
+        {"session": ""},
+        {"session": "a b"},
+        {"session": "a\r\nX: y"},
+        {"session": "ä"},
+        {"proto": 99},
+        {"session_ttl_s": 0},
+    ],
+    ids=["no token", "a blank", "a forged header", "not ASCII", "an unknown version", "a session without a life"],
 )
 async def test_a_welcome_that_cannot_be_used_is_broken(peer: Peer, changes: dict[str, object]) -> None:
     welcome = wire.Welcome(
