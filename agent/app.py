@@ -1,67 +1,32 @@
-"""The composition root: builds the edges, gives them to the stages, runs one TaskGroup, and turns signals into
-*drain* (finish what runs) and *abort* (hand back now)."""
+"""The daemon: composes the agent, runs its loops in one TaskGroup, and turns signals into *drain* (finish what runs)
+and *abort* (hand back now)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import signal
-from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, cast
 
 import structlog
 
 from agent import __version__
-from agent.config import Config, EngineKind
+from agent.compose import Composer, Parts
+from agent.config import Config
 from agent.core import events as ev
 from agent.core.errors import AgentError, ConfigError
-from agent.core.gpu import GpuReport
-from agent.core.node import Node
 from agent.core.status import Status, headline
-from agent.core.watchdog import Pulse
 from agent.edges.clock import SystemClock
 from agent.edges.control import ControlServer
-from agent.edges.engines.build import build_pools
-from agent.edges.gpu.probe import NoGpuProbe, NvmlProbe
 from agent.edges.host import Host
-from agent.edges.joining import join
-from agent.edges.link.baton import link_to
 from agent.edges.logs import configure
-from agent.edges.outbox import SqliteOutbox
-from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.systemd import ServiceManager, keep_alive, keep_starting, watchdog_period_s
-from agent.edges.transcripts import FileTranscripts
-from agent.ports import GpuProbe
-from agent.stages.advertise import Advertise
-from agent.stages.calls import Caller
-from agent.stages.drain import Drain
-from agent.stages.execute import Execute
-from agent.stages.herald import Herald
 from agent.stages.overview import Overview
-from agent.stages.probe import Probe, fingerprint
-from agent.stages.prove import Prove
-from agent.stages.pull import Pull
-from agent.stages.report import Report
-from agent.stages.spine import Spine
-from agent.stages.stream import Stream
-from agent.stages.watch import Watch
 
-BOUNDS_S = {"probe": 60.0, "advertise": 120.0, "watch": 30.0, "report": 900.0}
-"""Longest silence of each loop: two lost calls of a beat; a batch of results with one 64 MiB blob on a slow line."""
 STATUS_EVERY_S = 5.0
 CRASHED = 70
 """EX_SOFTWARE of sysexits(3): a fault of the agent itself."""
-
-
-class Parts(NamedTuple):
-    """What runs."""
-
-    spine: Spine
-    drain: Drain
-    overview: Overview
-    pulse: Pulse
-    loops: dict[str, Coroutine[Any, Any, None]]
 
 
 class Daemon:
@@ -71,7 +36,6 @@ class Daemon:
         self._config = config
         self._read_again = reload
         self._clock = SystemClock()
-        self._rng = random.SystemRandom()
         self._manager = ServiceManager.of_environment()
         self._log = structlog.get_logger("agent")
         self._stop = asyncio.Event()
@@ -99,7 +63,8 @@ class Daemon:
 
     async def _started(self, stack: contextlib.AsyncExitStack) -> Parts | None:
         """All parts, or None when told to stop before: a large model or a coordinator that is down may take long."""
-        composing = asyncio.create_task(self._compose(stack), name="compose")
+        composer = Composer(self._config, self._name, self._clock, stack, self._verifying)
+        composing = asyncio.create_task(composer.compose(), name="compose")
         others = [
             asyncio.create_task(self._stop.wait()),
             asyncio.create_task(keep_starting(self._manager, self._clock)),
@@ -115,81 +80,6 @@ class Daemon:
     def _verifying(self, file: str, done: int, total: int) -> None:
         """Progress of hashing a large model, for `systemctl status`."""
         self._manager.status(f"verifying {file}: {100 * done // max(total, 1)} %")
-
-    async def _compose(self, stack: contextlib.AsyncExitStack) -> Parts:
-        config, clock, pulse = self._config, self._clock, Pulse(BOUNDS_S, started=self._clock.monotonic())
-        identity = await join(config, self._name, clock, self._rng)
-        outbox = await SqliteOutbox.open(config.node.state_dir / "outbox.db")
-        stack.push_async_callback(outbox.close)
-        if outbox.recovered:
-            self._log.error("outbox.recovered", detail=outbox.recovered)
-        gpu, host = self._gpu(), Host()
-        stack.push_async_callback(gpu.close)
-        report_at_start = await self._first_look(gpu)
-        sandbox = self._sandbox(lambda uuid: probe.minor_of(uuid))  # noqa: PLW0108  (made below)
-        facts = await sandbox.probe()
-        uuids = [seen.uuid for seen in report_at_start.gpus if seen.fault is None]
-        built = await build_pools(config, sandbox, clock, gpus=uuids, progress=self._verifying)
-        for model in built.models:
-            self._log.info("model.verified", model=model.name, digest=model.digest, bytes=model.bytes)
-        pools = {pool.facts.name: pool for pool in built.pools}
-
-        spine = Spine(Node(identity.node_id), clock)
-        first = fingerprint(host, report_at_start, pools.values(), built.models, facts)
-        herald = Herald(spine, identity, first, lambda: report.unsent.values())  # noqa: PLW0108  (made below)
-        url, choice = identity.enrolment.url, config.coordinator
-        link = link_to(url, herald, clock, transport=choice.transport.value, ca_file=choice.ca_file)
-        stack.push_async_callback(link.close)
-        caller, stream, top = Caller(link, clock, pulse, self._rng), Stream(link), config.proof.top_logprobs
-
-        execute = Execute(spine, caller, pools, stream, top_logprobs=top)
-        report = Report(spine, caller, identity, outbox, pulse)
-        await report.recall()  # before the first hello: what we still owe must not be given to somebody else
-        transcripts = FileTranscripts(config.node.state_dir / "transcripts")
-        prove = Prove(spine, identity, pools, transcripts, top_logprobs=top, retention_s=config.proof.retention_s)
-        pull = Pull(spine, caller, identity, outbox)
-        advertise = Advertise(spine, caller, herald, pulse, self._rng, drain_limit_s=config.node.drain_limit_s)
-        probe = Probe(
-            spine,
-            herald,
-            gpu,
-            host,
-            pools,
-            pulse,
-            models=built.models,
-            sandbox=facts,
-            period_s=config.gpu.period_s,
-            report=report_at_start,
-        )
-        overview = Overview(spine, herald, execute, report, link, pulse, name=self._name, url=url)
-        loops = {
-            "probe": probe.run(),
-            "advertise": advertise.run(),
-            "pull": pull.run(pools),
-            "execute": execute.run(),
-            "stream": stream.run(),
-            "prove": prove.run(),
-            "report": report.run(),
-            "watch": Watch(spine, pulse).run(),
-        }
-        return Parts(spine, Drain(spine, pull, report, link), overview, pulse, loops)
-
-    async def _first_look(self, gpu: GpuProbe) -> GpuReport:
-        """A pool that may sit on a GPU waits for a driver that opens slowly (30 s at most); others need not."""
-        waits = any(pool.engine is EngineKind.LLAMA_SERVER and pool.device != "cpu" for pool in self._config.pools)
-        return await (gpu.settled() if waits else gpu.snapshot())
-
-    def _sandbox(self, minor_of: Callable[[str], int | None]) -> Bubblewrap:
-        sandbox = Bubblewrap(self._config.node.runtime_dir, bwrap=self._config.sandbox.bwrap, minor_of=minor_of)
-        if reaped := sandbox.reap_orphans():
-            self._log.warning("sandbox.reaped", cgroups=reaped)
-        return sandbox
-
-    def _gpu(self) -> GpuProbe:
-        settings = self._config.gpu
-        if not settings.enabled:
-            return NoGpuProbe()
-        return NvmlProbe(self._clock, library=settings.library, deadline_s=settings.deadline_s)
 
     # ------------------------------------------------------------------ running
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Mapping
 
 import structlog
 
@@ -22,20 +22,19 @@ BEAT_MIN_S, BEAT_MAX_S = 0.5, 60.0
 class Herald:
     """Speaks for the node at the start of a session, whichever transport carries it."""
 
-    def __init__(
-        self,
-        spine: Spine,
-        identity: Identity,
-        fingerprint: Fingerprint,
-        unsent: Callable[[], Collection[LeaseKey]],
-    ) -> None:
+    def __init__(self, spine: Spine, identity: Identity, fingerprint: Fingerprint) -> None:
         self._spine = spine
         self._identity = identity
-        self._unsent = unsent
+        self._unsent: Mapping[str, LeaseKey] = {}
         self._log = structlog.get_logger("herald")
         self.fingerprint = fingerprint
         self.beat_s = BEAT_S
         self.sessions = 0
+
+    def owes(self, unsent: Mapping[str, LeaseKey]) -> None:
+        """The outbox, live, by idempotency key. To be told before the first hello: otherwise the coordinator would
+        give what we still owe to somebody else."""
+        self._unsent = unsent
 
     def hello(self, nonce: str) -> wire.Hello:
         """Answers the coordinator's nonce."""
@@ -66,4 +65,4 @@ class Herald:
     def _owed(self) -> tuple[LeaseKey, ...]:
         """In the outbox, and on the way into it."""
         storing = (a.key for a in self._spine.node.attempts.values() if a.state is State.REPORTING)
-        return tuple({*self._unsent(), *storing})
+        return tuple({*self._unsent.values(), *storing})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -62,9 +63,10 @@ class Report:
         self.earned_micros = 0
         self.currency = ""
 
-    async def recall(self) -> None:
-        """Read what an earlier life of this agent still has to deliver."""
+    async def recall(self) -> Mapping[str, LeaseKey]:
+        """Read what an earlier life of this agent still has to deliver; returns `unsent`, which stays current."""
         self.unsent.update({row.idem_key: row.key for row in await self._outbox.pending(RECALL_MAX)})
+        return self.unsent
 
     async def run(self) -> None:
         """Run until cancelled."""

@@ -264,7 +264,7 @@ class Rig:
         self.stream = Stream(self.coordinator)
         self.execute = Execute(self.spine, self.caller, pools, self.stream, top_logprobs=40)
         self.report = Report(self.spine, self.caller, self.identity, self.outbox, self.pulse)
-        self.herald = Herald(self.spine, self.identity, builders.fingerprint(), self.report.unsent.values)
+        self.herald = Herald(self.spine, self.identity, builders.fingerprint())
         self.prove = Prove(self.spine, self.identity, pools, self.transcripts, top_logprobs=40, retention_s=3600)
         self.pull = Pull(self.spine, self.caller, self.identity, self.outbox)
         self.advertise = Advertise(self.spine, self.caller, self.herald, self.pulse, rng, drain_limit_s=60)
@@ -273,7 +273,7 @@ class Rig:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Rig:
-        await self.report.recall()
+        self.herald.owes(await self.report.recall())
         loops = [
             self.advertise.run(),
             self.pull.run(["main"]),

@@ -1,0 +1,182 @@
+"""Composition: opens the edges that the configuration names, and wires the stages to them."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Coroutine
+from typing import Any, NamedTuple
+
+import structlog
+
+from agent.config import Config, EngineKind
+from agent.core.fingerprint import Model, SandboxFacts
+from agent.core.gpu import GpuReport
+from agent.core.node import Node
+from agent.core.watchdog import Pulse
+from agent.edges.engines.build import build_pools
+from agent.edges.gpu.probe import NoGpuProbe, NvmlProbe
+from agent.edges.host import Host
+from agent.edges.identity import NodeIdentity
+from agent.edges.joining import join
+from agent.edges.link.baton import link_to
+from agent.edges.models.store import Progress
+from agent.edges.outbox import SqliteOutbox
+from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.transcripts import FileTranscripts
+from agent.ports import Clock, EnginePool, GpuProbe
+from agent.stages.advertise import Advertise
+from agent.stages.calls import Caller
+from agent.stages.drain import Drain
+from agent.stages.execute import Execute
+from agent.stages.herald import Herald
+from agent.stages.overview import Overview
+from agent.stages.probe import Probe, fingerprint
+from agent.stages.prove import Prove
+from agent.stages.pull import Pull
+from agent.stages.report import Report
+from agent.stages.spine import Spine
+from agent.stages.stream import Stream
+from agent.stages.watch import Watch
+
+BOUNDS_S = {"probe": 60.0, "advertise": 120.0, "watch": 30.0, "report": 900.0}
+"""Longest silence of each loop: two lost calls of a beat; a batch of results with one 64 MiB blob on a slow line."""
+
+_log = structlog.get_logger("agent")
+
+
+class Edges(NamedTuple):
+    """What was opened."""
+
+    identity: NodeIdentity
+    outbox: SqliteOutbox
+    transcripts: FileTranscripts
+    gpu: GpuProbe
+    seen: GpuReport
+    """The first look at the GPUs."""
+    sandbox: SandboxFacts
+    pools: dict[str, EnginePool]
+    models: tuple[Model, ...]
+
+
+class Parts(NamedTuple):
+    """What runs."""
+
+    spine: Spine
+    drain: Drain
+    overview: Overview
+    pulse: Pulse
+    loops: dict[str, Coroutine[Any, Any, None]]
+
+
+class Composer:
+    """Builds one agent. What needs closing goes onto `stack`."""
+
+    def __init__(
+        self, config: Config, name: str, clock: Clock, stack: contextlib.AsyncExitStack, progress: Progress
+    ) -> None:
+        self._config = config
+        self._name = name
+        self._clock = clock
+        self._stack = stack
+        self._progress = progress
+        self._rng = random.SystemRandom()
+        self._probe: Probe | None = None
+
+    async def compose(self) -> Parts:
+        """Open and wire everything; nothing runs yet. Raises AgentError."""
+        edges = await self._open()
+        return await self._wire(edges)
+
+    # ------------------------------------------------------------------ edges
+
+    async def _open(self) -> Edges:
+        config = self._config
+        identity = await join(config, self._name, self._clock, self._rng)
+        outbox = await self._outbox()
+        gpu = self._gpu()
+        self._stack.push_async_callback(gpu.close)
+        seen = await self._first_look(gpu)
+        sandbox = self._sandbox()
+        facts = await sandbox.probe()
+        uuids = [found.uuid for found in seen.gpus if found.fault is None]
+        built = await build_pools(config, sandbox, self._clock, gpus=uuids, progress=self._progress)
+        for model in built.models:
+            _log.info("model.verified", model=model.name, digest=model.digest, bytes=model.bytes)
+        transcripts = FileTranscripts(config.node.state_dir / "transcripts")
+        pools = {pool.facts.name: pool for pool in built.pools}
+        return Edges(identity, outbox, transcripts, gpu, seen, facts, pools, built.models)
+
+    async def _outbox(self) -> SqliteOutbox:
+        outbox = await SqliteOutbox.open(self._config.node.state_dir / "outbox.db")
+        self._stack.push_async_callback(outbox.close)
+        if outbox.recovered:
+            _log.error("outbox.recovered", detail=outbox.recovered)
+        return outbox
+
+    def _gpu(self) -> GpuProbe:
+        settings = self._config.gpu
+        if not settings.enabled:
+            return NoGpuProbe()
+        return NvmlProbe(self._clock, library=settings.library, deadline_s=settings.deadline_s)
+
+    async def _first_look(self, gpu: GpuProbe) -> GpuReport:
+        """A pool that may sit on a GPU waits for a driver that opens slowly (30 s at most); others need not."""
+        waits = any(pool.engine is EngineKind.LLAMA_SERVER and pool.device != "cpu" for pool in self._config.pools)
+        return await (gpu.settled() if waits else gpu.snapshot())
+
+    def _sandbox(self) -> Bubblewrap:
+        place, settings = self._config.node.runtime_dir, self._config.sandbox
+        sandbox = Bubblewrap(place, bwrap=settings.bwrap, minor_of=self._minor_of)
+        if reaped := sandbox.reap_orphans():
+            _log.warning("sandbox.reaped", cgroups=reaped)
+        return sandbox
+
+    def _minor_of(self, uuid: str) -> int | None:
+        """By the latest reading: a GPU may appear, or move, after the start. No engine starts before the probe runs."""
+        return self._probe.minor_of(uuid) if self._probe else None
+
+    # ------------------------------------------------------------------ stages
+
+    async def _wire(self, edges: Edges) -> Parts:
+        config, clock, identity, pools = self._config, self._clock, edges.identity, edges.pools
+        pulse, host, url = Pulse(BOUNDS_S, started=clock.monotonic()), Host(), identity.enrolment.url
+        spine = Spine(Node(identity.node_id), clock)
+        first = fingerprint(host, edges.seen, pools.values(), edges.models, edges.sandbox)
+        herald = Herald(spine, identity, first)
+        choice, top = config.coordinator, config.proof.top_logprobs
+        link = link_to(url, herald, clock, transport=choice.transport.value, ca_file=choice.ca_file)
+        self._stack.push_async_callback(link.close)
+        caller, stream = Caller(link, clock, pulse, self._rng), Stream(link)
+
+        report = Report(spine, caller, identity, edges.outbox, pulse)
+        herald.owes(await report.recall())
+        execute = Execute(spine, caller, pools, stream, top_logprobs=top)
+        retention_s = config.proof.retention_s
+        prove = Prove(spine, identity, pools, edges.transcripts, top_logprobs=top, retention_s=retention_s)
+        pull = Pull(spine, caller, identity, edges.outbox)
+        advertise = Advertise(spine, caller, herald, pulse, self._rng, drain_limit_s=config.node.drain_limit_s)
+        self._probe = probe = Probe(
+            spine,
+            herald,
+            edges.gpu,
+            host,
+            pools,
+            pulse,
+            models=edges.models,
+            sandbox=edges.sandbox,
+            period_s=config.gpu.period_s,
+            report=edges.seen,
+        )
+        overview = Overview(spine, herald, execute, report, link, pulse, name=self._name, url=url)
+        loops = {
+            "probe": probe.run(),
+            "advertise": advertise.run(),
+            "pull": pull.run(pools),
+            "execute": execute.run(),
+            "stream": stream.run(),
+            "prove": prove.run(),
+            "report": report.run(),
+            "watch": Watch(spine, pulse).run(),
+        }
+        return Parts(spine, Drain(spine, pull, report, link), overview, pulse, loops)
