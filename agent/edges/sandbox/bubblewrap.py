@@ -135,7 +135,7 @@ class Bubblewrap:
         inner = bwrap.path
         if not host.open_to_all(bwrap.path):
             inner = stage.place(bwrap.tree) / bwrap.path.relative_to(bwrap.tree)
-        return [*stage.command(bwrap.path, _setpriv(), user_id), str(inner)], mounts, socket_dir
+        return [*stage.command(bwrap.path, _tools(), user_id), str(inner)], mounts, socket_dir
 
 
 def _existing(source: Path) -> Path:
@@ -158,13 +158,15 @@ def _filter(*, pinned: bool) -> bytes:
     return seccomp.compile_policy(seccomp.load_policy(), deny=("sched_setaffinity",) if pinned else ())
 
 
-def _setpriv() -> Path:
-    found = shutil.which("setpriv", path="/usr/bin:/bin")
-    if found is None:
+def _tools() -> profile.Tools:
+    found = [shutil.which(name, path="/usr/bin:/bin") for name in profile.Tools._fields]
+    if None in found:
+        missing = ", ".join(name for name, path in zip(profile.Tools._fields, found, strict=True) if path is None)
         raise SandboxError(
-            "setpriv is missing", remedy="`apt-get install util-linux`, or run the agent as an ordinary user"
+            f"{missing} of util-linux is missing",
+            remedy="`apt-get install util-linux`, or run the agent as an ordinary user",
         )
-    return Path(found)
+    return profile.Tools(*map(Path, filter(None, found)))
 
 
 def _give(directory: Path, user_id: int) -> None:

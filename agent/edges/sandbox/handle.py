@@ -14,6 +14,7 @@ from agent.edges.sandbox.confine import Confinement
 from agent.edges.sandbox.exits import classify
 from agent.edges.sandbox.fds import readable
 from agent.edges.sandbox.launch import Launched
+from agent.edges.sandbox.processes import bury
 from agent.ports import ExitKind, SandboxExit, SandboxSpec
 
 
@@ -127,4 +128,6 @@ class BubblewrapHandle:
         finally:
             os.close(monitor_pidfd)
         await launched.stderr.closed.wait()
-        return launched.monitor.wait()
+        code = launched.monitor.wait()
+        bury(launched.monitor.pid, launched.init_pidfd)
+        return code

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from agent.core.errors import SandboxError
 from agent.core.text import plain
 from agent.edges.sandbox.fds import Tail, read_to_end, readable
-from agent.edges.sandbox.processes import tree
+from agent.edges.sandbox.processes import bury, tree
 from agent.edges.sandbox.remedies import remedy_for
 
 _TIED_PERIOD_S = 0.0005
@@ -199,8 +199,10 @@ async def _abandon(monitor: subprocess.Popen[bytes], pidfd: int, tail: Tail) -> 
     if pidfd >= 0:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        os.close(pidfd)
     monitor.wait()
+    bury(monitor.pid, pidfd)
+    if pidfd >= 0:
+        os.close(pidfd)
     await tail.closed.wait()
 
 

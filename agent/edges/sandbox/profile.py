@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from agent.core.errors import SandboxError
 from agent.ports import SandboxSpec
@@ -21,6 +22,13 @@ _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": TMP, "TMPDIR": TMP, "USER": "no
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives")
 
 
+class Tools(NamedTuple):
+    """The programs of util-linux that root needs."""
+
+    setpriv: Path
+    unshare: Path
+
+
 class Stage:
     """Gives a path that the sandbox's user may not reach a place where it can.
 
@@ -29,7 +37,9 @@ class Stage:
     namespace of its own; the second, unprivileged, finds them there. The mounts end with the sandbox.
 
     The first one also makes a pid namespace: root without capabilities, which its monitor is, may not signal another
-    user, not even at its death, but when the first process of a pid namespace dies, the kernel kills all in it.
+    user, not even at its death, but when the first process of a pid namespace dies, the kernel kills all in it. The
+    second looks itself up in /proc by number, so it needs that namespace's. The first one's `--proc` would cover parts
+    of it, and then the kernel lets nobody without privileges mount another; unshare(1) mounts a whole one.
     """
 
     def __init__(self) -> None:
@@ -40,23 +50,13 @@ class Stage:
         self._binds.append(("--bind" if writable else "--ro-bind", source))
         return Path(f"{TMP}/{len(self._binds) - 1}")
 
-    def command(self, bwrap: Path, setpriv: Path, user_id: int) -> list[str]:
+    def command(self, bwrap: Path, tools: Tools, user_id: int) -> list[str]:
         """The words to put before the inner command."""
-        words = [
-            str(bwrap),
-            "--unshare-pid",
-            "--die-with-parent",
-            "--dev-bind",
-            "/",
-            "/",
-            "--perms",
-            "0755",
-            "--tmpfs",
-            TMP,
-        ]
+        words = [str(bwrap), "--unshare-pid", "--die-with-parent"]
+        words += ["--dev-bind", "/", "/", "--perms", "0755", "--tmpfs", TMP]
         for number, (option, source) in enumerate(self._binds):
             words += [option, str(source), f"{TMP}/{number}"]
-        words += ["--remount-ro", TMP, "--", str(setpriv)]
+        words += ["--remount-ro", TMP, "--", str(tools.unshare), "--mount-proc", "--", str(tools.setpriv)]
         words += ["--reuid", str(user_id), "--regid", str(user_id), "--clear-groups"]
         return [*words, "--bounding-set=-all", "--inh-caps=-all", "--"]
 

@@ -20,6 +20,7 @@ _SAID = (
     ("No permissions to create new namespace", USERNS_OFF),
     ("Creating new namespace failed", NESTED),
     ("Can't mount proc", NESTED),
+    ("mount /proc failed", NESTED),
     ("Failed to make / slave", NESTED),
 )
 

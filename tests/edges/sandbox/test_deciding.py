@@ -85,9 +85,11 @@ def test_the_stage_binds_by_number_and_drops_root():
     stage = profile.Stage()
     assert stage.place(Path("/root/m")) == Path("/tmp/0")
     assert stage.place(Path("/run/s"), writable=True) == Path("/tmp/1")
-    line = stage.command(Path("/usr/bin/bwrap"), Path("/usr/bin/setpriv"), 4711)
+    tools = profile.Tools(setpriv=Path("/usr/bin/setpriv"), unshare=Path("/usr/bin/unshare"))
+    line = stage.command(Path("/usr/bin/bwrap"), tools, 4711)
     assert has(line, "--ro-bind", "/root/m", "/tmp/0")
     assert has(line, "--bind", "/run/s", "/tmp/1")
+    assert has(line, "/usr/bin/unshare", "--mount-proc", "--", "/usr/bin/setpriv")
     assert has(line, "/usr/bin/setpriv", "--reuid", "4711", "--regid", "4711", "--clear-groups")
 
 
