@@ -22,11 +22,11 @@ from agent.devnet.views import NodeView, TaskView
 from agent.edges.signing import verify
 
 QUESTIONS = (
-    "What is the sun?",
-    "Why is the sky blue?",
-    "What is a volcano?",
-    "What is a computer?",
-    "What does a baker do?",
+    "What is the capital of France?",
+    "How do plants make food?",
+    "What is a GPU?",
+    "What is a library?",
+    "How does rain form?",
 )
 MAX_TOKENS = 48
 GREEDY = SamplingAsked(temperature_micros=0, stop=("\n",))

@@ -1,0 +1,106 @@
+"""`gpu-agent demo`, as a newcomer runs it: the real model, assembled here; no terminal, so plain lines."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.sandboxes import require_sandbox
+from tests.scenarios.world import ROOT
+
+LIMIT_S = 100.0
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for the module: the second demo finds the model as the first one left it."""
+    require_sandbox()
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture
+async def demo(cache: Path) -> AsyncIterator[Demo]:
+    running = Demo(cache)
+    yield running
+    await running.end()
+
+
+class Demo:
+    """A demo as a process."""
+
+    def __init__(self, cache: Path) -> None:
+        self._environment = {**os.environ, "CACHE_DIRECTORY": str(cache)}
+        self.text = ""
+
+    async def start(self, *arguments: str) -> None:
+        self.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "agent", "demo", *arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd=ROOT,
+            env=self._environment,
+        )
+
+    async def read_until(self, text: str) -> None:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(LIMIT_S):
+            while text not in self.text:
+                read = await self.process.stdout.read(4096)
+                assert read, f"the demo ended without {text!r}:\n{self.text}"
+                self.text += read.decode()
+
+    async def finish(self) -> int:
+        assert self.process.stdout is not None
+        async with asyncio.timeout(LIMIT_S):
+            while read := await self.process.stdout.read(4096):
+                self.text += read.decode()
+            return await self.process.wait()
+
+    async def end(self) -> None:
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGINT)
+            await self.finish()
+
+
+async def test_a_newcomer_sees_the_whole_path_with_real_answers_and_verified_receipts(demo: Demo, cache: Path) -> None:
+    await demo.start()
+    assert await demo.finish() == 0, demo.text
+    for word in ("model", "enrolled", "verified", "ready", "sandboxed", "registered", "proved", "receipt", "ledger"):
+        assert re.search(rf"^ +[✓·] {word} ", demo.text, re.MULTILINE), (word, demo.text)
+    assert "CPU pool" in demo.text or "NVIDIA" in demo.text
+    assert "Paris" in demo.text
+    assert demo.text.count("checks pass offline") == 5
+    assert "5 of 5 tasks" in demo.text
+    receipts = list((cache / "demo/receipts").iterdir())
+    assert len(receipts) == 5
+    assert "\x1b" not in demo.text
+    secret = (cache / "demo/coordinator/requester.token").read_text().strip()
+    assert secret not in (cache / "demo/agent.log").read_text() + demo.text
+
+
+async def test_keep_goes_on_until_ctrl_c_and_finishes_the_running_task(demo: Demo) -> None:
+    await demo.start("--keep")
+    await demo.read_until("▸ chat        How do plants")
+    demo.process.send_signal(signal.SIGINT)
+    assert await demo.finish() == 0, demo.text
+    answered = re.search(r"(\d+) of (\d+) tasks", demo.text)
+    assert answered is not None
+    assert answered[1] == answered[2]
+    assert "left with status 0" in demo.text
+
+
+async def test_a_second_demo_at_the_same_time_says_so(demo: Demo, cache: Path) -> None:
+    await demo.start("--keep")
+    await demo.read_until("Parts")
+    other = Demo(cache)
+    await other.start()
+    assert await other.finish() != 0
+    assert "another demo is running" in other.text
