@@ -141,7 +141,7 @@ class Composer:
     async def _wire(self, edges: Edges) -> Parts:
         config, clock, identity, pools = self._config, self._clock, edges.identity, edges.pools
         pulse, host, url = Pulse(BOUNDS_S, started=clock.monotonic()), Host(), identity.enrolment.url
-        spine = Spine(Node(identity.node_id), clock)
+        spine = Spine(Node(identity.node_id, breaker_failures=config.node.breaker_failures), clock)
         first = fingerprint(host, edges.seen, pools.values(), edges.models, edges.sandbox)
         herald = Herald(spine, identity, first)
         choice, top = config.coordinator, config.proof.top_logprobs

@@ -79,7 +79,8 @@ def _idle(gates: Sequence[dict[str, Any]]) -> Iterable[str]:
 
 
 def _pool(pool: dict[str, Any]) -> tuple[str, ...]:
-    state = "ready" if pool["ready"] else f"not ready: {_sentence(pool.get('detail', ''))}"
+    detail = _sentence(pool.get("detail", ""))
+    state = ("ready" if pool["ready"] else "not ready") + (f": {detail}" if detail else "")
     names = (_word(pool[key]) for key in ("name", "model", "device", "engine"))
     return (*names, f"{pool['busy']}/{pool['slots']}", state)
 

@@ -101,6 +101,11 @@ class NodeConfig(Value):
         Meta(ge=0, le=86_400),
         says("Seconds that a drain lets running tasks finish before it hands them back."),
     ] = 300.0
+    breaker_failures: Annotated[
+        int,
+        Meta(ge=1, le=1000),
+        says("Tasks that fail in a row by this node's own fault before their pool takes none for a while."),
+    ] = 5
 
 
 class CoordinatorConfig(Value):

@@ -205,6 +205,15 @@ class NodeMoved:
     after: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerMoved:
+    """To be logged: a pool stopped itself, or tries again (core.breaker)."""
+
+    pool: str
+    state: str
+    detail: str
+
+
 Command = (
     ConfirmStart
     | Stage
@@ -217,4 +226,5 @@ Command = (
     | AttemptMoved
     | Closed
     | NodeMoved
+    | BreakerMoved
 )

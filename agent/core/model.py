@@ -109,6 +109,8 @@ class Reason(StrEnum):
     COORDINATOR_UNREACHABLE = "coordinator_unreachable"
     NOT_ENROLLED = "not_enrolled"
     NO_DEMAND = "no_demand"
+    TOO_MANY_FAILURES = "too_many_failures"
+    """Several tasks in a row failed by the node's own fault; it tries one again after a while."""
 
 
 class TaskKind(StrEnum):

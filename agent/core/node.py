@@ -7,13 +7,14 @@ events in and commands out, and keep nothing that could disagree with it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Any, assert_never
 
 from agent.core import admission, lease
 from agent.core import events as ev
 from agent.core.attempt import OCCUPIES_SLOT, Action, Attempt, Event
+from agent.core.breaker import Breaker, BreakerState
 from agent.core.fingerprint import Pool
 from agent.core.model import LeaseKey, Outcome, Reason, State
 from agent.core.status import Gate
@@ -22,6 +23,7 @@ from agent.core.wire import Credit, PoolLoad
 REMEMBERED_KEYS = 4096
 """Idempotency keys of recent offers, against replays. 4,096 × about 100 bytes; older ones the outbox knows."""
 REMEMBERED_ATTEMPTS = 64
+BREAKER_FAILURES = 5
 
 
 class NodeState(StrEnum):
@@ -38,25 +40,28 @@ class NodeState(StrEnum):
 class Node:
     """The pure core of the agent."""
 
-    def __init__(self, node_id: str) -> None:
+    def __init__(self, node_id: str, *, breaker_failures: int = BREAKER_FAILURES) -> None:
         self.node_id = node_id
         self.state = NodeState.STARTING
         self.attempts: dict[LeaseKey, Attempt] = {}
         self.closed: deque[Attempt] = deque(maxlen=REMEMBERED_ATTEMPTS)
         self.pools: dict[str, Pool] = {}
+        self.breakers: dict[str, Breaker] = {}
         self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self._gates: dict[Reason, str] = {}
         self._seen: dict[str, None] = {}
         self._drain_deadline: float | None = None
+        self._breaker_failures = breaker_failures
 
     # ------------------------------------------------------------------ what stages may ask
 
     def free(self, pool: str) -> int:
-        """Slots of a pool that no attempt holds; 0 unless it is ready."""
+        """Slots of a pool that may be filled; 0 unless it is ready, and while its breaker is open."""
         facts = self.pools.get(pool)
         if facts is None or not facts.ready:
             return 0
-        return max(0, facts.slots - self.busy(pool))
+        busy = self.busy(pool)
+        return self.breakers[pool].room(max(0, facts.slots - busy), busy)
 
     def busy(self, pool: str) -> int:
         """Slots of a pool that attempts hold."""
@@ -69,8 +74,11 @@ class Node:
             return None
         return Credit(pool=pool, model_digest=self.pools[pool].model_digest, count=count)
 
-    def gates(self) -> list[Gate]:
-        """Every reason why the node takes no work now, the most telling first; empty when it does."""
+    def gates(self, now: float | None = None) -> list[Gate]:
+        """Every reason why the node takes no work now, the most telling first; empty when it does.
+
+        With `now`, a gate that opens by itself tells how long that takes.
+        """
         found = [Gate(reason=reason, detail=detail) for reason, detail in self._gates.items()]
         match self.state:
             case NodeState.DRAINING | NodeState.DRAINED:
@@ -79,17 +87,20 @@ class Node:
                 found.insert(0, Gate(reason=Reason.PAUSED, detail="paused"))
             case NodeState.STARTING | NodeState.SERVING:
                 pass
-        return found + self._pool_gates()
+        return found + self._pool_gates(now)
 
-    def _pool_gates(self) -> list[Gate]:
+    def _pool_gates(self, now: float | None) -> list[Gate]:
         if not self.pools:
             return [Gate(reason=Reason.NO_POOL, detail="no pool is configured: add [[models]] and [[pools]]")]
-        if any(pool.ready for pool in self.pools.values()):
-            return []
-        return [
-            Gate(reason=Reason.POOL_NOT_READY, detail=f"{pool.name}: {pool.detail or 'the engine is starting'}")
-            for pool in self.pools.values()
-        ]
+        shut = [self._pool_gate(pool, now) for pool in self.pools.values()]
+        return [] if None in shut else [gate for gate in shut if gate is not None]
+
+    def _pool_gate(self, pool: Pool, now: float | None) -> Gate | None:
+        if not pool.ready:
+            return Gate(reason=Reason.POOL_NOT_READY, detail=f"{pool.name}: {pool.detail or 'the engine is starting'}")
+        if (breaker := self.breakers[pool.name]).state is BreakerState.OPEN:
+            return Gate(reason=Reason.TOO_MANY_FAILURES, detail=f"{pool.name}: {breaker.tell(now)}")
+        return None
 
     def held(self) -> tuple[LeaseKey, ...]:
         """Leases to renew with the next beat: of everything that is not closed."""
@@ -102,6 +113,7 @@ class Node:
     def next_deadline(self) -> float | None:
         """Monotonic time at which `Ticked` is due next."""
         times = [self._drain_deadline] if self._drain_deadline is not None else []
+        times += [breaker.retry_at for breaker in self.breakers.values() if breaker.retry_at is not None]
         for attempt in self.attempts.values():
             if attempt.state in OCCUPIES_SLOT:
                 times += [attempt.lease_deadline, attempt.task_deadline]
@@ -131,7 +143,7 @@ class Node:
             case ev.PauseAsked():
                 return self._pause()
             case ev.ResumeAsked():
-                return self._resume()
+                return self._resume(now)
             case ev.GateChanged():
                 return self._gate(event)
         assert_never(event)
@@ -143,7 +155,7 @@ class Node:
             pool = admission.place(offer.task, self.pools.values(), {name: self.free(name) for name in self.pools})
             if isinstance(pool, Pool):
                 return self._lease(event, pool, now)
-            no = pool
+            no = self._broken(offer.task.model_digest) or pool
         self.counts[Outcome.DECLINED] += 1
         return [ev.ReturnOffer(key=offer.key, reason=no.reason, detail=no.detail)]
 
@@ -156,6 +168,14 @@ class Node:
             return admission.No(reason=Reason.PAUSED, detail="the node is paused")
         for reason, detail in self._gates.items():
             return admission.No(reason=reason, detail=detail)
+        return None
+
+    def _broken(self, model_digest: str) -> admission.No | None:
+        """Why a model's pools take nothing, when it is that they failed too often."""
+        for pool in self.pools.values():
+            if pool.model_digest == model_digest and self.breakers[pool.name].state is not BreakerState.CLOSED:
+                detail = f"{pool.name}: {self.breakers[pool.name].tell()}"
+                return admission.No(reason=Reason.TOO_MANY_FAILURES, detail=detail)
         return None
 
     def _lease(self, event: ev.OfferArrived, pool: Pool, now: float) -> list[ev.Command]:
@@ -201,9 +221,20 @@ class Node:
         commands = [_command(action, attempt, product) for action in step.actions]
         if attempt.state is not before:
             commands.append(ev.AttemptMoved(attempt=attempt))
+        if (outcome := step.outcome) is not None:
+            commands += self._break(attempt.pool, lambda breaker: breaker.ended(outcome, attempt.reason, now), now)
         if attempt.state is State.CLOSED:
             commands += self._close(attempt)
         return commands + self._maybe_drained()
+
+    def _break(self, pool: str, act: Callable[[Breaker], None], now: float) -> list[ev.Command]:
+        """Do something to a pool's breaker, and tell when that moved it."""
+        breaker = self.breakers[pool]
+        before = breaker.state
+        act(breaker)
+        if breaker.state is before:
+            return []
+        return [ev.BreakerMoved(pool=pool, state=breaker.state.value, detail=breaker.tell(now))]
 
     def _close(self, attempt: Attempt) -> list[ev.Command]:
         del self.attempts[attempt.key]
@@ -237,12 +268,15 @@ class Node:
 
     def _pool_changed(self, event: ev.PoolChanged) -> list[ev.Command]:
         self.pools[event.pool.name] = event.pool
+        self.breakers.setdefault(event.pool.name, Breaker(self._breaker_failures))
         if self.state is NodeState.STARTING and event.pool.ready:
             return self._enter(NodeState.SERVING)
         return []
 
     def _tick(self, now: float) -> list[ev.Command]:
         commands: list[ev.Command] = []
+        for pool in self.breakers:
+            commands += self._break(pool, lambda breaker: breaker.tick(now), now)
         for attempt in list(self.attempts.values()):
             if attempt.state not in OCCUPIES_SLOT:
                 continue
@@ -275,12 +309,13 @@ class Node:
     def _pause(self) -> list[ev.Command]:
         return self._enter(NodeState.PAUSED) if self.state in (NodeState.STARTING, NodeState.SERVING) else []
 
-    def _resume(self) -> list[ev.Command]:
+    def _resume(self, now: float) -> list[ev.Command]:
+        commands = [command for pool in self.breakers for command in self._break(pool, Breaker.retry, now)]
         if self.state not in (NodeState.PAUSED, NodeState.DRAINING, NodeState.DRAINED):
-            return []
+            return commands
         self._drain_deadline = None
         ready = any(pool.ready for pool in self.pools.values())
-        return self._enter(NodeState.SERVING if ready else NodeState.STARTING)
+        return commands + self._enter(NodeState.SERVING if ready else NodeState.STARTING)
 
     def _enter(self, state: NodeState) -> list[ev.Command]:
         before, self.state = self.state, state

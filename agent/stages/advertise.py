@@ -63,7 +63,7 @@ class Advertise:
         clock, node = self._spine.clock, self._spine.node
         asked_at = clock.monotonic()
         fingerprint = self._news(asked_at)
-        gates = node.gates()
+        gates = node.gates(asked_at)
         beat = wire.Beat(
             held=node.held(),
             load=node.loads(),

@@ -66,7 +66,7 @@ class Overview:
             link=self._link_status(now),
             sandbox=self._sandbox(),
             why_idle=tuple(self._gates(now)),
-            pools=tuple(self._pools()),
+            pools=tuple(self._pools(now)),
             attempts=tuple(self._attempt(attempt, now) for attempt in node.attempts.values()),
             outbox_waiting=len(self._report.unsent),
             totals=self._totals(),
@@ -74,10 +74,12 @@ class Overview:
 
     def _gates(self, now: float) -> list[Gate]:
         """Every failing gate; when none fails and nothing runs, the coordinator simply has no work for us."""
-        gates = self._spine.node.gates()
-        answered = self._pulse.last_answer()
-        if answered is None or now - answered > SILENT_S:
-            detail = self._link.describe().get("last_fault", "") or "no answer yet"
+        gates = self._spine.node.gates(now)
+        answered, told = self._pulse.last_answer(), self._link.describe()
+        fault = told.get("last_fault", "")
+        shut_out = bool(fault) and told.get("state") != "open"  # it answers, but opens no session for this node
+        if answered is None or now - answered > SILENT_S or shut_out:
+            detail = fault or "no answer yet"
             gates.insert(0, Gate(reason=Reason.COORDINATOR_UNREACHABLE, detail=detail))
         if not gates and not self._spine.node.attempts:
             gates.append(Gate(reason=Reason.NO_DEMAND, detail="ready, and the coordinator has no task for these pools"))
@@ -104,7 +106,7 @@ class Overview:
             detail=facts.detail,
         )
 
-    def _pools(self) -> list[PoolStatus]:
+    def _pools(self, now: float) -> list[PoolStatus]:
         node = self._spine.node
         return [
             PoolStatus(
@@ -115,7 +117,7 @@ class Overview:
                 ready=pool.ready,
                 busy=node.busy(pool.name),
                 slots=pool.slots,
-                detail=pool.detail,
+                detail=pool.detail or node.breakers[pool.name].tell(now),
             )
             for pool in node.pools.values()
         ]

@@ -72,5 +72,7 @@ class Spine:
             case ev.NodeMoved(before=before, after=after):
                 self.moved = self.clock.monotonic()
                 self._log.info("node.moved", before=before, after=after)
+            case ev.BreakerMoved(pool=pool, state=state, detail=detail):
+                self._log.warning("breaker.moved", pool=pool, state=state, detail=detail or None)
             case _:
                 self._mailboxes[type(command)].put_nowait(command)
