@@ -56,7 +56,7 @@ def ask(path: Path, method: str, route: str) -> dict[str, Any]:
     return dict(body)
 
 
-_AS_ROOT = "Ask as root: sudo gpu-agent status"
+_AS_ROOT = "Ask as root, with sudo"
 
 
 def _unreachable(path: Path, fault: Exception) -> Unreachable:
