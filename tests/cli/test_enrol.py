@@ -82,4 +82,4 @@ async def test_an_unreachable_coordinator_is_told_so(tmp_path: Path, unused_tcp_
     url = f"http://127.0.0.1:{unused_tcp_port}"
     code, _, err = await gpu_agent("enrol", "--url", url, "--set", f"node.state_dir={tmp_path}", stdin=TOKEN)
     assert code == 69
-    assert "cannot be reached" in err
+    assert "failed (POST enrol)" in err

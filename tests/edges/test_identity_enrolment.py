@@ -129,7 +129,7 @@ async def test_a_spent_token_is_told_with_its_remedy(tmp_path: Path, serve: Serv
     assert "new token" in refused.value.remedy
 
 
-@pytest.mark.parametrize("status", [404, 500, 302])
+@pytest.mark.parametrize("status", [302, 404])
 async def test_a_server_that_is_no_coordinator_is_told_so(tmp_path: Path, serve: Serve, status: int):
     async def server(http: web.Request) -> web.Response:
         return web.Response(status=status, headers={"Location": "/elsewhere"}, text="no")
@@ -142,10 +142,10 @@ async def test_a_server_that_is_no_coordinator_is_told_so(tmp_path: Path, serve:
 
 async def test_an_endless_reply_is_cut_off(tmp_path: Path, serve: Serve):
     async def server(http: web.Request) -> web.Response:
-        return web.Response(body=b" " * (1 << 20))
+        return web.Response(body=b" " * (2 << 20))
 
     url = await serve(server)
-    with pytest.raises(LinkError, match="too long"):
+    with pytest.raises(LinkError, match="larger than"):
         await enrol(url, TOKEN, keys=open_key(tmp_path), state_dir=tmp_path)
 
 
@@ -159,7 +159,7 @@ async def test_plain_http_goes_to_this_machine_alone(tmp_path: Path):
 async def test_a_bad_url_is_told_before_anything_is_sent(tmp_path: Path, url: str):
     with pytest.raises(LinkError) as refused:
         await enrol(url, TOKEN, keys=open_key(tmp_path), state_dir=tmp_path)
-    assert refused.value.fault is LinkFault.BROKEN
+    assert refused.value.fault is LinkFault.INSECURE
 
 
 async def test_an_unreachable_coordinator_is_told_without_the_token(tmp_path: Path, serve: Serve, unused_tcp_port: int):
@@ -171,7 +171,7 @@ async def test_an_unreachable_coordinator_is_told_without_the_token(tmp_path: Pa
 
 async def test_a_ca_file_that_is_none_is_told(tmp_path: Path):
     (tmp_path / "ca.pem").write_text("nothing")
-    with pytest.raises(LinkError, match="no usable CA"):
+    with pytest.raises(LinkError, match="no CA certificate"):
         await enrol(
             "https://127.0.0.1:9", TOKEN, keys=open_key(tmp_path), state_dir=tmp_path, ca_file=tmp_path / "ca.pem"
         )

@@ -12,7 +12,7 @@ from agent.core.errors import LinkError, LinkFault
 from agent.core.text import plain
 from agent.edges.link.tls import Endpoint
 
-NETWORK_REMEDY = "Check coordinator.url, the network and that the coordinator runs; the agent goes on trying"
+NETWORK_REMEDY = "Check coordinator.url, the network and that the coordinator runs"
 TLS_REMEDY = "Check that coordinator.url names the coordinator, and that coordinator.ca_file is its CA"
 MAX_DETAIL = 300
 """Characters kept of a stranger's words."""
@@ -20,6 +20,7 @@ PEER_REMEDY = "Check that coordinator.url is a coordinator of a version that thi
 
 
 _REMEDIES = {
+    wire.RefusalCode.BAD_TOKEN: "Ask the coordinator's operator for a new token",
     wire.RefusalCode.UNKNOWN_NODE: "Enrol this node with that coordinator: `gpu-agent enrol` with a new token",
     wire.RefusalCode.BAD_SIGNATURE: "The coordinator knows another key of this node: restore node.key, or enrol again",
     wire.RefusalCode.FORBIDDEN: "Ask those who run the coordinator why this node is shut out",
