@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import structlog
@@ -19,6 +19,7 @@ from agent.core.errors import AgentError, ConfigError
 from agent.core.status import Status, headline
 from agent.edges.clock import SystemClock
 from agent.edges.control import ControlServer
+from agent.edges.engines.build import PoolBuilder, build_pools
 from agent.edges.host import Host
 from agent.edges.logs import configure
 from agent.edges.systemd import ServiceManager, keep_alive, keep_starting, watchdog_period_s
@@ -32,9 +33,10 @@ CRASHED = 70
 class Daemon:
     """One run of the agent. `reload` reads the configuration again and raises ConfigError when that is invalid."""
 
-    def __init__(self, config: Config, reload: Callable[[], Config]) -> None:
+    def __init__(self, config: Config, reload: Callable[[], Config], pools: PoolBuilder = build_pools) -> None:
         self._config = config
         self._read_again = reload
+        self._pools = pools
         self._clock = SystemClock()
         self._manager = ServiceManager.of_environment()
         self._log = structlog.get_logger("agent")
@@ -63,7 +65,7 @@ class Daemon:
 
     async def _started(self, stack: contextlib.AsyncExitStack) -> Parts | None:
         """All parts, or None when told to stop before: a large model or a coordinator that is down may take long."""
-        composer = Composer(self._config, self._name, self._clock, stack, self._verifying)
+        composer = Composer(self._config, self._name, self._clock, stack, self._verifying, self._pools)
         composing = asyncio.create_task(composer.compose(), name="compose")
         others = [
             asyncio.create_task(self._stop.wait()),

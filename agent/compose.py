@@ -14,7 +14,7 @@ from agent.core.fingerprint import Model, SandboxFacts
 from agent.core.gpu import GpuReport
 from agent.core.node import Node
 from agent.core.watchdog import Pulse
-from agent.edges.engines.build import build_pools
+from agent.edges.engines.build import PoolBuilder, build_pools
 from agent.edges.gpu.probe import NoGpuProbe, NvmlProbe
 from agent.edges.host import Host
 from agent.edges.identity import NodeIdentity
@@ -73,13 +73,20 @@ class Composer:
     """Builds one agent. What needs closing goes onto `stack`."""
 
     def __init__(
-        self, config: Config, name: str, clock: Clock, stack: contextlib.AsyncExitStack, progress: Progress
+        self,
+        config: Config,
+        name: str,
+        clock: Clock,
+        stack: contextlib.AsyncExitStack,
+        progress: Progress,
+        pools: PoolBuilder = build_pools,
     ) -> None:
         self._config = config
         self._name = name
         self._clock = clock
         self._stack = stack
         self._progress = progress
+        self._pools = pools
         self._rng = random.SystemRandom()
         self._probe: Probe | None = None
 
@@ -100,7 +107,7 @@ class Composer:
         sandbox = self._sandbox()
         facts = await sandbox.probe()
         uuids = [found.uuid for found in seen.gpus if found.fault is None]
-        built = await build_pools(config, sandbox, self._clock, gpus=uuids, progress=self._progress)
+        built = await self._pools(config, sandbox, self._clock, gpus=uuids, progress=self._progress)
         for model in built.models:
             _log.info("model.verified", model=model.name, digest=model.digest, bytes=model.bytes)
         transcripts = FileTranscripts(config.node.state_dir / "transcripts")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from agent.config import Config
 from agent.config.schema import EngineKind, ModelConfig, PoolConfig
@@ -31,6 +31,14 @@ class Built(NamedTuple):
 
     pools: tuple[EnginePool, ...]
     models: tuple[Model, ...]
+
+
+class PoolBuilder(Protocol):
+    """What `build_pools` does; another one may stand in for it."""
+
+    async def __call__(
+        self, config: Config, sandbox: Sandbox, clock: Clock, *, gpus: Sequence[str] = (), progress: Progress = ...
+    ) -> Built: ...
 
 
 def _silent(_name: str, _done: int, _total: int) -> None:

@@ -1,0 +1,1 @@
+"""What a task costs, measured beside what it is compared with: `make bench`."""
