@@ -20,6 +20,8 @@ from agent.stages.spine import Spine
 EMPTY_MIN_S = 1.0
 """A pull that brings nothing takes at least this long, whatever the coordinator does."""
 
+STRANGER = "Nothing of it was acted on. If the coordinator has a new key, enrol again; else somebody stands between"
+
 _decoder = msgspec.json.Decoder(wire.OfferBody)
 
 
@@ -75,7 +77,11 @@ class Pull:
             self._log.warning("pull.too_many_offers", asked=credit.count, offered=len(reply.offers))
         taken = [await self._consider(signed, asked_at) for signed in reply.offers]
         if taken and not any(taken) and self._spine.node.credit(credit.pool) is not None:
-            raise LinkError(LinkFault.BROKEN, "the coordinator offers nothing that this node can take")
+            raise LinkError(
+                LinkFault.BROKEN,
+                "the coordinator offers nothing that this node can take",
+                remedy="The lines before this one say why: tell those who run it. The agent goes on asking",
+            )
         if not taken:  # an empty answer should have been waited for; one that comes at once must not become a storm
             await self._spine.clock.sleep(asked_at + EMPTY_MIN_S - self._spine.clock.monotonic())
 
@@ -97,7 +103,7 @@ class Pull:
             payload = open_signed(wire.Role.OFFER, signed, self._identity.coordinator_key, self._identity.verify)
             return _decoder.decode(payload)
         except ProofError as error:
-            self._log.error("offer.refused", reason="bad_signature", detail=error.message)
+            self._log.error("offer.refused", reason="bad_signature", detail=f"{error.message}. {STRANGER}")
         except msgspec.MsgspecError as error:  # ValidationError and DecodeError: an unknown signed field is refused too
             self._log.error("offer.refused", reason="malformed_offer", detail=str(error))
         return None

@@ -89,6 +89,7 @@ class Mind:
         """Public keys by node id: who may say hello."""
         self.script: dict[type[wire.Up], list[Act]] = {}
         """Next answers, one a message; when they are used up the honest ones follow."""
+        self.coordinator_key = COORDINATOR_KEY
         self.session_ttl_s = 1800
         self.clock_lead_s = 0.0
         self.offers: tuple[Signed, ...] = ()
@@ -161,7 +162,7 @@ class Mind:
         key = self.nodes.get(hello.node_id)
         if key is None:
             return wire.Refusal(code=wire.RefusalCode.UNKNOWN_NODE, message=f"who is {hello.node_id}?")
-        digest = session_digest(hello.nonce, hello.node_id, COORDINATOR_KEY)
+        digest = session_digest(hello.nonce, hello.node_id, self.coordinator_key)
         if hello.nonce not in self._nonces or not verify(key, hello.signature, digest):
             return wire.Refusal(code=wire.RefusalCode.BAD_SIGNATURE, message="not signed over a fresh nonce")
         self._nonces.discard(hello.nonce)

@@ -311,6 +311,15 @@ async def test_beats_carry_what_is_held_and_obey_the_server_within_reason() -> N
         await rig.until(lambda: rig.herald.beat_s == 60.0)
 
 
+async def test_a_welcome_cannot_make_beats_a_storm_or_stop_them() -> None:
+    async with Rig() as rig:
+        for asked_s, kept_s in ((0.0, 0.5), (1e8, 60.0), (7.0, 7.0)):
+            rig.herald.welcomed(
+                wire.Welcome(session="s", session_ttl_s=60, proto=1, server_time=0, beat_s=asked_s, lease_s=40)
+            )
+            assert rig.herald.beat_s == kept_s
+
+
 async def test_directives_are_obeyed_and_unknown_ones_ignored() -> None:
     async with Rig() as rig:
         for kind, state in (("pause", NodeState.PAUSED), ("resume", NodeState.SERVING), ("drain", NodeState.DRAINED)):

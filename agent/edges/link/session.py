@@ -139,7 +139,7 @@ class Gate(Generic[S]):
         except LinkError as error:
             if self._closed and error.fault is LinkFault.UNREACHABLE:
                 raise closed() from error  # closing is what broke the connection
-            self.last_fault = error.message
+            self.last_fault = str(error)
             raise
 
     async def enter(self) -> S:
@@ -175,6 +175,8 @@ class Gate(Generic[S]):
 
     def _opened(self, task: asyncio.Task[S]) -> None:
         self._opening = None
-        if not task.cancelled() and task.exception() is None:
+        if task.cancelled():
+            return
+        if (fault := task.exception()) is None:
             self._current = task.result()
-            self.last_fault = ""
+        self.last_fault = str(fault or "")
