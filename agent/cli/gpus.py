@@ -66,7 +66,7 @@ def _page(report: GpuReport) -> Iterator[str]:
     if not report.gpus:
         found = "the NVIDIA driver cannot be read" if _is_broken(report) else "no NVIDIA GPU"
         yield f"{found}: CPU pool only"
-        yield from textwrap.wrap(report.detail, _WIDTH, initial_indent="  ", subsequent_indent="  ")
+        yield from _wrapped(report.detail, "  ")
         return
     yield f"driver {report.driver or NOTHING} · CUDA {report.cuda or NOTHING}"
     yield ""
@@ -126,7 +126,12 @@ def _section(title: str, lines: Sequence[str]) -> Iterator[str]:
         yield ""
         yield f"{title}:"
     for line in lines:
-        yield from textwrap.wrap(line, _WIDTH, initial_indent="  ", subsequent_indent="     ")
+        yield from _wrapped(line, "     ")
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    """Broken between words alone: a command in it must stay whole to be copied."""
+    return textwrap.wrap(text, _WIDTH, initial_indent="  ", subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _slices(report: GpuReport) -> Iterator[str]:

@@ -69,6 +69,30 @@ def test_a_lost_gpu_is_named_below_the_table(place, gpus) -> None:
     assert "3  gpu lost: The GPU has fallen off the bus. Reboot" in page
 
 
+@pytest.mark.parametrize(
+    ("scenario", "at_s", "status", "words"),
+    [
+        ("h200x8", 0, 0, "7 NVIDIA H200"),
+        ("wsl", 0, 0, "driver "),
+        ("old_driver", 0, 0, "driver "),
+        ("not_loaded", 0, 0, "no NVIDIA GPU: CPU pool only"),
+        ("denied", 0, 1, "group `video`"),
+        ("needs_reset", 5, 1, "nvidia-smi --gpu-reset"),
+        ("crash", 5, 1, "crashed the probe process"),
+        ("hang", 5, 1, "has not answered for 2 s"),
+    ],
+)
+def test_every_kind_of_machine_has_its_words_and_status(
+    place, gpus, scenario: str, at_s: float, status: int, words: str
+) -> None:
+    driver = place(scenario)
+    driver.at(at_s)
+
+    told, page = gpus(driver.library)
+
+    assert (told, words in " ".join(page.split())) == (status, True), page
+
+
 def test_slices_are_listed(place, gpus) -> None:
     assert "0  NVIDIA H200 MIG 3g.71gb  70.9 GiB  MIG-0f0e0000" in gpus(place("mig").library)[1]
 
