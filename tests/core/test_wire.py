@@ -129,8 +129,8 @@ def test_a_frame_with_bytes_replaced_raises_nothing_but_decode_errors(
     [
         b"[" * 1_000_000,
         b'{"a":' * 200_000,
-        b'{"msg":{"type":"ack","x":' + b'{"a":' * 5000 + b"1" + b"}" * 5000 + b"}}",
-        b'{"x":' + b"[" * 5000 + b"]" * 5000 + b',"seq":1,"re":1,"msg":{"type":"ack"}}',
+        b'{"msg":{"type":"ack","x":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}}",
+        b'{"x":' + b"[" * 400_000 + b"]" * 400_000 + b',"seq":1,"re":1,"msg":{"type":"ack"}}',
     ],
     ids=["arrays", "objects", "an ignored field within", "an ignored field before"],
 )
