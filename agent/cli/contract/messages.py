@@ -69,6 +69,9 @@ NUMBER: Schema = {"type": "integer", "minimum": 0, "maximum": (1 << 53) - 1}
 
 def _annotate(schema: Schema, kind: type) -> None:
     """Move the words under each field of the class into the schema."""
+    if "description" in schema:
+        # A docstring keeps the source's indentation up to Python 3.12 only.
+        schema["description"] = inspect.cleandoc(schema["description"])
     words = dict(_field_words(kind))
     for name, property_schema in schema.get("properties", {}).items():
         if name in words:

@@ -32,6 +32,7 @@ from agent.edges.engines.openai import Patience
 from agent.edges.models.demo import CHAT_TEMPLATE
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.ports import EngineOutput, Finished, Limits, Piece, Vectors
+from tests.sandboxes import require_sandbox
 
 LIMIT_S = 30.0
 CHAT_PAGE = Path(__file__).parent / "question-answer.txt"
@@ -93,6 +94,7 @@ Start = Callable[..., Watched]
 
 @pytest_asyncio.fixture
 async def start(tiny_model: Path, short_dir: Path) -> AsyncIterator[Start]:
+    await asyncio.to_thread(require_sandbox)
     started: list[Watched] = []
 
     async def measured() -> EngineFacts:
