@@ -26,6 +26,8 @@ from agent.edges.systemd import ServiceManager, keep_alive, keep_starting, watch
 from agent.stages.overview import Overview
 
 STATUS_EVERY_S = 5.0
+ABANDONED = 75
+"""EX_TEMPFAIL: stopped as asked, but a task was neither finished nor handed back; the log names it."""
 CRASHED = 70
 """EX_SOFTWARE of sysexits(3): a fault of the agent itself."""
 
@@ -93,7 +95,7 @@ class Daemon:
                 self._manager.ready(headline(parts.overview.status()))
                 self._log.info("agent.ready", node=parts.spine.node.node_id)
                 await self._stop.wait()
-                await self._leave(parts)
+                status = await self._leave(parts)
                 for task in running:
                     task.cancel()
         except BaseExceptionGroup as faults:
@@ -102,13 +104,13 @@ class Daemon:
                 self._log.critical("agent.crashed", exc_info=bugs)
                 return CRASHED
             raise _first(expected or faults) from faults
-        return 0
+        return status
 
-    async def _leave(self, parts: Parts) -> None:
+    async def _leave(self, parts: Parts) -> int:
         limit_s = self._config.node.drain_limit_s
         self._manager.stopping(headline(parts.overview.status()))
         self._manager.extend_timeout(limit_s + 60.0)
-        await parts.drain.leave(limit_s, self._abort)
+        return 0 if await parts.drain.leave(limit_s, self._abort) else ABANDONED
 
     def _manager_loops(self, parts: Parts) -> list[Coroutine[Any, Any, None]]:
         if not self._manager.present:

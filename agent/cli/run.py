@@ -14,7 +14,9 @@ from agent.cli.options import config_sources
 @click.command(help="Run the node until SIGTERM (drains) or SIGQUIT (aborts).")
 @config_sources
 def command(config_file: Path | None, overrides: tuple[str, ...]) -> int:
-    """Exit status: 0 stopped as asked, 70 a fault of the agent, else the class of what kept it from starting."""
+    """Exit status: 0 stopped as asked, 75 the same but a task was abandoned, 70 a fault of the agent, else the class
+    of what kept it from starting.
+    """
     from agent.app import Daemon
     from agent.config import Config, load
     from agent.edges.logs import configure

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from agent.core import events as ev
 from agent.core import wire
 from agent.core.errors import LinkError
-from agent.core.model import Reason, State
+from agent.core.model import Outcome, Reason, State
 from agent.core.node import NodeState
 from agent.ports import Link
 from agent.stages.pull import Pull
@@ -34,8 +34,12 @@ class Drain:
         self._link = link
         self._log = structlog.get_logger("drain")
 
-    async def leave(self, limit_s: float, abort: asyncio.Event) -> None:
-        """Returns when nothing of ours is lost by exiting, at the latest `limit_s` and some grace from now."""
+    async def leave(self, limit_s: float, abort: asyncio.Event) -> bool:
+        """Returns when nothing of ours is lost by exiting, at the latest `limit_s` and some grace from now.
+
+        False when something was left that is neither handed back nor in the outbox: its lease runs out.
+        """
+        before = dict(self._spine.node.counts)
         self._log.info("drain.began", limit_s=limit_s, running=len(self._spine.node.attempts))
         self._spine.feed(ev.DrainAsked(limit_s=0.0 if abort.is_set() else limit_s))
         if not await self._durable(limit_s + HAND_BACK_GRACE_S, abort):
@@ -45,8 +49,21 @@ class Drain:
             RECEIPT_GRACE_S, lambda: not self._report.unsent and self._spine.node.state is NodeState.DRAINED
         )
         await self._bye()
-        left = [attempt.key.task_id for attempt in self._spine.node.attempts.values()]
-        self._log.info("drain.ended", undelivered=len(self._report.unsent), open=left or None)
+        return self._told(before)
+
+    def _told(self, before: Mapping[Outcome, int]) -> bool:
+        """Say what became of everything."""
+        counts, unsent = self._spine.node.counts, self._report.unsent
+        kept = (a for a in self._spine.node.attempts.values() if a.offer.idem_key not in unsent)
+        abandoned = [attempt.key.task_id for attempt in kept]
+        self._log.info(
+            "drain.ended",
+            finished=counts[Outcome.SUCCEEDED] - before[Outcome.SUCCEEDED],
+            handed_back=counts[Outcome.HANDED_BACK] - before[Outcome.HANDED_BACK],
+            undelivered=len(unsent),
+            abandoned=abandoned or None,
+        )
+        return not abandoned
 
     async def _durable(self, limit_s: float, abort: asyncio.Event) -> bool:
         """Wait until nothing computes and every outcome is in the outbox; False when aborted or out of time."""

@@ -124,8 +124,11 @@ class World:
         self.home = home
         self.agents: list[AgentProcess] = []
 
-    async def agent(self, pools: str, *, name: str = "node", start: bool = True, **node: Any) -> AgentProcess:
-        agent = AgentProcess(self.home / name, pools, url=self.url, token=self._token(), **node)
+    async def agent(
+        self, pools: str, *, name: str = "node", start: bool = True, url: str = "", **node: Any
+    ) -> AgentProcess:
+        """`url`: another way to the coordinator."""
+        agent = AgentProcess(self.home / name, pools, url=url or self.url, token=self._token(), **node)
         self.agents.append(agent)
         if start:
             await agent.start()
@@ -149,11 +152,19 @@ class World:
                     raise AssertionError(f"the agent ended:\n{agent.story()}")
                 await asyncio.sleep(0.05)
 
-    async def ask(self, model: str, asked: TaskInput | str = "hi", *, max_tokens: int = 16, **sampling: Any) -> str:
+    async def ask(
+        self,
+        model: str,
+        asked: TaskInput | str = "hi",
+        *,
+        max_tokens: int = 16,
+        deadline_s: float | None = None,
+        **sampling: Any,
+    ) -> str:
         if isinstance(asked, str):
             asked = ChatInput(messages=(Message(role="user", content=asked),))
         options = SamplingAsked(**{"min_p_micros": 0, **sampling})
-        return await self.requester.submit(model, asked, max_tokens=max_tokens, sampling=options)
+        return await self.requester.submit(model, asked, max_tokens=max_tokens, sampling=options, deadline_s=deadline_s)
 
 
 def external(url: str, *, slots: int = 2) -> str:
