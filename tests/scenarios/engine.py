@@ -22,10 +22,18 @@ class HeldEngine:
         self.finished = 0
         self.broken = 0
         """Streams that the agent closed before their end."""
+        self.garbage = b""
+        """Sent in place of an answer, when set."""
         self.url = ""
+        self._port = 0
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> HeldEngine:
+        await self.start()
+        return self
+
+    async def start(self) -> None:
+        """Listen; the second time on the same port."""
         app = web.Application()
         app.add_routes(
             [
@@ -36,14 +44,19 @@ class HeldEngine:
         )
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-        return self
+        await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
+        self._port = self._runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self._port}"
 
     async def __aexit__(self, *_exc: object) -> None:
-        assert self._runner is not None
         self.open.set()
-        await self._runner.cleanup()
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Die: break every stream and listen no more."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response()
@@ -56,6 +69,9 @@ class HeldEngine:
         canary = asked["max_tokens"] == 1
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
+        if self.garbage:
+            await response.write(self.garbage)
+            return response
         self.running += 1
         done = False
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable
@@ -69,6 +70,7 @@ class ExternalPool:
         self._tempo = tempo or ExternalTempo()
         self._rand = rand
         self._client: OpenAIClient | None = None
+        self._doubted = asyncio.Event()
         self._changed: Callable[[], None] = lambda: None
         self._facts = Pool(
             name=settings.name,
@@ -112,9 +114,19 @@ class ExternalPool:
         client = self._client
         if client is None or not self._facts.ready:
             raise EngineError(Reason.ENGINE_UNAVAILABLE, f"the engine is not ready: {self._facts.detail}")
-        async with contextlib.aclosing(client.generate(task)) as outputs:
-            async for output in outputs:
-                yield output
+        try:
+            async with contextlib.aclosing(client.generate(task)) as outputs:
+                async for output in outputs:
+                    yield output
+        except EngineError as fault:
+            if fault.reason is Reason.ENGINE_UNAVAILABLE and self._client is client:
+                self._doubt(str(fault))
+            raise
+
+    def _doubt(self, detail: str) -> None:
+        """Take no further task until the engine has answered again: each would lose an attempt on a dead one."""
+        self._doubted.set()
+        self._tell(ready=False, detail=f"a task met a fault, asking the engine: {detail}")
 
     async def _serve(self) -> bool:
         """Until it stops answering; returns True then. Raises EngineError when it never was ready."""
@@ -124,6 +136,7 @@ class ExternalPool:
             version = await client.version()
             engine = f"{self._settings.profile.name} {version}".rstrip()
             await client.canary(self._facts.kinds)
+            self._doubted.clear()
             self._client, self._facts = client, msgspec.structs.replace(self._facts, engine=engine)
             self._tell(ready=True, detail="")
             await self._watch(client)
@@ -133,10 +146,31 @@ class ExternalPool:
         return True
 
     async def _watch(self, client: OpenAIClient) -> None:
+        """Until it misses several checks, or the one that follows a task's fault."""
         misses = 0
         while misses < self._tempo.misses:
-            await self._clock.sleep(self._tempo.check_every_s)
-            misses = 0 if await client.healthy(self._tempo.check_s) else misses + 1
+            doubted = await self._until_check()
+            if not await client.healthy(self._tempo.check_s):
+                misses = self._tempo.misses if doubted else misses + 1
+                continue
+            misses = 0
+            if not self._facts.ready:
+                self._tell(ready=True, detail="")
+
+    async def _until_check(self) -> bool:
+        """Wait for the next check; True when a task's fault brought it forward."""
+        waits = {
+            asyncio.ensure_future(self._clock.sleep(self._tempo.check_every_s)),
+            asyncio.ensure_future(self._doubted.wait()),
+        }
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        doubted = self._doubted.is_set()
+        self._doubted.clear()
+        return doubted
 
     def _connect(self) -> OpenAIClient:
         settings, on_socket = self._settings, self._settings.url.startswith(_UNIX)

@@ -1,0 +1,92 @@
+"""A disk that is full, for real: the state directory is a small tmpfs, which only root can mount."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.devnet.core.records import TaskState
+from tests.scenarios.engine import HeldEngine
+from tests.scenarios.world import AgentProcess, World, external
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a tmpfs")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The state directory of the node `node`: 2 MiB and no more."""
+    state = tmp_path / "node" / "state"
+    state.mkdir(parents=True, mode=0o700)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs", str(state)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    yield state
+    subprocess.run(["umount", "--lazy", str(state)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Take every byte that is left; returns the file that does."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"\0" * 4096):
+            pass
+    return filler
+
+
+async def gates(agent: AgentProcess) -> list[str]:
+    status, told = await agent.verb("status", "--json")
+    assert status == 0
+    return [gate["reason"] for gate in json.loads(told)["why_idle"]]
+
+
+async def test_what_was_computed_waits_for_room_and_is_then_delivered(
+    world: World, engine: HeldEngine, small_disk: Path
+) -> None:
+    agent = await world.agent(external(engine.url))
+    node = await world.ready(agent)
+    assert node.fingerprint is not None
+    model = node.fingerprint.pools[0].model_digest
+    await world.requester.result(await world.ask(model))
+    engine.open.clear()
+    task = await world.ask(model)
+    await engine.asked.acquire()
+    await engine.asked.acquire()
+    filler = fill(small_disk)
+    engine.open.set()
+    line = await agent.saw("storage.unwritable", full=True)
+    assert "Free space" in line["detail"]
+    assert "storage_full" in await gates(agent)
+    _, screen = await agent.verb("status")
+    assert "Free space on that disk" in " ".join(screen.split())
+    filler.unlink()
+    await agent.saw("storage.writable")
+    view = await world.requester.result(task)
+    assert (view.state, view.attempt) == (TaskState.SETTLED, 1)
+    await agent.saw("result.receipted", task=task)
+    assert "storage_full" not in await gates(agent)
+    await world.requester.result(await world.ask(model))
+    assert len(agent.events("storage.unwritable")) <= 2
+    assert engine.finished == 3
+
+
+async def test_an_agent_that_cannot_start_for_want_of_room_says_so(
+    world: World, engine: HeldEngine, small_disk: Path
+) -> None:
+    filler = fill(small_disk)
+    agent = await world.agent(external(engine.url), start=False)
+    status, told = await agent.verb("run")
+    assert (status != 0, "No space left" in told, "Traceback" in told) == (True, True, False), told
+    filler.unlink()
+    await agent.start()
+    await world.ready(agent)
