@@ -105,9 +105,10 @@ def directory(id: str, path: str, *, purpose: str, fault: str, mode: int) -> Fin
     )
 
 
-def key_file(path: str, *, present: bool, fault: str, mode: int) -> Finding:
-    """The node's private key. Absent is fine before enrolment: it is made then."""
-    exposed = present and bool(mode & 0o077)
+def key_file(path: str, *, present: bool, fault: str, mode: int, credential: bool = False) -> Finding:
+    """The node's private key. Absent is fine before enrolment: it is made then. systemd guards a `credential` by an
+    access list since version 254, which shows as bits of the group."""
+    exposed = present and bool(mode & (0o007 if credential else 0o077))
     return _found(
         "key.mode",
         _unless(not fault and not exposed),

@@ -140,6 +140,17 @@ def test_the_key_file_must_be_private(tmp_path: Path, mode: int, severity: Sever
     assert machine.key_file(key).severity is severity
 
 
+@pytest.mark.parametrize(("mode", "severity"), [(0o440, Severity.OK), (0o444, Severity.FAIL)])
+def test_a_credential_that_systemd_guards_by_an_access_list_is_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, severity: Severity
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    key = tmp_path / "node.key"
+    key.touch()
+    key.chmod(mode)
+    assert machine.key_file(key).severity is severity
+
+
 def test_an_engine_that_is_not_there_is_noticed(tmp_path: Path) -> None:
     pool = PoolConfig(name="main", model="m", binary=str(tmp_path / "llama-server"))
     assert engines.engine(pool).severity is Severity.FAIL

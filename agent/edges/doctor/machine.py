@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -68,7 +69,9 @@ def key_file(path: Path) -> Finding:
         return judge.key_file(str(path), present=False, fault="", mode=0)
     except OSError as fault:
         return judge.key_file(str(path), present=False, fault=f"{path}: {fault.strerror}", mode=0)
-    return judge.key_file(str(path), present=True, fault="", mode=facts.st_mode & 0o777)
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    credential = directory is not None and path.parent == Path(directory)
+    return judge.key_file(str(path), present=True, fault="", mode=facts.st_mode & 0o777, credential=credential)
 
 
 def disk(path: Path) -> Finding:
