@@ -191,7 +191,10 @@ class Daemon:
     @property
     def _running(self) -> Parts:
         if self._parts is None:
-            raise AgentError("the agent is still starting")
+            raise AgentError(
+                "the agent is still starting",
+                remedy="Its log says what it waits for: a coordinator to enrol with, a large model to verify, a driver",
+            )
         return self._parts
 
 

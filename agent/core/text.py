@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 # ECMA-48: string sequences (OSC, DCS, SOS, PM, APC) end in BEL or ST; CSI ends in a final byte; the rest are two
@@ -32,3 +33,12 @@ def plain(text: str | bytes, limit: int) -> str:
     if len(text) <= limit:
         return text
     return text[: max(limit - 1, 0)] + "…" if limit > 0 else ""
+
+
+def cause(error: BaseException) -> str:
+    """Why the network or the system said no: `Connection refused`, not how a library spells it."""
+    error = getattr(error, "os_error", error)  # aiohttp wraps what the system said
+    # Errors of name resolution and TLS are OSErrors too, but with numbers of their own.
+    if isinstance(error, OSError) and type(error).__module__ == "builtins" and error.errno:
+        return os.strerror(error.errno)
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,10 +1,14 @@
 """Text of others is safe to print."""
 
+import errno
+import socket
+import ssl
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.text import plain
+from agent.core.text import cause, plain
 
 
 @pytest.mark.parametrize(
@@ -44,3 +48,17 @@ def test_whatever_comes_in_what_goes_out_is_short_and_printable(raw, limit):
     assert all(c in "\t\n" or ord(c) >= 32 for c in shown)
     assert not any(0x7F <= ord(c) <= 0x9F for c in shown)
     shown.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 1)"), "Connection refused"),
+        (OSError("Multiple exceptions: …"), "Multiple exceptions: …"),
+        (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+        (ssl.SSLError(1, "wrong version number"), "wrong version number"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_a_cause_is_told_as_the_system_spells_it(error: Exception, words: str) -> None:
+    assert cause(error) == words

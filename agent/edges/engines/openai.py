@@ -25,7 +25,7 @@ from agent.core.model import (
     TaskSpec,
     Value,
 )
-from agent.core.text import plain
+from agent.core.text import cause, plain
 from agent.ports import EngineOutput, Finished, Piece, Vectors
 
 _MAX_REPLY_BYTES = 4 << 20
@@ -273,7 +273,7 @@ def _classified() -> Iterator[None]:
         raise garbage(f"not HTTP as we know it ({plain(str(fault), 120)})") from fault
     except (aiohttp.ClientError, OSError) as fault:
         raise EngineError(
-            Reason.ENGINE_UNAVAILABLE, f"no connection to the engine: {plain(str(fault), 200)}"
+            Reason.ENGINE_UNAVAILABLE, f"no connection to the engine: {plain(cause(fault), 200)}"
         ) from fault
 
 

@@ -9,7 +9,7 @@ import aiohttp
 
 from agent.core import wire
 from agent.core.errors import LinkError, LinkFault
-from agent.core.text import plain
+from agent.core.text import cause, plain
 from agent.edges.link.tls import Endpoint
 
 NETWORK_REMEDY = "Check coordinator.url, the network and that the coordinator runs"
@@ -43,7 +43,7 @@ def classified(endpoint: Endpoint, what: str) -> Iterator[None]:
     except TimeoutError as error:
         raise unreachable(f"{endpoint.name} did not answer in time ({what})") from error
     except (aiohttp.ClientError, OSError) as error:
-        detail = plain(str(error), MAX_DETAIL) or type(error).__name__
+        detail = plain(cause(error), MAX_DETAIL)
         raise unreachable(f"the connection to {endpoint.name} failed ({what}): {detail}") from error
 
 
