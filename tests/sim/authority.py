@@ -1,0 +1,155 @@
+"""The coordinator's process: the real core, desk, reception and sessions, over a disk that survives it."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from agent.core import wire
+from agent.core.errors import StorageError
+from agent.core.model import Value
+from agent.devnet.core import leasing
+from agent.devnet.core.book import Book
+from agent.devnet.core.effects import Decision
+from agent.devnet.core.restoring import restore
+from agent.devnet.core.rules import Instant, Refused, Rules
+from agent.devnet.desk import Desk
+from agent.devnet.reception import Reception, read_frame
+from agent.devnet.sessions import Sessions
+from tests.sim.clock import SimClock
+from tests.sim.disk import SimStore, StoreDisk
+from tests.sim.keys import key_of, sign, verify
+from tests.sim.loop import Owner
+from tests.sim.network import Request
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+KEY = key_of("coordinator")
+SWEEP_S = 0.25
+SESSION_S = 300.0
+
+
+class NoBlobs:
+    """All outputs of the simulation go inline."""
+
+    def size_of(self, blob: str | None) -> int | None:
+        return None
+
+    def adopt(self, blob: str) -> None:
+        raise AssertionError(blob)
+
+
+class WatchedDesk(Desk):
+    """Shows every decision to the truth before it is carried out."""
+
+    truth: Any = None
+
+    def begin(self, decision: Decision[Any]) -> Any:
+        self.truth.decided(decision)
+        return super().begin(decision)
+
+
+class Authority:
+    """One coordinator, through all its lives."""
+
+    def __init__(self, world: World, disk: StoreDisk, rules: Rules, chance: random.Random) -> None:
+        self._world, self.disk, self._rules, self._chance = world, disk, rules, chance
+        self._lives = 0
+        self.owner: Owner
+        self.alive = False
+        self._receipts: dict[int, list[wire.Receipt]] = {}
+
+    def start(self) -> None:
+        """A new process that has nothing but the disk, with a monotonic clock of its own."""
+        self._lives += 1
+        self.alive = True
+        world = self._world
+        self.owner = Owner(world.loop, f"c.{self._lives}")
+        self.clock = SimClock(world.loop, offset=float(self._chance.randrange(10, 10_000)))
+        self.store = SimStore(self.disk, self._chance, self._broken)
+        self.book = Book(self._rules, KEY, partial(sign, KEY), verify)
+        restore(self.book, Instant(self.clock.monotonic(), int(self.clock.wall())), self.disk.remembered())
+        self.desk = WatchedDesk(self.book, self.store, NoBlobs(), self.clock)  # type: ignore[arg-type]
+        self.desk.truth = world.truth
+        self.sessions = Sessions(SESSION_S, 60.0, self._chance.randbytes)
+        self.reception = Reception(self.desk, self.sessions, self.clock)
+        self._lines: dict[str, Any] = {}
+        self.owner.spawn(self._sweep(), "sweep")
+        world.note(f"coordinator started, life {self._lives}")
+
+    def crash(self) -> None:
+        """kill -9."""
+        if self.alive:
+            self.alive = False
+            self.owner.kill()
+            self.store.crash()
+            self._world.note("coordinator crashed")
+
+    def receive(self, request: Request) -> None:
+        """A message arrived at this machine."""
+        request.served.append(self.owner.spawn(self._serve(request), request.route))
+
+    async def _sweep(self) -> None:
+        while True:
+            await self.clock.sleep(SWEEP_S)
+            try:
+                self.desk.begin(leasing.sweep(self.book, self.desk.when()))
+            except Refused:
+                return
+
+    def _broken(self, fault: StorageError) -> None:
+        self.desk.broken(fault)
+        self._world.note("coordinator cannot write")
+
+    async def _serve(self, request: Request) -> None:
+        try:
+            reply = await self._answer(request)
+        except Refused as error:
+            reply = wire.DownFrame(
+                msg=wire.Refusal(code=error.code, message=error.message, retry_after_s=error.retry_after_s)
+            )
+        except Exception as error:  # whatever it is, it is a fault of the coordinator
+            self._world.truth.violated("coordinator fault", f"{request.route}: {error!r}")
+            raise
+        if request.route != "chunk":
+            self._world.network.reply(request, wire.encode(reply))
+
+    async def _answer(self, request: Request) -> wire.DownFrame:
+        if request.route == "nonce":
+            return wire.DownFrame(msg=self.reception.nonce())
+        frame = read_frame(request.raw)
+        if request.route == "hello":
+            return wire.DownFrame(msg=await self._hello(request, frame), re=0)
+        session = self.sessions.find(self.clock.monotonic(), request.token)
+        reply: Value = await self.reception.answer(session, frame)
+        if isinstance(reply, wire.Offers):
+            assert isinstance(frame.msg, wire.Pull)
+            self._world.truth.offered(request.node, frame.msg, reply)
+        elif isinstance(reply, wire.Receipt):
+            reply = self._confused(request.node, reply)
+        return wire.DownFrame(msg=reply, re=frame.seq)  # type: ignore[arg-type]
+
+    async def _hello(self, request: Request, frame: wire.UpFrame) -> wire.Welcome:
+        assert isinstance(frame.msg, wire.Hello)
+        truth, node_id = self._world.truth, frame.msg.node_id
+        truth.greeted = frame.msg.nonce
+        try:
+            welcome, _ = await self.reception.hello(frame)
+        finally:
+            truth.greeted = ""
+        if (old := self._lines.pop(node_id, None)) is not None:
+            self.desk.disconnect(node_id, old)
+        mailbox = self._world.machines[request.node].link.mailbox
+        self._lines[node_id] = line = lambda push: self._world.network.push(request.node, push, mailbox)
+        self.desk.connect(node_id, line)
+        return welcome
+
+    def _confused(self, node: int, receipt: wire.Receipt) -> wire.Receipt:
+        """Sometimes a receipt that was meant for another result of the same node."""
+        known = self._receipts.setdefault(node, [])
+        known.append(receipt)
+        if self._chance.random() < self._world.noise.confuse:
+            return self._chance.choice(known)
+        return receipt

@@ -1,0 +1,196 @@
+"""Disks that survive their process: a node's outbox and transcripts, and the coordinator's store.
+
+A write takes time. Until it is acknowledged a crash may lose it or keep it, whole: both are transactions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agent.core import wire
+from agent.core.errors import StorageError
+from agent.core.model import LeaseKey, Signed
+from agent.devnet.core import effects as e
+from agent.devnet.core.records import Demand, LedgerLine, NodeRecord, Progress, Settlement
+from agent.devnet.core.restoring import Remembered
+from agent.ports import OutboxRow
+
+if TYPE_CHECKING:
+    from tests.sim.truth import Truth
+
+
+@dataclass(slots=True)
+class NodeDisk:
+    """What a node has written down."""
+
+    rows: dict[str, OutboxRow] = field(default_factory=dict)
+    ledger: dict[str, wire.ReceiptBody] = field(default_factory=dict)
+    transcripts: dict[LeaseKey, bytes] = field(default_factory=dict)
+    full: bool = False
+    write_s: float = 0.004
+    faulted_at: float = float("-inf")
+    """When a write last failed."""
+
+
+class SimOutbox:
+    """Implements ports.Outbox over a NodeDisk, for one life of the node."""
+
+    def __init__(self, disk: NodeDisk, node: int, truth: Truth, chance: random.Random) -> None:
+        self._disk, self._node, self._truth, self._chance = disk, node, truth, chance
+
+    async def put(self, row: OutboxRow) -> None:
+        await self._write()
+        if row.idem_key not in self._disk.rows and row.idem_key not in self._disk.ledger:
+            self._disk.rows[row.idem_key] = row
+        await self._acknowledged()
+        self._truth.stored(self._node, row)
+
+    async def pending(self, limit: int) -> Sequence[OutboxRow]:
+        await asyncio.sleep(self._chance.random() * 0.001)
+        return list(self._disk.rows.values())[:limit]
+
+    async def settle(self, idem_key: str, receipt: Signed, body: wire.ReceiptBody) -> None:
+        await self._write()
+        if idem_key in self._disk.rows:
+            row = self._disk.rows.pop(idem_key)
+            self._disk.ledger[idem_key] = body
+            self._truth.settled(self._node, row, body)
+        await self._acknowledged()
+
+    async def settled(self, idem_key: str) -> bool:
+        await asyncio.sleep(self._chance.random() * 0.001)
+        return idem_key in self._disk.rows or idem_key in self._disk.ledger
+
+    async def _write(self) -> None:
+        await asyncio.sleep(self._disk.write_s * self._chance.random())
+        _room(self._disk)
+
+    async def _acknowledged(self) -> None:
+        """A crash between the write and its acknowledgement is the last write that may or may not be there."""
+        await asyncio.sleep(self._disk.write_s * self._chance.random())
+
+
+class SimTranscripts:
+    """Implements ports.Transcripts over a NodeDisk."""
+
+    def __init__(self, disk: NodeDisk, chance: random.Random) -> None:
+        self._disk, self._chance = disk, chance
+
+    async def keep(self, key: LeaseKey, transcript: bytes, until: float) -> None:
+        await asyncio.sleep(self._disk.write_s * self._chance.random())
+        _room(self._disk)
+        self._disk.transcripts[key] = transcript
+
+    async def sweep(self, now: float) -> int:
+        return 0
+
+
+def _room(disk: NodeDisk) -> None:
+    if disk.full:
+        disk.faulted_at = asyncio.get_running_loop().time()
+        raise StorageError("no space left", full=True, remedy="Make room")
+
+
+class StoreDisk:
+    """What the coordinator has written down; every write is looked at by `truth`."""
+
+    def __init__(self, truth: Truth) -> None:
+        self._truth = truth
+        self.fence = 0
+        self.demands: dict[str, Demand] = {}
+        self.progress: dict[str, Progress] = {}
+        self.settlements: dict[str, Settlement] = {}
+        self.ledger: list[LedgerLine] = []
+        self.nodes: dict[str, NodeRecord] = {}
+        self.write_s = 0.004
+        self.fails = False
+
+    def apply(self, writes: Iterable[e.Write]) -> None:
+        """One transaction."""
+        for write in writes:
+            match write:
+                case e.SaveDemand(demand=demand):
+                    self.demands[demand.spec.task_id] = demand
+                case e.SaveProgress(task_id=task_id, fence=fence, progress=progress):
+                    self._truth.progressed(self, task_id, progress)
+                    self.progress[task_id] = progress
+                    self.fence = fence
+                case e.SaveSettlement(settlement=it):
+                    self._truth.settlement(self, it)
+                    self.settlements[it.idem_key] = it
+                case e.SaveLedgerLine(line=line):
+                    self._truth.paid(self, line)
+                    self.ledger.append(line)
+                case e.SaveNode(record=record):
+                    self.nodes[record.node_id] = record
+
+    def remembered(self) -> Remembered:
+        """What a coordinator reads back."""
+        return Remembered(
+            fence=self.fence,
+            demands=tuple(self.demands.values()),
+            progress=dict(self.progress),
+            receipts=tuple(it.receipt_body for it in self.settlements.values()),
+            nodes=tuple(self.nodes.values()),
+        )
+
+
+class SimStore:
+    """As devnet.store.Store to the desk: commits in order, one transaction for all that wait."""
+
+    def __init__(self, disk: StoreDisk, chance: random.Random, broken: object) -> None:
+        self._disk, self._chance, self._broken = disk, chance, broken
+        self._waiting: deque[tuple[tuple[e.Write, ...], asyncio.Future[None]]] = deque()
+        self._batch: list[tuple[tuple[e.Write, ...], asyncio.Future[None]]] = []
+        self._latest: asyncio.Future[None] | None = None
+
+    def commit(self, writes: Iterable[e.Write]) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((tuple(writes), done))
+        self._latest = done
+        if not self._batch:
+            self._begin()
+        return done
+
+    @property
+    def latest(self) -> asyncio.Future[None] | None:
+        return self._latest if self._latest and not self._latest.done() else None
+
+    def crash(self) -> None:
+        """The transaction that was on its way is on the disk or it is not."""
+        if self._batch and self._chance.random() < 0.5:
+            self._apply()
+        self._batch.clear()
+        self._waiting.clear()
+
+    def _begin(self) -> None:
+        self._batch = list(self._waiting)
+        self._waiting.clear()
+        asyncio.get_running_loop().call_later(self._disk.write_s * self._chance.random(), self._written)
+
+    def _written(self) -> None:
+        batch = self._batch
+        if self._disk.fails:
+            fault = StorageError("no space left on the coordinator", full=True)
+            self._broken(fault)
+            for _, done in batch:
+                if not done.done():
+                    done.set_exception(fault)
+                    done.exception()
+            return
+        self._apply()
+        self._batch = []
+        for _, done in batch:
+            if not done.done():
+                done.set_result(None)
+        if self._waiting:
+            self._begin()
+
+    def _apply(self) -> None:
+        for writes, _ in self._batch:
+            self._disk.apply(writes)
