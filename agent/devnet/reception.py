@@ -57,9 +57,12 @@ class Reception:
         if frame.seq != 0:
             raise bad_message(f"the hello has seq 0, not {frame.seq}")
         when = self.desk.when()
-        self.sessions.use_nonce(when.now, frame.msg.nonce)
-        wanted = await self.desk.carry_out(presence.hello(self.desk.book, when, frame.msg.nonce, frame.msg))
-        token, session = self.sessions.open(when.now, frame.msg.node_id)
+        node_id = frame.msg.node_id
+        number = self.sessions.use_nonce(when.now, frame.msg.nonce, node_id)
+        decision = presence.hello(self.desk.book, when, frame.msg.nonce, frame.msg)
+        self.sessions.greeted(node_id, number)
+        wanted = await self.desk.carry_out(decision)
+        token, session = self.sessions.open(when.now, node_id)
         welcome = Welcome(
             session=token,
             session_ttl_s=int(self.sessions.ttl_s),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from agent.core.seq import ReplayWindow
 from agent.core.wire import RefusalCode
@@ -33,6 +34,17 @@ class Session:
         self.window = after
 
 
+class _Issued(NamedTuple):
+    """A nonce that was given out."""
+
+    number: int
+    """Rises with every nonce."""
+    expires: float
+
+
+_NEVER = _Issued(0, float("-inf"))
+
+
 class Sessions:
     """All nonces and sessions; they live in memory, so a restart asks every node for a new hello."""
 
@@ -41,7 +53,10 @@ class Sessions:
         self.ttl_s = ttl_s
         self._nonce_ttl_s = nonce_ttl_s
         self._chance = chance
-        self._nonces: dict[str, float] = {}
+        self._nonces: dict[str, _Issued] = {}
+        self._issued = 0
+        self._greeted: dict[str, int] = {}
+        """Node → number of the nonce that its latest hello used."""
         self._sessions: dict[str, Session] = {}
         self._of_node: dict[str, list[Session]] = {}
 
@@ -50,14 +65,27 @@ class Sessions:
         while len(self._nonces) >= MAX_NONCES:
             del self._nonces[next(iter(self._nonces))]
         nonce = self._chance(32).hex()
-        self._nonces[nonce] = now + self._nonce_ttl_s
+        self._issued += 1
+        self._nonces[nonce] = _Issued(self._issued, now + self._nonce_ttl_s)
         return nonce
 
-    def use_nonce(self, now: float, nonce: str) -> None:
-        """Use it up. Raises Refused(REPLAYED)."""
-        if self._nonces.pop(nonce, -1.0) <= now:
+    def use_nonce(self, now: float, nonce: str, node_id: str = "") -> int:
+        """Use it up, and return its number for `greeted`. Raises Refused(REPLAYED).
+
+        A hello that another one of its node has overtaken is refused too: it tells of leases as they were before, and
+        would end those that the node was granted since.
+        """
+        issued = self._nonces.pop(nonce, _NEVER)
+        if issued.expires <= now:
             what = f"this nonce was used, or is older than {self._nonce_ttl_s:g} s, or is not ours; ask for another"
             raise Refused(RefusalCode.REPLAYED, what)
+        if issued.number < self._greeted.get(node_id, 0):
+            raise Refused(RefusalCode.REPLAYED, "a later hello of this node was answered before; say hello again")
+        return issued.number
+
+    def greeted(self, node_id: str, number: int) -> None:
+        """A hello with nonce `number` was verified and acted on."""
+        self._greeted[node_id] = number
 
     def open(self, now: float, node_id: str) -> tuple[str, Session]:
         """A new session and its bearer token; only the token's digest is kept."""

@@ -30,6 +30,16 @@ def test_a_nonce_is_good_for_a_minute(age_s: float, good: bool) -> None:
         it.use_nonce(100.0 + age_s, nonce)
 
 
+def test_a_hello_that_a_later_one_of_its_node_has_overtaken_is_refused() -> None:
+    it = sessions()
+    early, late, others = (it.nonce(0.0) for _ in range(3))
+    it.greeted("n-1", it.use_nonce(1.0, late, "n-1"))
+    with pytest.raises(Refused) as refused:
+        it.use_nonce(2.0, early, "n-1")
+    assert code_of(refused) is RefusalCode.REPLAYED
+    it.greeted("n-2", it.use_nonce(2.0, others, "n-2"))
+
+
 def test_asking_for_nonces_without_end_takes_no_memory_without_end() -> None:
     it = sessions()
     first = it.nonce(0.0)
