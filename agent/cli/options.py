@@ -13,7 +13,7 @@ _FILE = click.option(
     "-c",
     "--config",
     "config_file",
-    type=click.Path(path_type=Path),  # what is no readable file is a fault of the configuration, told by load
+    type=click.Path(path_type=Path, readable=False),  # what is wrong with the file, the configuration tells
     help="Configuration file; $GPU_AGENT_CONFIG or the default place when not given.",
 )
 _SET = click.option(

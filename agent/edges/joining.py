@@ -9,6 +9,7 @@ import structlog
 from agent.config import Config
 from agent.core.backoff import after_failure
 from agent.core.errors import IdentityError, LinkError, LinkFault
+from agent.core.text import cause
 from agent.edges.enrolment import enrol
 from agent.edges.identity import Enrolment, NodeIdentity, open_identity, open_key, read_enrolment
 from agent.ports import Clock
@@ -44,7 +45,7 @@ async def _enrol(config: Config, name: str) -> Enrolment:
         token = settings.enrol_token_file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise IdentityError(
-            f"the enrolment token {settings.enrol_token_file} cannot be read: {error}",
+            f"the enrolment token {settings.enrol_token_file} cannot be read: {cause(error)}",
             remedy="Ask your coordinator for a token and write it there",
         ) from error
     keys = open_key(state_dir, config.identity.key_file)

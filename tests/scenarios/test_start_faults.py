@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.world import ROOT, World, external
@@ -46,6 +49,13 @@ def test_a_configuration_that_cannot_be_read_is_named_by_every_verb_that_needs_i
     for file in (nothing, folder, no_text):
         for verb in (("run",), ("config", "check"), ("config", "show"), ("gpus",), ("enrol",)):
             one_clear_fault(command(*verb, "--config", str(file)), 78, str(file))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_a_configuration_of_somebody_else_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.touch(mode=0)
+    one_clear_fault(command("run", "--config", str(file)), 78, str(file), "Permission denied")
 
 
 def test_five_faults_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
