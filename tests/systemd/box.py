@@ -21,6 +21,14 @@ _CGROUP_PREFIX = "systemd-box-"
 _BOOT_S = 30.0
 
 
+def systemd_version() -> int:
+    """Major number; 0 where there is none."""
+    if shutil.which("systemctl") is None:
+        return 0
+    said = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
+    return int(said.split()[1])
+
+
 def why_not() -> str:
     """Why this machine can hold no box; empty when it can."""
     if os.geteuid() != 0:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.systemd.box import Box
+from tests.systemd.box import Box, systemd_version
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +35,8 @@ COORDINATOR_UNIT = f"""[Service]
 ExecStart={VENV}/gpu-agent coordinator --state-dir /var/lib/coordinator --port 7070 --token-file {CREDENTIAL} --beat-s 1
 """
 QUICK = "[Service]\nWatchdogSec=6\nRestartSec=100ms\nStartLimitBurst=100\n"
+if systemd_version() < 252:  # it does not look into /etc/credstore by itself
+    QUICK += f"LoadCredential=enrol.token:{CREDENTIAL}\n"
 
 
 @pytest.fixture(scope="module")
