@@ -140,7 +140,9 @@ def test_a_declined_task_is_free_at_once_but_not_for_the_node_that_declined_it()
     assert (again.attempt, again.fence > offer.fence) == (2, True)
 
 
-@pytest.mark.parametrize(("reason", "after_s"), [(Reason.UNKNOWN_MODEL, 120.0), (Reason.DRAINING, 2.0)])
+@pytest.mark.parametrize(
+    ("reason", "after_s"), [(Reason.UNKNOWN_MODEL, 120.0), (Reason.DRAINING, 2.0), (Reason.DEADLINE_PASSED, 2.0)]
+)
 def test_how_long_a_decline_lasts_depends_on_whether_its_reason_passes(reason: Reason, after_s: float) -> None:
     world = World()
     node = world.enrolled()
@@ -183,6 +185,16 @@ def test_a_pull_waits_no_longer_than_half_a_lease() -> None:
     pull_id = world.park(world.enrolled(), wait_s=25.0)
     world.sweep(5.0)
     assert pull_id in world.granted
+
+
+def test_a_parked_pulls_offer_counts_its_deadline_from_when_the_node_asked() -> None:
+    world = World()
+    pull_id = world.park(world.enrolled())
+    world.now += 12.0
+    task_id = world.submit(deadline_s=10.0)
+    (offer,) = world.opened(world.granted[pull_id])
+    assert offer.deadline_ms == 22_000
+    assert 1000.0 + offer.deadline_ms / 1000 == world.book.tasks[task_id].due
 
 
 def test_a_withdrawn_pull_is_granted_nothing() -> None:

@@ -35,12 +35,12 @@ def pull(book: Book, when: Instant, node_id: str, pull_id: int, message: Pull) -
     """Offers at once, or None: then a `Granted` for `pull_id` follows. Raises Refused."""
     node = book.node(node_id)
     _check_credits(message)
-    offers = _grant(book, when, node, message.credits)
+    offers = _grant(book, when, node, message.credits, since=when.now)
     # A reply later than half a lease would leave the node too little of it, for it counts from when it asked.
     wait_s = min(message.wait_s, MAX_PULL_WAIT_S, book.rules.lease_s / 2)
     if offers or wait_s <= 0:
         return book.decide(Offers(offers=offers))
-    book.waiting.add(ParkedPull(pull_id, node_id, message.credits, when.now + wait_s))
+    book.waiting.add(ParkedPull(pull_id, node_id, message.credits, when.now, when.now + wait_s))
     return book.decide(None)
 
 
@@ -107,13 +107,16 @@ def _serve(book: Book, when: Instant, model_digest: str) -> None:
     for parked in book.waiting.line(model_digest):
         if next(book.queue.line(model_digest), None) is None:
             return
-        if offers := _grant(book, when, book.node(parked.node_id), parked.credits):
+        if offers := _grant(book, when, book.node(parked.node_id), parked.credits, parked.since):
             book.waiting.remove(parked.pull_id)
             book.tell(Granted(pull_id=parked.pull_id, offers=Offers(offers=offers)))
 
 
-def _grant(book: Book, when: Instant, node: Node, credits: tuple[Credit, ...]) -> tuple[Signed, ...]:
-    """Lease what fits: never more than asked, the oldest task first over all credits, never more than a reply holds."""
+def _grant(book: Book, when: Instant, node: Node, credits: tuple[Credit, ...], since: float) -> tuple[Signed, ...]:
+    """Lease what fits: never more than asked, the oldest task first over all credits, never more than a reply holds.
+
+    `since` is when the node asked: it counts what an offer says from then.
+    """
     left = [credit.count for credit in credits]
     room = MAX_OFFERS_BYTES
     offers: list[Signed] = []
@@ -121,7 +124,7 @@ def _grant(book: Book, when: Instant, node: Node, credits: tuple[Credit, ...]) -
         task, index = found
         left[index] -= 1
         room -= task.bytes
-        offers.append(_lease(book, when, task, node.record.node_id, credits[index].pool))
+        offers.append(_lease(book, when, since, task, node.record.node_id, credits[index].pool))
     return tuple(offers)
 
 
@@ -153,7 +156,7 @@ def _can(node: Node, credit: Credit, task: Task) -> bool:
     return known is None or (known.model_digest == credit.model_digest and task.demand.spec.kind in known.kinds)
 
 
-def _lease(book: Book, when: Instant, task: Task, node_id: str, pool: str) -> Signed:
+def _lease(book: Book, when: Instant, since: float, task: Task, node_id: str, pool: str) -> Signed:
     book.fence += 1
     attempt = task.progress.attempt + 1
     body = OfferBody(
@@ -162,7 +165,7 @@ def _lease(book: Book, when: Instant, task: Task, node_id: str, pool: str) -> Si
         attempt=attempt,
         fence=book.fence,
         lease_ms=_ms(book.rules.lease_s),
-        deadline_ms=max(_ms(task.due - when.now), 1),
+        deadline_ms=max(_ms(task.due - since), 1),
         idem_key=f"{task.task_id}/{attempt}",
         nonce=task.demand.nonce,
     )

@@ -15,6 +15,8 @@ class ParkedPull:
     pull_id: int
     node_id: str
     credits: tuple[Credit, ...]
+    since: float
+    """Monotonic time at which it was asked: what the node is told counts from then."""
     until: float
     """Monotonic time at which it is answered empty."""
 
