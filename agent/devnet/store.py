@@ -54,6 +54,8 @@ class _Job:
         self.done = done
         self.reads = reads
         self.value: Any = None
+        self.error: Exception | None = None
+        """Of a read: its own, and nobody else's."""
 
 
 class Store:
@@ -75,7 +77,11 @@ class Store:
         self._thread = threading.Thread(target=self._run, args=(opened,), name="coordinator-store", daemon=True)
         self._thread.start()
         await opened
-        return await self.read(_remembered)
+        try:
+            return await self.read(_remembered)
+        except msgspec.MsgspecError as error:
+            remedy = "Start the version that wrote it, or restore it from a backup"
+            raise StorageError(f"{self._path} holds what this version cannot read: {error}", remedy=remedy) from error
 
     def commit(self, writes: Iterable[Write]) -> asyncio.Future[None]:
         """Done when all of `writes` are on the disk, in the order of the calls. Raises StorageError."""
@@ -91,7 +97,7 @@ class Store:
         return self._latest if self._latest and not self._latest.done() else None
 
     async def read(self, work: Callable[[sqlite3.Connection], R]) -> R:
-        """Run a query after all writes before it. Raises StorageError."""
+        """Run a query after all writes before it. Raises StorageError, or what `work` raises; the store goes on."""
         done: asyncio.Future[R] = self._loop.create_future()
         self._jobs.put(_Job(work, done, reads=True))
         return await done
@@ -129,21 +135,28 @@ class Store:
         return batch
 
     def _commit(self, connection: sqlite3.Connection, batch: list[_Job]) -> None:
+        """The writes of a batch in one transaction; then its reads, of which none can harm another or a write."""
+        first = self._fault is None
         try:
-            if self._fault:
-                raise self._fault
-            writes = any(not job.reads for job in batch)
-            if writes:
-                connection.execute("BEGIN IMMEDIATE")
-            for job in batch:
-                job.value = job.work(connection)
-            if writes:
-                connection.execute("COMMIT")
-        except (sqlite3.Error, OSError, StorageError) as error:
-            first, self._fault = self._fault is None, _storage_error(self._path, error)
+            if first:
+                _write(connection, [job for job in batch if not job.reads])
+        except Exception as error:  # noqa: BLE001  (a thread that died of it would leave everybody waiting, unseen)
+            self._fault = _storage_error(self._path, error)
+        if self._fault:
             self._loop.call_soon_threadsafe(self._fail, batch, self._fault, first)
-        else:
-            self._loop.call_soon_threadsafe(_finish, batch)
+            return
+        for job in batch:
+            if job.reads:
+                self._read(connection, job)
+        self._loop.call_soon_threadsafe(_finish, batch)
+
+    def _read(self, connection: sqlite3.Connection, job: _Job) -> None:
+        try:
+            job.value = job.work(connection)
+        except (sqlite3.Error, OSError) as error:
+            job.error = _storage_error(self._path, error)
+        except Exception as error:  # noqa: BLE001  (a document that does not decode: told to whoever asked for it)
+            job.error = error
 
     def _fail(self, batch: list[_Job], fault: StorageError, first: bool) -> None:
         if first:
@@ -154,10 +167,22 @@ class Store:
                 job.done.exception()  # whoever waited may be gone; `broken` has told it already
 
 
+def _write(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+    if jobs:
+        connection.execute("BEGIN IMMEDIATE")
+        for job in jobs:
+            job.work(connection)
+        connection.execute("COMMIT")
+
+
 def _finish(batch: list[_Job]) -> None:
     for job in batch:
-        if not job.done.done():
+        if job.done.done():
+            continue
+        if job.error is None:
             job.done.set_result(job.value)
+        else:
+            job.done.set_exception(job.error)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
