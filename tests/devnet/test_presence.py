@@ -56,8 +56,9 @@ def test_a_token_is_used_up_by_the_first_node_but_answers_that_one_again() -> No
         (lambda request, world: {"node_key": Actor(7).keys.public}, "bad_signature"),
         (lambda request, world: {"node_key": "short"}, "bad_message"),
         (lambda request, world: {"signature": "00" * 64}, "bad_signature"),
+        (lambda request, world: {"signature": request.signature.upper()}, "bad_signature"),
     ],
-    ids=["another token", "nonsense", "another coordinator", "another key", "no key", "no signature"],
+    ids=["another token", "nonsense", "another coordinator", "another key", "no key", "no signature", "upper case"],
 )
 def test_a_forged_enrolment_is_refused_and_the_token_stays_good(change: Any, code: str) -> None:
     world, node = World(), Actor()

@@ -182,6 +182,11 @@ def test_an_output_that_came_as_a_blob_is_accepted_by_its_digest() -> None:
     assert world.deliver(node, node.success(offer, blob=True), blob_bytes=5).status is ReceiptStatus.ACCEPTED
 
 
+def _spelled_upper(result: wire.Result) -> wire.Result:
+    signed = msgspec.structs.replace(result.signed, signature=result.signed.signature.upper())
+    return msgspec.structs.replace(result, signed=signed)
+
+
 def _resigned(node: Actor, payload: bytes, role: wire.Role = wire.Role.RESULT) -> wire.Result:
     return wire.Result(signed=seal(role, payload, node.keys.public, node.keys.sign))
 
@@ -192,11 +197,20 @@ def _resigned(node: Actor, payload: bytes, role: wire.Role = wire.Role.RESULT) -
         (lambda node, offer: Actor(5).success(offer), "bad_signature"),
         (lambda node, offer: _resigned(node, b"{}", wire.Role.OFFER), "bad_signature"),
         (lambda node, offer: _resigned(node, b"{}"), "bad_message"),
+        (lambda node, offer: _spelled_upper(node.success(offer)), "bad_signature"),
         (lambda node, offer: node.success(offer, blob=True), "not_found"),
         (lambda node, offer: node.success(offer, "x" * (wire.MAX_INLINE_OUTPUT_BYTES + 1)), "too_large"),
         (lambda node, offer: msgspec.structs.replace(node.success(offer), blob="00" * 32), "bad_message"),
     ],
-    ids=["another key", "another role", "no body", "blob missing", "too large inline", "both inline and blob"],
+    ids=[
+        "another key",
+        "another role",
+        "no body",
+        "upper case",
+        "blob missing",
+        "too large inline",
+        "both inline and blob",
+    ],
 )
 def test_what_nobody_can_be_held_to_is_refused_and_changes_nothing(forge: Any, code: str) -> None:
     world, node, offer = leased()

@@ -10,7 +10,7 @@ from agent.core.errors import ProofError
 from agent.core.model import Commitment
 from agent.core.proof.canonical import Domain, tagged_hash
 from agent.core.proof.header import MAX_HEADER_BYTES, Header, decode_header, header_hash
-from agent.core.proof.signed import Sign, Verify
+from agent.core.proof.signed import Sign, Verify, verifies
 from agent.core.proof.transcript import Transcript
 
 _ROOT = re.compile(r"[0-9a-f]{64}\Z")
@@ -47,7 +47,7 @@ def verify_commitment(commitment: Commitment, node_key: str, verify: Verify) -> 
         raise ProofError("commitment_key", f"the header names node key {header.node_key[:16]}…, not {node_key[:16]}…")
     if not _ROOT.match(commitment.root) or commitment.leaves < 1:
         raise ProofError("commitment_signature", "the root is not 64 lower-case hex digits over at least one leaf")
-    if not verify(node_key, commitment.signature, commit_digest(raw, commitment.root)):
+    if not verifies(verify, node_key, commitment.signature, commit_digest(raw, commitment.root)):
         raise ProofError("commitment_signature", "the node's signature over header and root does not verify")
     return header
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 
 from agent.core.errors import ProofError
@@ -12,7 +13,11 @@ from agent.core.wire import Role
 Sign = Callable[[bytes], str]
 """Digest (32 bytes) → Ed25519 signature, hex."""
 Verify = Callable[[str, str, bytes], bool]
-"""(public key hex, signature hex, digest) → whether it verifies; never raises on malformed input."""
+"""(public key hex, signature hex, digest) → whether it verifies; never raises on malformed input.
+
+Ask it through `verifies`, which holds every implementation to one spelling."""
+_KEY = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"[0-9a-f]{128}")
 
 
 def digest(role: Role, *parts: bytes) -> bytes:
@@ -22,6 +27,14 @@ def digest(role: Role, *parts: bytes) -> bytes:
         state.update(len(part).to_bytes(4, "little"))
         state.update(part)
     return state.digest()
+
+
+def verifies(verify: Verify, key: str, signature: str, signed: bytes) -> bool:
+    """Whether `key` signed the digest `signed`, both in their one spelling, lower-case hex.
+
+    A primitive that also reads upper case or blanks would accept what another refuses: paid for, yet not provable.
+    """
+    return bool(_KEY.fullmatch(key) and _SIGNATURE.fullmatch(signature)) and verify(key, signature, signed)
 
 
 def seal(role: Role, payload: bytes, key: str, sign: Sign) -> Signed:
@@ -34,7 +47,7 @@ def open_signed(role: Role, signed: Signed, expected_key: str, verify: Verify) -
     if signed.key != expected_key:
         raise ProofError("signature", f"signed by {signed.key[:16]}…, expected {expected_key[:16]}…")
     payload = signed.payload.encode()
-    if not verify(expected_key, signed.signature, digest(role, payload)):
+    if not verifies(verify, expected_key, signed.signature, digest(role, payload)):
         raise ProofError("signature", f"the {role.value} signature does not verify")
     return payload
 

@@ -12,7 +12,7 @@ from agent.core.enrolment import parse_token, reply_digest, request_digest
 from agent.core.errors import IdentityError
 from agent.core.model import LeaseKey, Outcome, Reason
 from agent.core.node import NodeState
-from agent.core.proof.signed import session_digest
+from agent.core.proof.signed import session_digest, verifies
 from agent.core.text import plain
 from agent.core.wire import (
     PROTO_MAX,
@@ -57,7 +57,8 @@ def enrol(book: Book, when: Instant, request: EnrolRequest) -> Decision[EnrolRep
     _check_token_is_ours(book, request.token)
     if not _KEY.fullmatch(request.node_key):
         raise bad_message("node_key is not an Ed25519 public key of 64 lower-case hex digits")
-    if not book.verify(request.node_key, request.signature, request_digest(request.token, request.node_key)):
+    claim = request_digest(request.token, request.node_key)
+    if not verifies(book.verify, request.node_key, request.signature, claim):
         raise Refused(RefusalCode.BAD_SIGNATURE, "the enrolment is not signed by node_key over token and node_key")
     # The lookup is by digest: what its timing could tell of a guess helps nobody to find the 256 bits before it.
     token = book.tokens.get(token_sha256(request.token))
@@ -90,7 +91,7 @@ def hello(book: Book, when: Instant, nonce: str, message: Hello) -> Decision[tup
     """
     node = book.node(message.node_id)
     signed = session_digest(nonce, message.node_id, book.key)
-    if message.nonce != nonce or not book.verify(node.record.node_key, message.signature, signed):
+    if message.nonce != nonce or not verifies(book.verify, node.record.node_key, message.signature, signed):
         raise Refused(
             RefusalCode.BAD_SIGNATURE,
             "the hello is not signed by the enrolled key over this nonce, this node id and this coordinator's key",
