@@ -36,6 +36,7 @@ from agent.stages.prove import Prove
 from agent.stages.pull import Pull
 from agent.stages.report import Report
 from agent.stages.spine import Spine
+from agent.stages.storage import StorageGate
 from agent.stages.stream import Stream
 from agent.stages.watch import Watch
 
@@ -156,11 +157,14 @@ class Composer:
         self._stack.push_async_callback(link.close)
         caller, stream = Caller(link, clock, pulse, self._rng), Stream(link)
 
-        report = Report(spine, caller, identity, edges.outbox, pulse)
+        storage = StorageGate(spine)
+        report = Report(spine, caller, identity, edges.outbox, pulse, storage)
         herald.owes(await report.recall())
         execute = Execute(spine, caller, pools, stream, top_logprobs=top)
         retention_s = config.proof.retention_s
-        prove = Prove(spine, identity, pools, edges.transcripts, top_logprobs=top, retention_s=retention_s)
+        prove = Prove(
+            spine, identity, pools, edges.transcripts, top_logprobs=top, retention_s=retention_s, storage=storage
+        )
         pull = Pull(spine, caller, identity, edges.outbox)
         advertise = Advertise(spine, caller, herald, pulse, self._rng, drain_limit_s=config.node.drain_limit_s)
         self._probe = probe = Probe(

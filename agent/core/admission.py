@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from agent.core import lease
@@ -12,6 +13,10 @@ from agent.core.wire import OfferBody
 SEED_RANDOM = 0xFFFFFFFF
 """llama.cpp reads this seed as "choose one": such a run could never be replayed (proof.md)."""
 ENGINE_STOPS_MAX = 16
+STOP_MAX = 1024
+ID_MAX = 256
+_NONCE = re.compile(r"[0-9a-f]{64}")
+"""What cannot be written into a proof's header is refused before anything is computed."""
 MICRO = 1_000_000
 
 
@@ -32,6 +37,8 @@ def judge_offer(offer: OfferBody, node_id: str) -> No | None:
         return No(reason=Reason.DEADLINE_PASSED, detail=f"the deadline of {offer.deadline_ms} ms is over")
     if offer.attempt < 1 or offer.fence < 1 or not offer.idem_key or not offer.task.task_id:
         return No(reason=Reason.MALFORMED_OFFER, detail="attempt and fence start at 1; task id and key are not empty")
+    if not _NONCE.fullmatch(offer.nonce) or max(len(offer.task.task_id), len(offer.idem_key)) > ID_MAX:
+        return No(reason=Reason.MALFORMED_OFFER, detail=f"a nonce is 64 hex digits, an id at most {ID_MAX} characters")
     return judge_sampling(offer.task.sampling) or judge_size(offer.task)
 
 
@@ -43,7 +50,10 @@ def judge_sampling(sampling: Sampling) -> No | None:
         (0 <= sampling.top_k <= 1_000_000, f"top_k {sampling.top_k}"),
         (0 < sampling.top_p_micros <= MICRO, f"top_p {sampling.top_p_micros} micro is not in (0, 1]"),
         (0 <= sampling.min_p_micros <= MICRO, f"min_p {sampling.min_p_micros} micro is not in [0, 1]"),
-        (len(sampling.stop) <= ENGINE_STOPS_MAX and all(sampling.stop), "stop strings: at most 16, none empty"),
+        (
+            len(sampling.stop) <= ENGINE_STOPS_MAX and all(0 < len(stop) <= STOP_MAX for stop in sampling.stop),
+            f"stop strings: at most {ENGINE_STOPS_MAX}, of 1 to {STOP_MAX} characters",
+        ),
     )
     for ok, detail in checks:
         if not ok:

@@ -29,6 +29,8 @@ class Event(StrEnum):
     PROVED = "proved"
     STORED = "stored"
     RECEIPTED = "receipted"
+    UNDELIVERABLE = "undeliverable"
+    """The result is refused for good, or cannot be stored: its lease is not worth holding."""
     CANCELLED = "cancelled"
     LEASE_LOST = "lease_lost"
     LEASE_EXPIRED = "lease_expired"
@@ -106,6 +108,7 @@ TABLE: dict[tuple[State, Event], Step] = {
     # On its way through the outbox; only a receipt ends it.
     (_S.REPORTING, _E.STORED): STAY,
     (_S.REPORTING, _E.RECEIPTED): Step(_S.CLOSED),
+    (_S.REPORTING, _E.UNDELIVERABLE): Step(_S.CLOSED),
     (_S.REPORTING, _E.CANCELLED): STAY,
     (_S.REPORTING, _E.LEASE_LOST): STAY,
     (_S.REPORTING, _E.LEASE_EXPIRED): STAY,
@@ -121,7 +124,7 @@ TABLE |= {
     (_S.CLOSED, event): STAY
     for event in (
         *(_E.CANCELLED, _E.LEASE_LOST, _E.LEASE_EXPIRED, _E.DEADLINE_PASSED, _E.HAND_BACK_ASKED),
-        *(_E.STORED, _E.RECEIPTED),
+        *(_E.STORED, _E.RECEIPTED, _E.UNDELIVERABLE),
     )
 }
 
@@ -131,6 +134,10 @@ OCCUPIES_SLOT = frozenset({State.LEASED, State.STAGING, State.RUNNING})
 
 class ImpossibleTransition(Exception):
     """An event came in a state where it cannot; the message tells the attempt's story."""
+
+    def __init__(self, key: LeaseKey, story: str) -> None:
+        super().__init__(story)
+        self.key = key
 
 
 @dataclass(slots=True)
@@ -160,7 +167,7 @@ class Attempt:
         """Apply one event and return the row that was taken. Raises ImpossibleTransition."""
         step = TABLE.get((self.state, event))
         if step is None:
-            raise ImpossibleTransition(f"{event.value} while {self.state.value}: {self.tell()}")
+            raise ImpossibleTransition(self.key, f"{event.value} while {self.state.value}: {self.tell()}")
         if step is STAY:
             return step
         self.story.append((now, event.value))

@@ -82,6 +82,8 @@ class DrainAsked:
     """Take nothing new; after `limit_s` hand back what still runs."""
 
     limit_s: float
+    final: bool = False
+    """The process leaves: no resume ends this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +161,8 @@ class Prove:
     pool: str
     offer: OfferBody
     product: Any
+    deadline: float
+    """Monotonic; after it the result is worthless, and nothing is waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

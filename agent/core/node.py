@@ -16,13 +16,15 @@ from agent.core import events as ev
 from agent.core.attempt import OCCUPIES_SLOT, Action, Attempt, Event
 from agent.core.breaker import Breaker, BreakerState
 from agent.core.fingerprint import Pool
+from agent.core.gates import pool_gates
 from agent.core.model import LeaseKey, Outcome, Reason, State
-from agent.core.status import Gate
+from agent.core.status import Gate, RecentAttempt
 from agent.core.wire import Credit, PoolLoad
 
 REMEMBERED_KEYS = 4096
 """Idempotency keys of recent offers, against replays. 4,096 × about 100 bytes; older ones the outbox knows."""
-REMEMBERED_ATTEMPTS = 64
+REMEMBERED_ATTEMPTS = 16
+"""For status: what happened lately, without the prompts."""
 BREAKER_FAILURES = 5
 
 
@@ -44,13 +46,14 @@ class Node:
         self.node_id = node_id
         self.state = NodeState.STARTING
         self.attempts: dict[LeaseKey, Attempt] = {}
-        self.closed: deque[Attempt] = deque(maxlen=REMEMBERED_ATTEMPTS)
+        self.closed: deque[RecentAttempt] = deque(maxlen=REMEMBERED_ATTEMPTS)
         self.pools: dict[str, Pool] = {}
         self.breakers: dict[str, Breaker] = {}
         self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self._gates: dict[Reason, str] = {}
         self._seen: dict[str, None] = {}
         self._drain_deadline: float | None = None
+        self._leaving = False
         self._breaker_failures = breaker_failures
 
     # ------------------------------------------------------------------ what stages may ask
@@ -87,20 +90,11 @@ class Node:
                 found.insert(0, Gate(reason=Reason.PAUSED, detail="paused"))
             case NodeState.STARTING | NodeState.SERVING:
                 pass
-        return found + self._pool_gates(now)
+        return found + pool_gates(self.pools, self.breakers, now)
 
-    def _pool_gates(self, now: float | None) -> list[Gate]:
-        if not self.pools:
-            return [Gate(reason=Reason.NO_POOL, detail="no pool is configured: add [[models]] and [[pools]]")]
-        shut = [self._pool_gate(pool, now) for pool in self.pools.values()]
-        return [] if None in shut else [gate for gate in shut if gate is not None]
-
-    def _pool_gate(self, pool: Pool, now: float | None) -> Gate | None:
-        if not pool.ready:
-            return Gate(reason=Reason.POOL_NOT_READY, detail=f"{pool.name}: {pool.detail or 'the engine is starting'}")
-        if (breaker := self.breakers[pool.name]).state is BreakerState.OPEN:
-            return Gate(reason=Reason.TOO_MANY_FAILURES, detail=f"{pool.name}: {breaker.tell(now)}")
-        return None
+    def is_shut(self, reason: Reason) -> bool:
+        """Whether this gate from outside is shut."""
+        return reason in self._gates
 
     def held(self) -> tuple[LeaseKey, ...]:
         """Leases to renew with the next beat: of everything that is not closed."""
@@ -150,6 +144,8 @@ class Node:
 
     def _offer(self, event: ev.OfferArrived, now: float) -> list[ev.Command]:
         offer = event.offer
+        if offer.key in self.attempts:  # repeated; to decline it would end the very lease that we hold
+            return []
         no = admission.judge_offer(offer, self.node_id) or self._judge_state(offer.idem_key, event.settled)
         if no is None:
             pool = admission.place(offer.task, self.pools.values(), {name: self.free(name) for name in self.pools})
@@ -224,7 +220,7 @@ class Node:
         if (outcome := step.outcome) is not None:
             commands += self._break(attempt.pool, lambda breaker: breaker.ended(outcome, attempt.reason, now), now)
         if attempt.state is State.CLOSED:
-            commands += self._close(attempt)
+            commands += self._close(attempt, now)
         return commands + self._maybe_drained()
 
     def _break(self, pool: str, act: Callable[[Breaker], None], now: float) -> list[ev.Command]:
@@ -236,12 +232,28 @@ class Node:
             return []
         return [ev.BreakerMoved(pool=pool, state=breaker.state.value, detail=breaker.tell(now))]
 
-    def _close(self, attempt: Attempt) -> list[ev.Command]:
+    def _close(self, attempt: Attempt, now: float) -> list[ev.Command]:
         del self.attempts[attempt.key]
-        self.closed.append(attempt)
-        if attempt.outcome is not None:
-            self.counts[attempt.outcome] += 1
+        outcome = attempt.outcome or Outcome.FAILED
+        self.counts[outcome] += 1
+        recent = RecentAttempt(
+            task_id=attempt.key.task_id,
+            pool=attempt.pool,
+            outcome=outcome,
+            reason=attempt.reason or Reason.INTERNAL,
+            detail=attempt.detail,
+            seconds=now - attempt.leased_at,
+        )
+        self.closed.append(recent)
         return [ev.Closed(attempt=attempt)]
+
+    def abandon(self, key: LeaseKey, now: float) -> list[ev.Command]:
+        """Close an attempt whose story makes no sense any more (ImpossibleTransition), so that no other suffers."""
+        attempt = self.attempts.get(key)
+        if attempt is None:
+            return []
+        attempt.state, attempt.outcome, attempt.reason = State.CLOSED, Outcome.FAILED, Reason.INTERNAL
+        return [ev.StopWork(key=key), *self._close(attempt, now), *self._maybe_drained()]
 
     def _beat_acked(self, event: ev.BeatAcked, now: float) -> list[ev.Command]:
         deadline = lease.local_deadline(event.asked_at, event.lease_ms / 1000)
@@ -291,6 +303,7 @@ class Node:
 
     def _drain(self, event: ev.DrainAsked, now: float) -> list[ev.Command]:
         deadline = now + event.limit_s
+        self._leaving |= event.final
         if self.state in (NodeState.DRAINING, NodeState.DRAINED):
             self._drain_deadline = min(self._drain_deadline or deadline, deadline)
             return []
@@ -311,7 +324,7 @@ class Node:
 
     def _resume(self, now: float) -> list[ev.Command]:
         commands = [command for pool in self.breakers for command in self._break(pool, Breaker.retry, now)]
-        if self.state not in (NodeState.PAUSED, NodeState.DRAINING, NodeState.DRAINED):
+        if self._leaving or self.state not in (NodeState.PAUSED, NodeState.DRAINING, NodeState.DRAINED):
             return commands
         self._drain_deadline = None
         ready = any(pool.ready for pool in self.pools.values())
@@ -337,7 +350,7 @@ def _command(action: Action, attempt: Attempt, product: Any) -> ev.Command:
         case Action.GENERATE:
             return ev.Generate(key=key, pool=pool, offer=attempt.offer)
         case Action.PROVE:
-            return ev.Prove(key=key, pool=pool, offer=attempt.offer, product=product)
+            return ev.Prove(key=key, pool=pool, offer=attempt.offer, product=product, deadline=attempt.task_deadline)
         case Action.STORE_RESULT:
             return ev.StoreResult(attempt=attempt, sealed=product)
         case Action.STOP_WORK:

@@ -5,7 +5,7 @@ Ages and remaining times are seconds from now on the daemon's monotonic clock; `
 
 from __future__ import annotations
 
-from agent.core.model import Reason, State, Value
+from agent.core.model import Outcome, Reason, State, Value
 
 
 class NodeStatus(Value):
@@ -55,6 +55,17 @@ class AttemptStatus(Value):
     """Seconds left; negative when it has passed."""
 
 
+class RecentAttempt(Value):
+    """One attempt that ended lately."""
+
+    task_id: str
+    pool: str
+    outcome: Outcome
+    reason: Reason
+    seconds: float
+    detail: str = ""
+
+
 class LinkStatus(Value):
     """The way to the coordinator."""
 
@@ -101,6 +112,8 @@ class Status(Value):
     """Every gate that fails, the most telling first; empty while work may come in."""
     pools: tuple[PoolStatus, ...] = ()
     attempts: tuple[AttemptStatus, ...] = ()
+    recent: tuple[RecentAttempt, ...] = ()
+    """The last attempts that ended, oldest first."""
     outbox_waiting: int = 0
     """Finished attempts whose receipt has not come yet."""
     totals: Totals = Totals()

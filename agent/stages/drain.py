@@ -41,7 +41,7 @@ class Drain:
         """
         before = dict(self._spine.node.counts)
         self._log.info("drain.began", limit_s=limit_s, running=len(self._spine.node.attempts))
-        self._spine.feed(ev.DrainAsked(limit_s=0.0 if abort.is_set() else limit_s))
+        self._spine.feed(ev.DrainAsked(limit_s=0.0 if abort.is_set() else limit_s, final=True))
         if not await self._durable(limit_s + HAND_BACK_GRACE_S, abort):
             self._spine.feed(ev.AbortAsked(reason=Reason.ABORTED))
             await self._durable(HAND_BACK_GRACE_S, asyncio.Event())

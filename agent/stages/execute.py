@@ -7,8 +7,6 @@ import contextlib
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
-import structlog
-
 from agent.core import events as ev
 from agent.core import lease, wire
 from agent.core.attempt import Event
@@ -16,6 +14,7 @@ from agent.core.errors import EngineError, LinkError
 from agent.core.model import LeaseKey, Reason
 from agent.ports import Clock, EnginePool
 from agent.stages.calls import Caller, passes
+from agent.stages.containment import contained
 from agent.stages.generation import Generation
 from agent.stages.spine import Spine
 from agent.stages.stream import Stream
@@ -39,7 +38,6 @@ class Execute:
         self._top_logprobs = top_logprobs
         self._working: dict[LeaseKey, asyncio.Task[None]] = {}
         self._mailbox = spine.mailbox(ev.ConfirmStart, ev.Stage, ev.Generate, ev.StopWork)
-        self._log = structlog.get_logger("execute")
         self.tokens: dict[LeaseKey, int] = {}
         """Tokens so far of every running attempt, for status."""
 
@@ -59,7 +57,7 @@ class Execute:
                         self._begin(group, command.key, self._generate(command))
 
     def _begin(self, group: asyncio.TaskGroup, key: LeaseKey, work: Coroutine[Any, Any, None]) -> None:
-        task = group.create_task(self._contained(key, work), name=f"attempt {key.task_id}")
+        task = group.create_task(contained(self._spine, key, work), name=f"attempt {key.task_id}")
         self._working[key] = task
         task.add_done_callback(lambda done: self._ended(key, done))
 
@@ -70,16 +68,6 @@ class Execute:
     def _stop(self, key: LeaseKey) -> None:
         if (task := self._working.pop(key, None)) is not None:
             task.cancel()
-
-    async def _contained(self, key: LeaseKey, work: Coroutine[Any, Any, None]) -> None:
-        """One attempt's fault, even a bug of ours, ends that attempt and no other."""
-        try:
-            await work
-        except EngineError as error:
-            self._fail(key, error.reason, str(error))
-        except Exception as error:  # noqa: BLE001  (a bug must not end the owner's other tasks; it is told in full)
-            self._log.exception("attempt.fault", task=key.task_id, attempt=key.attempt)
-            self._fail(key, Reason.INTERNAL, f"{type(error).__name__} in the agent; see its log")
 
     def _fail(self, key: LeaseKey, reason: Reason, detail: str) -> None:
         self._spine.feed(ev.Happened(key=key, event=Event.FAILED, reason=reason, detail=detail))

@@ -119,9 +119,14 @@ class Generation:
             finish_reason=finished.finish,
             usage=finished.usage,
         )
+        encoded = msgspec.json.encode(output)
+        if len(encoded) > wire.MAX_BLOB_BYTES:
+            raise EngineError(
+                Reason.OUTPUT_TOO_LARGE, f"the output has {len(encoded)} bytes, at most {wire.MAX_BLOB_BYTES}"
+            )
         first_token_s = (self._first_token - self._began) if self._first_token is not None else 0.0
         return Product(
-            output=msgspec.json.encode(output).decode(),
+            output=encoded.decode(),
             builder=self._builder,
             finished=finished,
             timings=Timings(first_token_ms=round(first_token_s * 1000), running_ms=round((now - self._began) * 1000)),

@@ -29,7 +29,6 @@ class Herald:
         self._log = structlog.get_logger("herald")
         self.fingerprint = fingerprint
         self.beat_s = BEAT_S
-        self.sessions = 0
 
     def owes(self, unsent: Mapping[str, LeaseKey]) -> None:
         """The outbox, live, by idempotency key. To be told before the first hello: otherwise the coordinator would
@@ -48,12 +47,11 @@ class Herald:
             unsent=self._owed(),
         )
 
-    def welcomed(self, welcome: wire.Welcome) -> None:
+    def welcomed(self, hello: wire.Hello, welcome: wire.Welcome) -> None:
         """A session is open; leases that it no longer wants are lost."""
-        self.sessions += 1
         self.obey(welcome.beat_s)
         self._log.info("session.opened", proto=welcome.proto, beat_s=welcome.beat_s, lease_s=welcome.lease_s)
-        self._spine.feed(ev.Welcomed(claimed=self._running(), wanted=welcome.wanted))
+        self._spine.feed(ev.Welcomed(claimed=hello.running, wanted=welcome.wanted))
 
     def obey(self, beat_s: float) -> None:
         """Beat as often as the coordinator asks, within reason."""

@@ -68,6 +68,7 @@ class Overview:
             why_idle=tuple(self._gates(now)),
             pools=tuple(self._pools(now)),
             attempts=tuple(self._attempt(attempt, now) for attempt in node.attempts.values()),
+            recent=tuple(node.closed),
             outbox_waiting=len(self._report.unsent),
             totals=self._totals(),
         )

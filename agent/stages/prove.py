@@ -18,6 +18,7 @@ from agent.core.proof.header import header_of
 from agent.core.proof.leaves import join_leaves
 from agent.core.proof.transcript import Transcript
 from agent.ports import EnginePool, Identity, Transcripts
+from agent.stages.containment import contained
 from agent.stages.product import Product, Sealed
 from agent.stages.spine import Spine
 from agent.stages.storage import StorageGate
@@ -37,6 +38,7 @@ class Prove:
         *,
         top_logprobs: int,
         retention_s: float,
+        storage: StorageGate,
     ) -> None:
         self._spine = spine
         self._identity = identity
@@ -44,7 +46,7 @@ class Prove:
         self._transcripts = transcripts
         self._top_logprobs = top_logprobs
         self._retention_s = retention_s
-        self._storage = StorageGate(spine)
+        self._storage = storage
         self._mailbox = spine.mailbox(ev.Prove)
         self._log = structlog.get_logger("prove")
 
@@ -54,31 +56,33 @@ class Prove:
             group.create_task(self._sweep(), name="sweep transcripts")
             while True:
                 command: ev.Prove = await self._mailbox.get()
-                group.create_task(self._prove(command), name=f"prove {command.key.task_id}")
+                work = contained(self._spine, command.key, self._prove(command))
+                group.create_task(work, name=f"prove {command.key.task_id}")
 
     async def _prove(self, command: ev.Prove) -> None:
         try:
             sealed, transcript = self._seal(command)
-            await self._keep(command.key, join_leaves(transcript.leaves))
+            await self._keep(command, join_leaves(transcript.leaves))
         except ProofError as error:
             self._failed(command.key, Reason.PROOF_FAILED, error.message)
         except StorageError as error:  # a commitment without its transcript could never be opened: do not release
-            self._failed(command.key, Reason.PROOF_FAILED, str(error))
+            self._failed(command.key, Reason.STORAGE_FULL if error.full else Reason.PROOF_FAILED, str(error))
         else:
             self._spine.feed(ev.Happened(key=command.key, event=Event.PROVED, product=sealed))
 
-    async def _keep(self, key: LeaseKey, leaves: bytes) -> None:
-        """A full disk is waited for: what was computed is not thrown away."""
-        while True:
-            try:
-                await self._transcripts.keep(key, leaves, self._spine.clock.wall() + self._retention_s)
-            except StorageError as error:
-                if not error.full:
-                    raise
-                await self._storage.fails(key, error)
-            else:
-                self._storage.works()
-                return
+    async def _keep(self, command: ev.Prove, leaves: bytes) -> None:
+        """A full disk is waited for while the result is worth anything: what was computed is not thrown away."""
+        clock, key = self._spine.clock, command.key
+        try:
+            while True:
+                try:
+                    return await self._transcripts.keep(key, leaves, clock.wall() + self._retention_s)
+                except StorageError as error:
+                    if not error.full or clock.monotonic() >= command.deadline:
+                        raise
+                    await self._storage.fails(key, error)
+        finally:
+            self._storage.works(key)
 
     def _failed(self, key: LeaseKey, reason: Reason, detail: str) -> None:
         self._spine.feed(ev.Happened(key=key, event=Event.FAILED, reason=reason, detail=detail))
@@ -113,7 +117,9 @@ class Prove:
 
     async def _sweep(self) -> None:
         while True:
-            gone = await self._transcripts.sweep(self._spine.clock.wall())
-            if gone:
-                self._log.info("transcripts.swept", deleted=gone)
+            try:
+                if gone := await self._transcripts.sweep(self._spine.clock.wall()):
+                    self._log.info("transcripts.swept", deleted=gone)
+            except StorageError as error:  # nothing is lost but room, and the next sweep tries again
+                self._log.warning("transcripts.unswept", detail=str(error))
             await self._spine.clock.sleep(SWEEP_S)

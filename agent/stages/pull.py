@@ -10,7 +10,7 @@ import structlog
 
 from agent.core import events as ev
 from agent.core import wire
-from agent.core.errors import LinkError, LinkFault, ProofError
+from agent.core.errors import LinkError, LinkFault, ProofError, StorageError
 from agent.core.model import Signed
 from agent.core.proof.signed import open_signed
 from agent.ports import Identity, Outbox
@@ -69,10 +69,16 @@ class Pull:
         asked_at = self._spine.clock.monotonic()
         self._parked += 1
         try:
-            reply = await self._caller.ask(wire.Pull(credits=(credit,)), wire.Offers)
+            offered = await self._take(credit, asked_at)
         finally:
             self._parked -= 1
-            self._spine.wake()  # a drain waits until no pull is parked
+            self._spine.wake()  # a drain waits until no pull is parked and no offer is in hand
+        if not offered:  # an empty answer should have been waited for; one that comes at once must not become a storm
+            await self._spine.clock.sleep(asked_at + EMPTY_MIN_S - self._spine.clock.monotonic())
+
+    async def _take(self, credit: wire.Credit, asked_at: float) -> bool:
+        """Pull once, and consider what is offered; returns whether anything was. Raises LinkError."""
+        reply = await self._caller.ask(wire.Pull(credits=(credit,)), wire.Offers)
         if len(reply.offers) > credit.count:
             self._log.warning("pull.too_many_offers", asked=credit.count, offered=len(reply.offers))
         taken = [await self._consider(signed, asked_at) for signed in reply.offers]
@@ -82,15 +88,18 @@ class Pull:
                 "the coordinator offers nothing that this node can take",
                 remedy="The lines before this one say why: tell those who run it. The agent goes on asking",
             )
-        if not taken:  # an empty answer should have been waited for; one that comes at once must not become a storm
-            await self._spine.clock.sleep(asked_at + EMPTY_MIN_S - self._spine.clock.monotonic())
+        return bool(taken)
 
     async def _consider(self, signed: Signed, asked_at: float) -> bool:
         """Whether the offer became an attempt."""
         offer = self._verified(signed)
         if offer is None:
             return False
-        settled = await self._outbox.settled(offer.idem_key)
+        try:
+            settled = await self._outbox.settled(offer.idem_key)
+        except StorageError as error:  # whether it is a replay is unknown: not taken, and its lease ends by itself
+            self._log.error("offer.unchecked", task=offer.task.task_id, detail=str(error))
+            return False
         known = offer.key in self._spine.node.attempts
         self._spine.feed(ev.OfferArrived(offer=offer, signed=signed, asked_at=asked_at, settled=settled))
         return not known and offer.key in self._spine.node.attempts

@@ -21,13 +21,19 @@ from agent.ports import Identity, Outbox, OutboxRow
 from agent.stages.calls import Caller
 from agent.stages.product import Sealed
 from agent.stages.spine import Spine
-from agent.stages.storage import StorageGate
+from agent.stages.storage import RETRY_S, StorageGate
 
 BATCH = 32
 """Results on their way at once. More only helps a link with a long round trip, and each holds its output."""
 WINDOW = 512
 """Oldest rows that are looked at; those whose retry is not due yet are passed over."""
 IDLE_TURN_S = 30.0
+BACKLOG_MAX = 1_000
+"""A hello names every unsent lease in about 90 bytes: far below a frame of 1 MiB."""
+FINAL = frozenset({wire.RefusalCode.TOO_LARGE, wire.RefusalCode.BAD_MESSAGE})
+"""Refusals of a result that say: this will never be taken."""
+REFUSED_RETRY_S = 3600.0
+"""Another version of the coordinator may take it."""
 RECALL_MAX = 100_000
 """Far above what a node can finish while its coordinator is away for a week."""
 RETURN_TRIES = 3
@@ -40,6 +46,7 @@ class Retry(NamedTuple):
     due_at: float
 
 
+PAYING = (wire.ReceiptStatus.ACCEPTED, wire.ReceiptStatus.DUPLICATE)
 NOT_TRIED = Retry(0, 0.0)
 _receipts = msgspec.json.Decoder(wire.ReceiptBody)
 
@@ -47,13 +54,15 @@ _receipts = msgspec.json.Decoder(wire.ReceiptBody)
 class Report:
     """Owns what is finished and not yet receipted."""
 
-    def __init__(self, spine: Spine, caller: Caller, identity: Identity, outbox: Outbox, pulse: Pulse) -> None:
+    def __init__(
+        self, spine: Spine, caller: Caller, identity: Identity, outbox: Outbox, pulse: Pulse, storage: StorageGate
+    ) -> None:
         self._spine = spine
         self._caller = caller
         self._identity = identity
         self._outbox = outbox
         self._pulse = pulse
-        self._storage = StorageGate(spine)
+        self._storage = storage
         self._mailbox = spine.mailbox(ev.StoreResult, ev.ReturnOffer, ev.DeliverNow)
         self._news = asyncio.Event()
         self._retries: dict[str, Retry] = {}
@@ -94,8 +103,9 @@ class Report:
                 await self._storage.fails(attempt.key, error)
                 continue
             break
-        self._storage.works()
+        self._storage.works(attempt.key)
         self.unsent[row.idem_key] = row.key
+        self._gate_backlog()
         self._spine.feed(ev.Happened(key=attempt.key, event=Event.STORED))
         self._news.set()
 
@@ -130,7 +140,13 @@ class Report:
         while True:
             now = self._spine.clock.monotonic()
             self._pulse.beat("report", now)
-            rows = await self._outbox.pending(WINDOW)
+            self._news.clear()  # before the look: what comes during it is not missed
+            try:
+                rows = await self._outbox.pending(WINDOW)
+            except StorageError as error:
+                self._log.error("outbox.unreadable", detail=str(error))
+                await self._spine.clock.sleep(RETRY_S)
+                continue
             due = [row for row in rows if self._retries.get(row.idem_key, NOT_TRIED).due_at <= now][:BATCH]
             if due:
                 await asyncio.gather(*map(self._try, due))
@@ -140,7 +156,6 @@ class Report:
 
     async def _wait_for_news(self, limit_s: float) -> None:
         """New rows and a new session end the wait; the limit shows life to the watchdog."""
-        self._news.clear()
         waits = {asyncio.ensure_future(self._news.wait()), asyncio.ensure_future(self._spine.clock.sleep(limit_s))}
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -156,6 +171,9 @@ class Report:
             return
         failures = self._retries.get(row.idem_key, NOT_TRIED).failures + 1
         wait_s = self._caller.pause_s(failures - 1, fault)
+        if fault.code in FINAL:  # kept, but its lease is not worth holding, and asking again soon changes nothing
+            wait_s = REFUSED_RETRY_S
+            self._spine.feed(ev.Happened(key=row.key, event=Event.UNDELIVERABLE))
         self._retries[row.idem_key] = Retry(failures, self._spine.clock.monotonic() + wait_s)
         self._log.warning(
             "result.undelivered",
@@ -179,7 +197,7 @@ class Report:
         except StorageError as error:
             self._storage.shut(row.key, error)
             return LinkError(LinkFault.BROKEN, f"the receipt could not be kept: {error.message}")
-        self._storage.works()
+        self._storage.works(row.key)
         self._settled(row, body)
         return None
 
@@ -197,14 +215,16 @@ class Report:
             body = _receipts.decode(payload)
         except msgspec.MsgspecError as error:
             raise ProofError("receipt", f"the receipt cannot be read: {error}") from error
-        if body.idem_key != row.idem_key:
-            raise ProofError("idem_key", "the receipt is for another result")
-        if body.status is wire.ReceiptStatus.ACCEPTED and body.result_sha256 != _sha256(row.result.payload):
+        told = (body.idem_key, body.node_id, LeaseKey(task_id=body.task_id, attempt=body.attempt, fence=body.fence))
+        if told != (row.idem_key, self._identity.node_id, row.key):
+            raise ProofError("same_attempt", "the receipt is for another result")
+        if body.status in PAYING and body.result_sha256 != _sha256(row.result.payload):
             raise ProofError("result_sha256", "the receipt is for other bytes than the result that was sent")
         return body
 
     def _settled(self, row: OutboxRow, body: wire.ReceiptBody) -> None:
         self.unsent.pop(row.idem_key, None)
+        self._gate_backlog()
         self.earned_micros += body.amount_micros
         self.currency = body.currency or self.currency
         self._log.info(
@@ -217,6 +237,13 @@ class Report:
             detail=body.detail or None,
         )
         self._spine.feed(ev.Happened(key=row.key, event=Event.RECEIPTED))
+
+    def _gate_backlog(self) -> None:
+        """Computing on while nothing is receipted would grow the outbox, and each hello, without end."""
+        reason, shut = Reason.OUTBOX_BACKLOG, len(self.unsent) >= BACKLOG_MAX
+        if shut != self._spine.node.is_shut(reason):
+            detail = f"{BACKLOG_MAX} or more finished results wait for a receipt"
+            self._spine.feed(ev.GateChanged(reason=reason, shut=shut, detail=detail))
 
     # ------------------------------------------------------------------ offers that were not started
 

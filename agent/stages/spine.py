@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from agent.core import events as ev
+from agent.core.attempt import ImpossibleTransition
 from agent.core.node import Node
 from agent.ports import Clock
 
@@ -42,9 +43,18 @@ class Spine:
 
     def feed(self, event: ev.NodeEvent) -> None:
         """Let the core decide about `event`, and hand out what it orders."""
-        for command in self.node.handle(event, self.clock.monotonic()):
+        for command in self._decided(event):
             self._hand_out(command)
         self.wake()
+
+    def _decided(self, event: ev.NodeEvent) -> list[ev.Command]:
+        """A transition that cannot be is a bug of ours: it ends that attempt, is told in full, and no other suffers."""
+        now = self.clock.monotonic()
+        try:
+            return self.node.handle(event, now)
+        except ImpossibleTransition as error:
+            self._log.critical("attempt.impossible", detail=str(error), exc_info=True)
+            return self.node.abandon(error.key, now)
 
     def wake(self) -> None:
         """Let everybody who waits for a change look again."""

@@ -13,12 +13,12 @@ RETRY_S = 5.0
 
 
 class StorageGate:
-    """Told of every write by the stage that writes; an outage is logged once, and so is its end."""
+    """One for all stages that write. It opens when every write that failed has gone through or was given up."""
 
     def __init__(self, spine: Spine) -> None:
         self._spine = spine
         self._log = structlog.get_logger("storage")
-        self._is_shut = False
+        self._waiting: set[LeaseKey] = set()
 
     async def fails(self, key: LeaseKey, error: StorageError) -> None:
         """Shut the gate, and return when it is time to try the write again."""
@@ -27,14 +27,15 @@ class StorageGate:
 
     def shut(self, key: LeaseKey, error: StorageError) -> None:
         """Take no new work, for the reason that `gpu-agent status` then shows."""
-        if not self._is_shut:
+        if not self._waiting:
             self._log.error("storage.unwritable", task=key.task_id, full=error.full, detail=str(error))
-        self._is_shut = True
+        self._waiting.add(key)
         self._spine.feed(ev.GateChanged(reason=Reason.STORAGE_FULL, shut=True, detail=str(error)))
 
-    def works(self) -> None:
-        """A write went through: take work again."""
-        if self._is_shut:
-            self._log.info("storage.writable")
-            self._is_shut = False
-            self._spine.feed(ev.GateChanged(reason=Reason.STORAGE_FULL, shut=False))
+    def works(self, key: LeaseKey) -> None:
+        """What was to be written for `key` is written, or not wanted any more."""
+        if key in self._waiting:
+            self._waiting.discard(key)
+            if not self._waiting:
+                self._log.info("storage.writable")
+                self._spine.feed(ev.GateChanged(reason=Reason.STORAGE_FULL, shut=False))

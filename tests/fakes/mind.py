@@ -77,7 +77,7 @@ class TestNode:
             running=self.running,
         )
 
-    def welcomed(self, welcome: wire.Welcome) -> None:
+    def welcomed(self, _hello: wire.Hello, welcome: wire.Welcome) -> None:
         self.welcomes.append(welcome)
 
 

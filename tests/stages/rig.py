@@ -32,6 +32,7 @@ from agent.stages.prove import Prove
 from agent.stages.pull import Pull
 from agent.stages.report import Report
 from agent.stages.spine import Spine
+from agent.stages.storage import StorageGate
 from agent.stages.stream import Stream
 from agent.stages.watch import Watch
 from tests import builders
@@ -185,13 +186,14 @@ class PaperEngine:
 
 
 class PaperOutbox:
-    """Implements ports.Outbox in memory; `full` refuses writes."""
+    """Implements ports.Outbox in memory; `full` refuses writes, `unreadable` everything."""
 
     def __init__(self) -> None:
         self.rows: dict[str, OutboxRow] = {}
         self.ledger: dict[str, wire.ReceiptBody] = {}
         self.full = False
         self.no_room_for_receipts = False
+        self.unreadable = False
 
     async def put(self, row: OutboxRow) -> None:
         if self.full:
@@ -199,6 +201,7 @@ class PaperOutbox:
         self.rows[row.idem_key] = row
 
     async def pending(self, limit: int) -> Sequence[OutboxRow]:
+        self._check_readable()
         return list(self.rows.values())[:limit]
 
     async def settle(self, idem_key: str, receipt: Signed, body: wire.ReceiptBody) -> None:
@@ -209,7 +212,12 @@ class PaperOutbox:
         del self.rows[idem_key]
 
     async def settled(self, idem_key: str) -> bool:
+        self._check_readable()
         return idem_key in self.rows or idem_key in self.ledger
+
+    def _check_readable(self) -> None:
+        if self.unreadable:
+            raise StorageError("the database is locked")
 
 
 class PaperTranscripts:
@@ -263,9 +271,12 @@ class Rig:
         self.caller = Caller(self.coordinator, self.clock, self.pulse, rng)
         self.stream = Stream(self.coordinator)
         self.execute = Execute(self.spine, self.caller, pools, self.stream, top_logprobs=40)
-        self.report = Report(self.spine, self.caller, self.identity, self.outbox, self.pulse)
+        storage = StorageGate(self.spine)
+        self.report = Report(self.spine, self.caller, self.identity, self.outbox, self.pulse, storage)
         self.herald = Herald(self.spine, self.identity, builders.fingerprint())
-        self.prove = Prove(self.spine, self.identity, pools, self.transcripts, top_logprobs=40, retention_s=3600)
+        self.prove = Prove(
+            self.spine, self.identity, pools, self.transcripts, top_logprobs=40, retention_s=3600, storage=storage
+        )
         self.pull = Pull(self.spine, self.caller, self.identity, self.outbox)
         self.advertise = Advertise(self.spine, self.caller, self.herald, self.pulse, rng, drain_limit_s=60)
         self.watch = Watch(self.spine, self.pulse)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+from agent.core import events as ev
 from agent.core import wire
 from agent.core.model import Outcome, Reason
+from agent.core.node import NodeState
 from tests import builders
 from tests.stages.rig import Rig
 
@@ -55,3 +57,19 @@ async def test_a_drain_at_its_limit_hands_back_with_that_reason() -> None:
         body = rig.opened(await rig.coordinator.saw(wire.Result))
         assert (body.outcome, body.reason) == (Outcome.HANDED_BACK, Reason.DRAIN_LIMIT)
         await asyncio.wait_for(leaving, 5)
+
+
+async def test_no_resume_undoes_leaving() -> None:
+    async with Rig() as rig:
+        rig.engine.go.clear()
+        rig.coordinator.offer(builders.offer())
+        await rig.engine.began.wait()
+        leaving = asyncio.create_task(rig.drain.leave(60.0, asyncio.Event()))
+        await rig.until(lambda: rig.coordinator.sent(wire.Beat)[-1].state == "draining")
+        rig.spine.feed(ev.ResumeAsked())
+        assert rig.node.credit("main") is None
+        assert rig.node.state is NodeState.DRAINING
+        rig.engine.go.set()
+        rig.coordinator.offer(builders.offer("late"))  # ends the parked pull
+        await asyncio.wait_for(leaving, 5)
+        assert rig.engine.started == 1

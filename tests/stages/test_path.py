@@ -8,6 +8,7 @@ import msgspec
 
 from agent.core import events as ev
 from agent.core import wire
+from agent.core.attempt import Event
 from agent.core.errors import LinkError, LinkFault, StorageError
 from agent.core.model import LeaseKey, Outcome, Reason, Signed, State
 from agent.core.node import NodeState
@@ -315,7 +316,8 @@ async def test_a_welcome_cannot_make_beats_a_storm_or_stop_them() -> None:
     async with Rig() as rig:
         for asked_s, kept_s in ((0.0, 0.5), (1e8, 60.0), (7.0, 7.0)):
             rig.herald.welcomed(
-                wire.Welcome(session="s", session_ttl_s=60, proto=1, server_time=0, beat_s=asked_s, lease_s=40)
+                rig.herald.hello("00"),
+                wire.Welcome(session="s", session_ttl_s=60, proto=1, server_time=0, beat_s=asked_s, lease_s=40),
             )
             assert rig.herald.beat_s == kept_s
 
@@ -336,7 +338,7 @@ async def test_a_session_that_no_longer_wants_our_lease_stops_it() -> None:
         hello = rig.herald.hello("00")
         assert hello.running == (builders.offer().key,)
         rig.herald.welcomed(
-            wire.Welcome(session="s", session_ttl_s=60, proto=1, server_time=0, beat_s=10, lease_s=40, wanted=())
+            hello, wire.Welcome(session="s", session_ttl_s=60, proto=1, server_time=0, beat_s=10, lease_s=40, wanted=())
         )
         await rig.until(lambda: rig.engine.stopped)
         assert rig.node.closed[-1].reason is Reason.LEASE_LOST
@@ -356,3 +358,108 @@ async def test_a_bug_in_one_attempt_ends_that_attempt_alone() -> None:
 def test_states_of_the_path_are_the_states_of_the_model() -> None:
     assert [state.value for state in State] == ["leased", "staging", "running", "proving", "reporting", "closed"]
     assert isinstance(builders.offer().key, LeaseKey)
+
+
+async def test_an_offer_that_comes_twice_changes_nothing_about_the_lease_that_runs() -> None:
+    async with Rig() as rig:
+        rig.engine.go.clear()
+        rig.coordinator.offer(builders.offer())
+        await rig.engine.began.wait()
+        rig.coordinator.offer(builders.offer())
+        rig.coordinator.offer(builders.offer(idem_key="another name for the same lease"))
+        await rig.pass_time(2.0)
+        await rig.coordinator.saw(wire.Pull, 4)
+        assert rig.coordinator.sent(wire.Decline) == []
+        assert rig.engine.started == 1
+        rig.engine.go.set()
+        await rig.until(lambda: rig.outbox.ledger)
+
+
+async def test_a_lease_that_came_between_hello_and_welcome_is_kept() -> None:
+    async with Rig() as rig:
+        rig.engine.go.clear()
+        hello = rig.herald.hello("00")
+        rig.coordinator.offer(builders.offer())
+        await rig.engine.began.wait()
+        rig.herald.welcomed(
+            hello, wire.Welcome(session="s", session_ttl_s=60, proto=1, server_time=0, beat_s=10, lease_s=40)
+        )
+        rig.engine.go.set()
+        await rig.until(lambda: rig.outbox.ledger)
+
+
+async def test_a_result_that_is_refused_for_good_no_longer_holds_its_lease() -> None:
+    async with Rig() as rig:
+        rig.coordinator.answers[wire.Result] = _refused_for_good
+        rig.coordinator.offer(builders.offer())
+        await rig.coordinator.saw(wire.Result)
+        await rig.until(lambda: not rig.node.held())
+        assert list(rig.outbox.rows) == [builders.offer().idem_key]
+        await rig.pass_time(300.0, step_s=5.0)
+        assert len(rig.coordinator.sent(wire.Result)) == 1
+
+
+def _refused_for_good(_message: object) -> wire.DownMessage:
+    raise LinkError(LinkFault.REFUSED, "64 MiB at most", code=wire.RefusalCode.TOO_LARGE)
+
+
+async def test_one_open_gate_never_hides_another_that_is_still_shut() -> None:
+    async with Rig() as rig:
+        full = StorageError("no space left", full=True)
+        rig.transcripts.fails = full
+        rig.coordinator.offer(builders.offer("waits"))
+        await rig.until(rig.node.gates)
+        rig.report._storage.works(builders.offer("other").key)
+        assert [gate.reason for gate in rig.node.gates()] == [Reason.STORAGE_FULL]
+        rig.transcripts.fails = None
+        await rig.pass_time(6.0)
+        await rig.until(lambda: rig.outbox.ledger)
+        assert rig.node.gates() == []
+
+
+async def test_room_for_a_transcript_is_waited_for_no_longer_than_the_result_is_worth() -> None:
+    async with Rig() as rig:
+        rig.transcripts.fails = StorageError("no space left", full=True)
+        rig.coordinator.offer(builders.offer(deadline_ms=20_000))
+        await rig.until(rig.node.gates)
+        await rig.pass_time(26.0)
+        body = rig.opened(await rig.coordinator.saw(wire.Result))
+        assert (body.outcome, body.reason) == (Outcome.FAILED, Reason.STORAGE_FULL)
+
+
+async def test_nothing_new_is_taken_while_a_thousand_results_wait_for_receipts() -> None:
+    async with Rig() as rig:
+        rig.report.unsent.update({str(n): builders.offer(f"t{n}").key for n in range(999)})
+        rig.coordinator.answers[wire.Result] = _unreachable
+        rig.coordinator.offer(builders.offer())
+        await rig.until(rig.node.gates)
+        assert [gate.reason for gate in rig.node.gates()] == [Reason.OUTBOX_BACKLOG]
+        rig.report.unsent.clear()
+        del rig.coordinator.answers[wire.Result]
+        await rig.pass_time(3.0)
+        await rig.until(lambda: not rig.node.gates())
+
+
+async def test_a_store_that_cannot_be_read_for_a_moment_ends_nothing() -> None:
+    async with Rig() as rig:
+        await rig.coordinator.saw(wire.Pull)
+        rig.outbox.unreadable = True
+        rig.coordinator.offer(builders.offer("unchecked"))
+        await rig.pass_time(2.0)
+        await rig.coordinator.saw(wire.Pull, 2)
+        rig.outbox.unreadable = False
+        rig.coordinator.offer(builders.offer("checked"))
+        await rig.pass_time(6.0)
+        await rig.until(lambda: list(rig.outbox.ledger) == [builders.offer("checked").idem_key])
+
+
+async def test_a_transition_that_cannot_be_costs_its_attempt_and_no_other() -> None:
+    async with Rig() as rig:
+        rig.engine.go.clear()
+        rig.coordinator.offer(builders.offer("bad"))
+        rig.coordinator.offer(builders.offer("good"))
+        await rig.until(lambda: rig.engine.started == 2)
+        rig.spine.feed(ev.Happened(key=builders.offer("bad").key, event=Event.STAGED))
+        assert rig.node.closed[-1].reason is Reason.INTERNAL
+        rig.engine.go.set()
+        await rig.until(lambda: list(rig.outbox.ledger) == [builders.offer("good").idem_key])

@@ -60,7 +60,7 @@ async def greet(
     reply = await exchange(wire.UpFrame(seq=0, msg=hello))
     halfway_at = (asked_at + clock.wall()) / 2
     welcome = _checked_welcome(checked(reply, 0, hello, endpoint), endpoint)
-    greeter.welcomed(welcome)
+    greeter.welcomed(hello, welcome)
     return Session(welcome, clock.monotonic(), welcome.server_time - halfway_at)
 
 
