@@ -37,7 +37,7 @@ _MEANING: dict[int, tuple[GpuFault, str]] = {
 }
 
 _REMEDY: dict[GpuFault, str] = {
-    GpuFault.DRIVER_ABSENT: "Install or load the NVIDIA driver; the agent looks again by itself",
+    GpuFault.DRIVER_ABSENT: "To use a GPU, install or load the NVIDIA driver; the agent looks again by itself",
     GpuFault.NO_GPU: "Check that the card is seated, powered, and handed to this machine or container",
     GpuFault.DRIVER_MISMATCH: "The driver was updated while in use: reboot, or reload the nvidia kernel modules",
     GpuFault.DRIVER_UNRESPONSIVE: "See `dmesg` for Xid lines; if the driver stays silent, reboot",

@@ -41,7 +41,7 @@ def test_no_driver_is_a_cpu_pool_and_no_failure(place, gpus) -> None:
 
     assert status == 0
     assert page.startswith("no NVIDIA GPU: CPU pool only\n")
-    assert "Install or load the NVIDIA driver" in " ".join(page.split())
+    assert "install or load the NVIDIA driver" in " ".join(page.split())
 
 
 def test_a_driver_without_gpus_is_a_cpu_pool_and_no_failure(place, gpus) -> None:

@@ -40,7 +40,7 @@ async def test_a_machine_without_a_driver_says_why_and_looks_again_later(place, 
     probe = probe_of(driver.library)
     report = await probe.snapshot()
     assert report.fault is GpuFault.DRIVER_ABSENT
-    assert "Install or load the NVIDIA driver" in report.detail
+    assert "install or load the NVIDIA driver" in report.detail
 
     driver.show()
     assert await probe.snapshot() == report, "not before its time"
