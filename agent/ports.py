@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -235,19 +235,31 @@ class Outbox(Protocol):
     """Finished attempts survive a crash until a receipt comes."""
 
     async def put(self, row: OutboxRow) -> None:
-        """Durable (fsync) when it returns. Raises StorageError. The same idem_key again is no error."""
+        """Durable (fsync) when it returns. The same idem_key again is no error.
+
+        Raises ConflictError when this attempt ended before under another idem_key: it will never be taken. Any other
+        StorageError may pass.
+        """
         ...
 
-    async def pending(self, limit: int) -> Sequence[OutboxRow]:
-        """Oldest first."""
+    async def pending(self, limit: int, skip: Collection[str] = ()) -> Sequence[OutboxRow]:
+        """Oldest first, without the idem_keys of `skip`: at most `limit`, and fewer when their outputs are large (a few
+        MiB together, but one row always, however large). Raises StorageError.
+        """
+        ...
+
+    async def unsent(self) -> Mapping[str, LeaseKey]:
+        """All that waits, by idem_key, oldest first, without its content. Raises StorageError."""
         ...
 
     async def settle(self, idem_key: str, receipt: Signed, body: wire.ReceiptBody) -> None:
         """In one transaction: write the ledger line with its bundle and delete the row."""
         ...
 
-    async def settled(self, idem_key: str) -> bool:
-        """Whether this attempt is settled or waiting: then its offer is a replay."""
+    async def settled(self, key: LeaseKey, idem_key: str) -> bool:
+        """Whether `idem_key`, or this attempt of the task under any other, is settled or waiting: its offer is a replay
+        then, or one attempt given out twice. Raises StorageError.
+        """
         ...
 
 
@@ -284,4 +296,3 @@ class Greeter(Protocol):
     def welcomed(self, hello: wire.Hello, welcome: wire.Welcome) -> None:
         """`hello` is the one that was answered: two sessions may be opening at once."""
         ...
-

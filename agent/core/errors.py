@@ -101,6 +101,10 @@ class StorageError(AgentError):
         self.full = full
 
 
+class ConflictError(StorageError):
+    """Something else is kept under this name already: to try again never helps."""
+
+
 class ProofError(AgentError):
     """A transcript, commitment, signature or receipt does not verify; `check` names the failed check."""
 

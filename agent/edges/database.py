@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +31,7 @@ _CHECK_LIMIT_BYTES = 64 << 20
 _BUSY_TIMEOUT_S = 5.0
 _LITTLE_SPACE_BYTES = 1 << 20
 _SIDECARS = ("", "-wal", "-shm")
+_READ, _WRITE = "BEGIN", "BEGIN IMMEDIATE"
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -41,7 +42,8 @@ class _DamagedError(Exception):
 @dataclass(frozen=True)
 class _Job:
     work: Work[Any]
-    done: Future[Any] = field(default_factory=Future)
+    begin: str
+    done: Future[Any]
 
 
 class Database:
@@ -67,11 +69,22 @@ class Database:
 
     async def run(self, work: Work[T]) -> T:
         """Run `work` in a transaction that is durable when this returns. Raises StorageError."""
+        return await self._do(work, _WRITE)
+
+    async def read(self, work: Work[T]) -> T:
+        """Run `work`, which changes nothing, on one state of the file: whatever `run` finished before is in it.
+
+        It waits for no lock and no flush of its own, so another writer of the file does not hold it up. Raises
+        StorageError.
+        """
+        return await self._do(work, _READ)
+
+    async def _do(self, work: Work[T], begin: str) -> T:
         if self._closed:
             raise StorageError(f"{self._path.name} is closed")
-        job = _Job(work)
-        self._jobs.put(job)
-        return await asyncio.wrap_future(job.done)
+        done: Future[T] = Future()
+        self._jobs.put(_Job(work, begin, done))
+        return await asyncio.wrap_future(done)
 
     async def close(self) -> None:
         """Finish what was asked for, then close. Idempotent."""
@@ -86,7 +99,9 @@ class Database:
         open_ = True
         while open_:
             jobs, open_ = self._take()
-            self._settle([job for job in jobs if job.done.set_running_or_notify_cancel()])
+            wanted = [job for job in jobs if job.done.set_running_or_notify_cancel()]
+            for begin in (_READ, _WRITE):  # readers first: they need not wait for a flush
+                self._settle([job for job in wanted if job.begin is begin])
         if self._connection is not None:
             self._connection.close()
 
@@ -105,11 +120,11 @@ class Database:
         return jobs, False
 
     def _settle(self, jobs: list[_Job]) -> None:
-        """Commit `jobs` together; when that fails, each alone, so that one bad job harms no other."""
+        """Do `jobs`, all of one kind, together; when that fails, each alone, so that one bad job harms no other."""
         if not jobs:
             return
         try:
-            outcomes = self._commit([job.work for job in jobs])
+            outcomes = self._commit(jobs[0].begin, [job.work for job in jobs])
         except Exception as error:  # noqa: BLE001  (whatever a job raises belongs to its caller; the thread goes on)
             if len(jobs) == 1:
                 jobs[0].done.set_exception(classified(error, self._path))
@@ -120,19 +135,19 @@ class Database:
             for job, outcome in zip(jobs, outcomes, strict=True):
                 job.done.set_result(outcome)
 
-    def _commit(self, works: list[Work[Any]]) -> list[Any]:
+    def _commit(self, begin: str, works: list[Work[Any]]) -> list[Any]:
         try:
-            return self._transact(works)
+            return self._transact(begin, works)
         except sqlite3.DatabaseError as error:
             if not _is_damage(error):
                 raise
             self._put_aside(error)
-            return self._transact(works)
+            return self._transact(begin, works)
 
-    def _transact(self, works: list[Work[Any]]) -> list[Any]:
+    def _transact(self, begin: str, works: list[Work[Any]]) -> list[Any]:
         connection = self._connection or self._open_sound()
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(begin)
             outcomes = [work(connection) for work in works]
             connection.execute("COMMIT")
         except BaseException:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from agent.core import wire
-from agent.core.errors import StorageError
+from agent.core.errors import ConflictError
 from agent.core.model import LeaseKey, Signed, Value
 from agent.edges.database import Database, read_only
 from agent.ports import OutboxRow
@@ -19,6 +20,10 @@ from agent.ports import OutboxRow
 OUTBOX_NAME = "outbox.db"
 DEFAULT_BUDGET_BYTES = 2 << 30
 """Beyond this the oldest bundles are dropped; their ledger lines stay. A bundle is about 6 KiB and its output."""
+ANSWER_CHARS = 4 << 20
+"""`pending` loads no further row beyond this: a backlog of large outputs is never in memory at once."""
+UNSENT_MAX = 100_000
+"""About 20 MB of keys. A node stops taking work far below this."""
 _DROP_AT_ONCE = 8
 """For each bundle that comes in: enough to get below the budget again soon, little enough to keep most."""
 
@@ -60,7 +65,7 @@ class LedgerLine(Value):
 
 
 class SqliteOutbox:
-    """The port `Outbox`, with readers of the ledger."""
+    """The port `Outbox`."""
 
     def __init__(self, database: Database, budget_bytes: int) -> None:
         self._database = database
@@ -77,26 +82,20 @@ class SqliteOutbox:
         return self._database.recovered
 
     async def put(self, row: OutboxRow) -> None:
-        """See the port. Another result for the same attempt raises StorageError: an attempt ends once."""
         await self._database.run(lambda file: _put(file, row))
 
-    async def pending(self, limit: int) -> Sequence[OutboxRow]:
-        return await self._database.run(lambda file: _pending(file, limit))
+    async def pending(self, limit: int, skip: Collection[str] = ()) -> Sequence[OutboxRow]:
+        return await self._database.read(lambda file: _pending(file, limit, skip))
+
+    async def unsent(self) -> Mapping[str, LeaseKey]:
+        return await self._database.read(_unsent)
 
     async def settle(self, idem_key: str, receipt: Signed, body: wire.ReceiptBody) -> None:
         """See the port. Settling what is not waiting changes nothing."""
         await self._database.run(lambda file: _settle(file, idem_key, receipt, body, self._budget_bytes))
 
-    async def settled(self, idem_key: str) -> bool:
-        return await self._database.run(lambda file: _known(file, idem_key))
-
-    async def ledger(self, limit: int) -> Sequence[LedgerLine]:
-        """Newest first."""
-        return await self._database.run(lambda file: _ledger(file, limit))
-
-    async def bundle(self, task_id: str) -> wire.ReceiptBundle | None:
-        """The accepted attempt's bundle, else the newest attempt's; None when there is none (any more)."""
-        return await self._database.run(lambda file: _bundle(file, task_id))
+    async def settled(self, key: LeaseKey, idem_key: str) -> bool:
+        return await self._database.read(lambda file: _known(file, idem_key) or _ended(file, key))
 
     async def close(self) -> None:
         await self._database.close()
@@ -108,7 +107,10 @@ def read_ledger(path: Path, limit: int) -> Sequence[LedgerLine]:
 
 
 def read_bundle(path: Path, task_id: str) -> wire.ReceiptBundle | None:
-    """One bundle from the ledger of an agent that may be running. Raises StorageError."""
+    """The accepted attempt's bundle, else the newest attempt's; None when there is none (any more).
+
+    The agent may be running. Raises StorageError.
+    """
     return read_only(path, lambda file: _bundle(file, task_id))
 
 
@@ -119,26 +121,36 @@ def _put(file: sqlite3.Connection, row: OutboxRow) -> None:
     if _known(file, row.idem_key):
         return
     key = row.key
+    if _ended(file, key):
+        raise ConflictError(
+            f"attempt {key.attempt} of task {key.task_id} ended before, under another idempotency key",
+            remedy="The coordinator gave one attempt out twice: tell its operator",
+        )
     values = (key.task_id, key.attempt, key.fence, row.idem_key, _json(row.offer), _json(row.result), row.output)
-    clash = "SELECT 1 FROM ledger WHERE task_id = ? AND attempt = ?"
-    try:
-        if file.execute(clash, (key.task_id, key.attempt)).fetchone():
-            raise _ended_before(key)
-        file.execute(f"INSERT INTO outbox ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608
-    except sqlite3.IntegrityError as error:
-        raise _ended_before(key) from error
+    file.execute(f"INSERT INTO outbox ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608
 
 
-def _ended_before(key: LeaseKey) -> StorageError:
-    return StorageError(
-        f"attempt {key.attempt} of task {key.task_id} ended before, under another idempotency key",
-        remedy="The coordinator gave one attempt out twice: tell its operator",
-    )
+def _pending(file: sqlite3.Connection, limit: int, skip: Collection[str]) -> list[OutboxRow]:
+    """Walks the keys, which lie before a row's long texts, and reads only the rows that are wanted."""
+    rows: list[OutboxRow] = []
+    room = ANSWER_CHARS
+    with closing(file.execute("SELECT seq, idem_key FROM outbox ORDER BY seq")) as keys:
+        for seq, idem_key in keys:
+            if len(rows) == limit or room <= 0:
+                break
+            if idem_key not in skip:
+                columns = file.execute(f"SELECT {_COLUMNS} FROM outbox WHERE seq = ?", (seq,)).fetchone()  # noqa: S608
+                rows.append(_row(columns))
+                room -= sum(len(text) for text in columns if isinstance(text, str))
+    return rows
 
 
-def _pending(file: sqlite3.Connection, limit: int) -> list[OutboxRow]:
-    rows = file.execute(f"SELECT {_COLUMNS} FROM outbox ORDER BY seq LIMIT ?", (limit,))  # noqa: S608
-    return [_row(row) for row in rows]
+def _unsent(file: sqlite3.Connection) -> dict[str, LeaseKey]:
+    query = "SELECT idem_key, task_id, attempt, fence FROM outbox ORDER BY seq LIMIT ?"
+    return {
+        idem_key: LeaseKey(task_id=task_id, attempt=attempt, fence=fence)
+        for idem_key, task_id, attempt, fence in file.execute(query, (UNSENT_MAX,))
+    }
 
 
 def _row(columns: tuple[Any, ...]) -> OutboxRow:
@@ -186,6 +198,15 @@ def _drop_old_bundles(file: sqlite3.Connection, budget_bytes: int) -> None:
 def _known(file: sqlite3.Connection, idem_key: str) -> bool:
     query = "SELECT 1 FROM outbox WHERE idem_key = ?1 UNION ALL SELECT 1 FROM ledger WHERE idem_key = ?1"
     return file.execute(query, (idem_key,)).fetchone() is not None
+
+
+def _ended(file: sqlite3.Connection, key: LeaseKey) -> bool:
+    """Whether this attempt has a result already, under whatever idempotency key."""
+    query = (
+        "SELECT 1 FROM outbox WHERE task_id = ?1 AND attempt = ?2 "
+        "UNION ALL SELECT 1 FROM ledger WHERE task_id = ?1 AND attempt = ?2"
+    )
+    return file.execute(query, (key.task_id, key.attempt)).fetchone() is not None
 
 
 def _ledger(file: sqlite3.Connection, limit: int) -> list[LedgerLine]:

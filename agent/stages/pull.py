@@ -96,7 +96,7 @@ class Pull:
         if offer is None:
             return False
         try:
-            settled = await self._outbox.settled(offer.idem_key)
+            settled = await self._outbox.settled(offer.key, offer.idem_key)
         except StorageError as error:  # whether it is a replay is unknown: not taken, and its lease ends by itself
             self._log.error("offer.unchecked", task=offer.task.task_id, detail=str(error))
             return False

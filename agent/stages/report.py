@@ -13,7 +13,7 @@ import structlog
 from agent.core import events as ev
 from agent.core import wire
 from agent.core.attempt import Attempt, Event
-from agent.core.errors import LinkError, LinkFault, ProofError, StorageError
+from agent.core.errors import ConflictError, LinkError, LinkFault, ProofError, StorageError
 from agent.core.model import LeaseKey, Outcome, Reason, Signed, Timings, Usage
 from agent.core.proof.signed import open_signed, seal
 from agent.core.watchdog import Pulse
@@ -25,8 +25,6 @@ from agent.stages.storage import RETRY_S, StorageGate
 
 BATCH = 32
 """Results on their way at once. More only helps a link with a long round trip, and each holds its output."""
-WINDOW = 512
-"""Oldest rows that are looked at; those whose retry is not due yet are passed over."""
 IDLE_TURN_S = 30.0
 BACKLOG_MAX = 1_000
 """A hello names every unsent lease in about 90 bytes: far below a frame of 1 MiB."""
@@ -34,8 +32,6 @@ FINAL = frozenset({wire.RefusalCode.TOO_LARGE, wire.RefusalCode.BAD_MESSAGE})
 """Refusals of a result that say: this will never be taken."""
 REFUSED_RETRY_S = 3600.0
 """Another version of the coordinator may take it."""
-RECALL_MAX = 100_000
-"""Far above what a node can finish while its coordinator is away for a week."""
 RETURN_TRIES = 3
 
 
@@ -74,7 +70,7 @@ class Report:
 
     async def recall(self) -> Mapping[str, LeaseKey]:
         """Read what an earlier life of this agent still has to deliver; returns `unsent`, which stays current."""
-        self.unsent.update({row.idem_key: row.key for row in await self._outbox.pending(RECALL_MAX)})
+        self.unsent.update(await self._outbox.unsent())
         return self.unsent
 
     async def run(self) -> None:
@@ -99,6 +95,11 @@ class Report:
         while True:
             try:
                 await self._outbox.put(row)
+            except ConflictError as error:  # one attempt given out twice; the first result stands
+                self._log.error("result.conflicts", task=attempt.key.task_id, detail=str(error))
+                self._storage.works(attempt.key)
+                self._spine.feed(ev.Happened(key=attempt.key, event=Event.UNDELIVERABLE))
+                return
             except StorageError as error:  # kept in memory and tried again; no new work comes in meanwhile
                 await self._storage.fails(attempt.key, error)
                 continue
@@ -140,19 +141,18 @@ class Report:
         while True:
             now = self._spine.clock.monotonic()
             self._pulse.beat("report", now)
+            resting = {idem_key: retry.due_at for idem_key, retry in self._retries.items() if retry.due_at > now}
             self._news.clear()  # before the look: what comes during it is not missed
             try:
-                rows = await self._outbox.pending(WINDOW)
+                rows = await self._outbox.pending(BATCH, resting)
             except StorageError as error:
                 self._log.error("outbox.unreadable", detail=str(error))
                 await self._spine.clock.sleep(RETRY_S)
                 continue
-            due = [row for row in rows if self._retries.get(row.idem_key, NOT_TRIED).due_at <= now][:BATCH]
-            if due:
-                await asyncio.gather(*map(self._try, due))
+            if rows:
+                await asyncio.gather(*map(self._try, rows))
             else:
-                later = [self._retries[row.idem_key].due_at - now for row in rows]
-                await self._wait_for_news(min([IDLE_TURN_S, *later]))
+                await self._wait_for_news(min([now + IDLE_TURN_S, *resting.values()]) - now)
 
     async def _wait_for_news(self, limit_s: float) -> None:
         """New rows and a new session end the wait; the limit shows life to the watchdog."""

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from agent.core import wire
-from agent.core.errors import StorageError
+from agent.core.errors import ConflictError, StorageError
 from agent.core.model import LeaseKey, Signed
 from agent.edges.database import Database, read_only
-from agent.edges.outbox import SqliteOutbox, read_bundle, read_ledger
+from agent.edges.outbox import ANSWER_CHARS, SqliteOutbox, read_bundle, read_ledger
 from agent.ports import OutboxRow
 from tests.builders import signed
 
@@ -104,56 +104,91 @@ async def test_the_same_key_again_is_no_error_and_no_second_row(outbox: SqliteOu
 
 async def test_an_attempt_ends_once(outbox: SqliteOutbox):
     await outbox.put(row())
-    with pytest.raises(StorageError, match="ended before"):
+    with pytest.raises(ConflictError, match="ended before"):
         await outbox.put(row(idem_key="other"))
     await outbox.settle("t1:1", *receipt(row()))
-    with pytest.raises(StorageError, match="ended before"):
+    with pytest.raises(ConflictError, match="ended before"):
         await outbox.put(row(idem_key="other"))
     await outbox.put(row(attempt=2))
 
 
 async def test_settling_moves_the_row_into_the_ledger_with_its_bundle(path: Path, outbox: SqliteOutbox):
     await outbox.put(row())
-    assert await outbox.settled("t1:1")
+    assert await outbox.settled(row().key, "t1:1")
     signed_receipt, body = receipt(row(), 1_234_567)
     await outbox.settle("t1:1", signed_receipt, body)
     assert await outbox.pending(9) == []
-    assert await outbox.settled("t1:1")
-    assert not await outbox.settled("t1:2")
-    (line,) = await outbox.ledger(9)
+    assert await outbox.settled(row().key, "t1:1")
+    (line,) = read_ledger(path, 9)
     assert (line.task_id, line.attempt, line.amount_micros, line.currency) == ("t1", 1, 1_234_567, "credit")
-    bundle = await outbox.bundle("t1")
+    bundle = read_bundle(path, "t1")
     assert bundle == wire.ReceiptBundle(
         coordinator_key=signed_receipt.key, offer=row().offer, result=row().result, receipt=signed_receipt, output="out"
     )
-    assert await outbox.bundle("t2") is None
+    assert read_bundle(path, "t2") is None
 
 
-async def test_settling_twice_or_what_is_not_there_changes_nothing(outbox: SqliteOutbox):
+@pytest.mark.parametrize("receipted", [False, True], ids=["waiting", "settled"])
+async def test_an_offer_is_known_by_its_key_and_by_its_attempt(outbox: SqliteOutbox, receipted: bool):
+    await outbox.put(row())
+    if receipted:
+        await outbox.settle("t1:1", *receipt(row()))
+    other_fence = LeaseKey(task_id="t1", attempt=1, fence=99)
+    assert await outbox.settled(LeaseKey(task_id="t2", attempt=1, fence=3), "t1:1")
+    assert await outbox.settled(other_fence, "another key")
+    assert not await outbox.settled(LeaseKey(task_id="t1", attempt=2, fence=3), "t1:2")
+
+
+async def test_what_waits_is_told_without_its_content(outbox: SqliteOutbox):
+    rows = [row(f"t{number}", attempt=number) for number in range(3)]
+    for item in rows:
+        await outbox.put(item)
+    await outbox.settle("t0:0", *receipt(rows[0]))
+    assert list((await outbox.unsent()).items()) == [("t1:1", rows[1].key), ("t2:2", rows[2].key)]
+
+
+async def test_rows_whose_time_has_not_come_are_passed_over(outbox: SqliteOutbox):
+    rows = [row(f"t{number}") for number in range(6)]
+    for item in rows:
+        await outbox.put(item)
+    assert await outbox.pending(2, {"t0:1", "t2:1"}) == [rows[1], rows[3]]
+    assert await outbox.pending(2, {item.idem_key for item in rows}) == []
+
+
+async def test_a_backlog_of_large_outputs_comes_in_portions(outbox: SqliteOutbox):
+    rows = [row(f"t{number}", output="x" * (ANSWER_CHARS // 2)) for number in range(4)]
+    for item in rows:
+        await outbox.put(item)
+    first = await outbox.pending(99)
+    assert first == rows[:2]
+    assert await outbox.pending(99, {item.idem_key for item in first}) == rows[2:]
+
+
+async def test_an_output_larger_than_a_portion_comes_alone(outbox: SqliteOutbox):
+    rows = [row("t1", output="x" * (ANSWER_CHARS + 1)), row("t2")]
+    for item in rows:
+        await outbox.put(item)
+    assert await outbox.pending(99) == rows[:1]
+
+
+async def test_settling_twice_or_what_is_not_there_changes_nothing(path: Path, outbox: SqliteOutbox):
     await outbox.put(row())
     await outbox.settle("t1:1", *receipt(row()))
     await outbox.settle("t1:1", *receipt(row(), 999))
     await outbox.settle("nobody", *receipt(row("t9")))
-    assert [line.amount_micros for line in await outbox.ledger(9)] == [5]
+    assert [line.amount_micros for line in read_ledger(path, 9)] == [5]
 
 
-async def test_the_ledger_is_newest_first_and_the_accepted_bundle_wins(outbox: SqliteOutbox):
+async def test_the_ledger_is_newest_first_and_the_accepted_bundle_wins(path: Path, outbox: SqliteOutbox):
     for attempt, status in ((1, wire.ReceiptStatus.ACCEPTED), (2, wire.ReceiptStatus.STALE)):
         item = row(attempt=attempt, output=status.value)
         await outbox.put(item)
         await outbox.settle(item.idem_key, *receipt(item, status=status))
-    assert [line.attempt for line in await outbox.ledger(9)] == [2, 1]
-    assert [line.attempt for line in await outbox.ledger(1)] == [2]
-    bundle = await outbox.bundle("t1")
+    assert [line.attempt for line in read_ledger(path, 9)] == [2, 1]
+    assert [line.attempt for line in read_ledger(path, 1)] == [2]
+    bundle = read_bundle(path, "t1")
     assert bundle is not None
     assert bundle.output == "accepted"
-
-
-async def test_another_process_reads_the_ledger_meanwhile(path: Path, outbox: SqliteOutbox):
-    await outbox.put(row())
-    await outbox.settle("t1:1", *receipt(row()))
-    assert read_ledger(path, 9) == await outbox.ledger(9)
-    assert read_bundle(path, "t1") == await outbox.bundle("t1")
 
 
 def test_there_is_no_ledger_where_no_agent_ran(tmp_path: Path):
@@ -171,9 +206,9 @@ async def test_old_bundles_make_room_but_their_lines_stay(path: Path):
         item = row(f"t{number}", output="x" * 10_000)
         await outbox.put(item)
         await outbox.settle(item.idem_key, *receipt(item))
-    assert len(await outbox.ledger(999)) == 300
-    assert await outbox.bundle("t0") is None
-    assert await outbox.bundle("t299") is not None
+    assert len(read_ledger(path, 999)) == 300
+    assert read_bundle(path, "t0") is None
+    assert read_bundle(path, "t299") is not None
     await outbox.close()
     assert path.stat().st_size < 3 << 20
 
@@ -351,13 +386,14 @@ async def test_a_directory_that_cannot_be_used_is_told_in_words(tmp_path: Path):
     assert not refused.value.full
 
 
-async def test_a_file_that_another_process_holds_is_told_so_and_works_again_later(path: Path):
+async def test_a_file_that_another_process_holds_is_told_so_can_be_read_and_works_again_later(path: Path):
     database = Database(path, [["CREATE TABLE t (x INTEGER) STRICT"]], busy_timeout_s=0.01)
     await database.run(lambda file: file.execute("INSERT INTO t VALUES (1)"))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StorageError, match="in use by another process"):
             await database.run(lambda file: file.execute("INSERT INTO t VALUES (2)"))
+        assert await database.read(_count) == 1  # who only reads waits for nobody
         other.execute("ROLLBACK")
     await database.run(lambda file: file.execute("INSERT INTO t VALUES (3)"))
     assert read_only(path, _count) == 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -50,9 +50,12 @@ class SimOutbox:
         await self._acknowledged()
         self._truth.stored(self._node, row)
 
-    async def pending(self, limit: int) -> Sequence[OutboxRow]:
+    async def pending(self, limit: int, skip: Collection[str] = ()) -> Sequence[OutboxRow]:
         await asyncio.sleep(self._chance.random() * 0.001)
-        return list(self._disk.rows.values())[:limit]
+        return [row for row in self._disk.rows.values() if row.idem_key not in skip][:limit]
+
+    async def unsent(self) -> Mapping[str, LeaseKey]:
+        return {row.idem_key: row.key for row in self._disk.rows.values()}
 
     async def settle(self, idem_key: str, receipt: Signed, body: wire.ReceiptBody) -> None:
         await self._write()
@@ -62,9 +65,11 @@ class SimOutbox:
             self._truth.settled(self._node, row, body)
         await self._acknowledged()
 
-    async def settled(self, idem_key: str) -> bool:
+    async def settled(self, key: LeaseKey, idem_key: str) -> bool:
         await asyncio.sleep(self._chance.random() * 0.001)
-        return idem_key in self._disk.rows or idem_key in self._disk.ledger
+        ended = {(row.key.task_id, row.key.attempt) for row in self._disk.rows.values()}
+        ended |= {(body.task_id, body.attempt) for body in self._disk.ledger.values()}
+        return idem_key in self._disk.rows or idem_key in self._disk.ledger or (key.task_id, key.attempt) in ended
 
     async def _write(self) -> None:
         await asyncio.sleep(self._disk.write_s * self._chance.random())

@@ -9,13 +9,13 @@ import asyncio
 import contextlib
 import hashlib
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from agent.core import wire
-from agent.core.errors import EngineError, LinkError, LinkFault, StorageError
+from agent.core.errors import ConflictError, EngineError, LinkError, LinkFault, StorageError
 from agent.core.fingerprint import Pool
 from agent.core.model import FinishReason, LeaseKey, Reason, Signed, TaskSpec, Usage
 from agent.core.node import Node
@@ -198,11 +198,16 @@ class PaperOutbox:
     async def put(self, row: OutboxRow) -> None:
         if self.full:
             raise StorageError("no space left", full=True, remedy="Make room")
+        if row.idem_key not in self.rows and await self.settled(row.key, row.idem_key):
+            raise ConflictError("this attempt ended before")
         self.rows[row.idem_key] = row
 
-    async def pending(self, limit: int) -> Sequence[OutboxRow]:
+    async def pending(self, limit: int, skip: Collection[str] = ()) -> Sequence[OutboxRow]:
         self._check_readable()
-        return list(self.rows.values())[:limit]
+        return [row for row in self.rows.values() if row.idem_key not in skip][:limit]
+
+    async def unsent(self) -> Mapping[str, LeaseKey]:
+        return {row.idem_key: row.key for row in self.rows.values()}
 
     async def settle(self, idem_key: str, receipt: Signed, body: wire.ReceiptBody) -> None:
         assert receipt.payload
@@ -211,9 +216,11 @@ class PaperOutbox:
         self.ledger[idem_key] = body
         del self.rows[idem_key]
 
-    async def settled(self, idem_key: str) -> bool:
+    async def settled(self, key: LeaseKey, idem_key: str) -> bool:
         self._check_readable()
-        return idem_key in self.rows or idem_key in self.ledger
+        ended = {(row.key.task_id, row.key.attempt) for row in self.rows.values()}
+        ended |= {(body.task_id, body.attempt) for body in self.ledger.values()}
+        return idem_key in self.rows or idem_key in self.ledger or (key.task_id, key.attempt) in ended
 
     def _check_readable(self) -> None:
         if self.unreadable:

@@ -16,6 +16,7 @@ from agent.core.proof.commitment import verify_commitment
 from agent.core.proof.header import check_against_offer
 from agent.core.proof.signed import seal
 from agent.edges.signing import KeyPair, verify
+from agent.ports import OutboxRow
 from tests import builders
 from tests.stages.rig import Rig, crash
 
@@ -451,6 +452,47 @@ async def test_a_store_that_cannot_be_read_for_a_moment_ends_nothing() -> None:
         rig.coordinator.offer(builders.offer("checked"))
         await rig.pass_time(6.0)
         await rig.until(lambda: list(rig.outbox.ledger) == [builders.offer("checked").idem_key])
+
+
+def _earlier(task_id: str) -> OutboxRow:
+    """The result of another offer of the same attempt."""
+    key, signed = builders.offer(task_id).key, builders.signed()
+    return OutboxRow(key=key, idem_key=f"earlier {task_id}", offer=signed, result=signed)
+
+
+async def test_an_attempt_given_out_twice_ends_once_and_work_goes_on() -> None:
+    async with Rig() as rig:
+        rig.engine.go.clear()
+        rig.coordinator.offer(builders.offer())
+        await rig.engine.began.wait()
+        rig.coordinator.answers[wire.Result] = _unreachable
+        await rig.outbox.put(_earlier("task-1"))
+        rig.engine.go.set()
+        await rig.until(lambda: not rig.node.attempts or not rig.node.held())
+        assert list(rig.outbox.rows) == ["earlier task-1"]
+        assert rig.node.gates() == []
+        assert rig.node.credit("main")
+
+
+async def test_another_offer_of_a_waiting_attempt_costs_no_gpu_work() -> None:
+    async with Rig() as rig:
+        rig.coordinator.answers[wire.Result] = _unreachable
+        await rig.outbox.put(_earlier("task-1"))
+        rig.coordinator.offer(builders.offer())
+        await rig.coordinator.saw(wire.Decline)
+        assert rig.engine.started == 0
+
+
+async def test_results_that_are_refused_for_good_hold_up_no_newer_one() -> None:
+    rig = Rig()
+    rig.coordinator.answers[wire.Result] = _refused_for_good
+    for number in range(600):
+        await rig.outbox.put(_earlier(f"t{number}"))
+    async with rig:
+        await rig.coordinator.saw(wire.Result, 600)
+        del rig.coordinator.answers[wire.Result]
+        rig.coordinator.offer(builders.offer("newer"))
+        await rig.until(lambda: list(rig.outbox.ledger) == [builders.offer("newer").idem_key])
 
 
 async def test_a_transition_that_cannot_be_costs_its_attempt_and_no_other() -> None:
