@@ -13,8 +13,9 @@ from agent.core.model import Outcome, Reason
 from agent.core.wire import ReceiptStatus
 from agent.devnet.core import effects, presence
 from agent.devnet.core.records import ENDED, TaskState
+from agent.devnet.core.rules import LEASES_PER_SLOT
 from tests import builders
-from tests.devnet.world import Actor, World
+from tests.devnet.world import POOLS, Actor, World
 
 NODES = st.integers(0, 2)
 ENDINGS = st.sampled_from(
@@ -153,7 +154,7 @@ class CoordinatorMachine(RuleBasedStateMachine):
         live = {task_id for task_id, task in book.tasks.items() if task.progress.state is TaskState.LEASED}
         held = [task_id for node in book.nodes.values() for task_id in node.leases]
         assert sorted(held) == sorted(live)
-        queued = [task_id for model in book.queue.models() for _, task_id in book.queue.line(model)]
+        queued = [task_id for line in book.queue.lines() for _, task_id in book.queue.line(line)]
         assert sorted(queued) == sorted(it for it, t in book.tasks.items() if t.progress.state is TaskState.QUEUED)
         assert len(queued) == len(book.queue)
 
@@ -182,10 +183,17 @@ class CoordinatorMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_while_there_is_work_for_him(self) -> None:
         book = self.world.book
-        for model in book.queue.models():
+        for model, kind in book.queue.lines():
             for parked in book.waiting.line(model):
-                for _, task_id in book.queue.line(model):
+                if len(book.nodes[parked.node_id].leases) >= LEASES_PER_SLOT * POOLS[0].slots:
+                    continue
+                for _, task_id in book.queue.line((model, kind)):
                     assert book.tasks[task_id].avoid.get(parked.node_id, 0.0) > self.world.now
+
+    @invariant()
+    def no_node_has_more_than_it_has_room_for(self) -> None:
+        for node in self.world.book.nodes.values():
+            assert len(node.leases) == sum(node.busy.values()) <= LEASES_PER_SLOT * POOLS[0].slots
 
 
 TestCoordinator = CoordinatorMachine.TestCase

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from agent.core import wire
 from agent.core.model import EmbeddingInput, Reason
 from agent.devnet.core import leasing
+from agent.devnet.core.queue import Line, Queue
 from agent.devnet.core.records import TaskState
-from agent.devnet.core.rules import MAX_OFFERS_BYTES, Refused
+from agent.devnet.core.rules import LEASES_PER_SLOT, MAX_LEASES, MAX_OFFERS_BYTES, Refused
 from tests import builders
-from tests.devnet.world import OTHER_MODEL, World
+from tests.devnet.world import OTHER_MODEL, Actor, World
 
 
 @pytest.mark.parametrize(("queued", "asked_for", "granted"), [(0, 1, 0), (1, 3, 1), (3, 2, 2), (5, 5, 5)])
@@ -26,7 +29,8 @@ def test_tasks_are_granted_in_the_order_in_which_they_came_over_all_models() -> 
     world = World()
     node = world.enrolled()
     order = [world.submit(), world.submit(model=OTHER_MODEL), world.submit()]
-    credits = tuple(wire.Credit(pool=m[-4:], model_digest=m, count=2) for m in (OTHER_MODEL, builders.MODEL))
+    named = {"other": OTHER_MODEL, "main": builders.MODEL}
+    credits = tuple(wire.Credit(pool=name, model_digest=model, count=2) for name, model in named.items())
     offers = world.opened(world.ask(node, credits)[1])
     assert [it.task.task_id for it in offers] == order
 
@@ -45,6 +49,88 @@ def test_a_pool_that_does_not_do_a_kind_is_passed_over_for_the_next_task() -> No
     world.submit(input=EmbeddingInput(texts=("a",)), max_tokens=0)
     chat = world.submit()
     assert [it.task.task_id for it in world.pull(node, 2)] == [chat]
+
+
+def live(world: World, node: Actor) -> int:
+    return len(world.book.nodes[node.node_id].leases)
+
+
+def test_a_node_that_asks_for_more_than_it_advertised_gets_what_its_slots_hold_and_what_is_being_delivered() -> None:
+    world = World()
+    node = world.enrolled()
+    world.hello(node, fingerprint=builders.fingerprint(pools=(builders.pool(slots=1),)))
+    for _ in range(10):
+        world.submit()
+    assert len(world.pull(node, 1000)) == LEASES_PER_SLOT
+    assert world.pull(node, 1000) == []
+    assert live(world, node) == LEASES_PER_SLOT
+
+
+def test_two_credits_for_one_pool_do_not_double_its_room() -> None:
+    world = World()
+    node = world.enrolled()
+    world.hello(node, fingerprint=builders.fingerprint(pools=(builders.pool(slots=1),)))
+    for _ in range(10):
+        world.submit()
+    credits = (wire.Credit(pool="main", model_digest=builders.MODEL, count=5),) * 2
+    assert len(world.opened(world.ask(node, credits)[1])) == LEASES_PER_SLOT
+
+
+def test_no_node_holds_more_than_a_thousand_leases_whatever_it_advertises() -> None:
+    world = World()
+    node = world.enrolled()
+    world.hello(node, fingerprint=builders.fingerprint(pools=(builders.pool(slots=1 << 40),)))
+    for _ in range(MAX_LEASES + 5):
+        world.submit()
+    while world.pull(node, MAX_LEASES):
+        pass
+    assert live(world, node) == MAX_LEASES
+
+
+def test_a_pool_gets_nothing_before_it_is_advertised_and_its_parked_pull_at_once_when_it_is() -> None:
+    world = World()
+    node = world.enrolled()
+    world.hello(node, fingerprint=builders.fingerprint())
+    world.submit()
+    pull_id = world.park(node)
+    world.beat(node, fingerprint=builders.fingerprint(pools=(builders.pool(),)))
+    assert len(world.granted[pull_id].offers) == 1
+
+
+def test_a_full_pools_parked_pull_is_served_when_one_of_its_leases_ends() -> None:
+    world = World()
+    node = world.enrolled()
+    world.hello(node, fingerprint=builders.fingerprint(pools=(builders.pool(slots=1),)))
+    for _ in range(LEASES_PER_SLOT + 1):
+        world.submit()
+    first, *_ = world.pull(node, 10)
+    pull_id = world.park(node)
+    world.deliver(node, node.success(first))
+    assert len(world.granted[pull_id].offers) == 1
+
+
+class SearchedQueue(Queue):
+    """Counts how often it is searched."""
+
+    searches = 0
+
+    def line(self, line: Line) -> Iterator[tuple[int, str]]:
+        self.searches += 1
+        return super().line(line)
+
+
+def test_a_submit_looks_at_the_new_task_alone_however_many_wait_that_nobody_can_do() -> None:
+    world = World()
+    world.book.queue = queue = SearchedQueue()
+    for seed in range(3):
+        world.park(world.enrolled(seed))
+    before = queue.searches
+    for _ in range(50):
+        world.submit(input=EmbeddingInput(texts=("a",)), max_tokens=0)
+    world.sweep(0.25)
+    assert queue.searches == before
+    world.submit()
+    assert queue.searches > before
 
 
 def test_a_reply_never_outgrows_a_message_however_many_tasks_it_could_hold() -> None:

@@ -36,6 +36,7 @@ from agent.devnet.keys import KeyPair, verify
 from tests import builders
 
 OTHER_MODEL = "sha256:" + "cd" * 32
+POOLS = (builders.pool(slots=4), builders.pool("other", slots=4, model_digest=OTHER_MODEL))
 
 
 def asked(text: str = "Name a colour.", *, model: str = builders.MODEL, **changes: Any) -> asking.TaskAsked:
@@ -61,7 +62,7 @@ class Actor:
             "node_id": self.node_id,
             "nonce": nonce,
             "signature": signature,
-            "fingerprint": builders.fingerprint(),
+            "fingerprint": builders.fingerprint(pools=POOLS),
         }
         return wire.Hello(**{**fields, **changes})
 
@@ -205,13 +206,18 @@ class World:
         return self.book.tasks[task_id].progress.state
 
     def restarted(self) -> World:
-        """A new process that has nothing but what was written, with a monotonic clock of its own."""
+        """A new process that has nothing but what was written, with a monotonic clock of its own.
+
+        Its nodes have told again what they are; what they hold, each test's own hello tells.
+        """
         world = World()
         world.book.rules = self.book.rules
         world.now = 5.0
         world._chance = self._chance
         restore(world.book, world.when, remembered(self.writes))
         world.writes = list(self.writes)
+        for node in world.book.nodes.values():
+            node.show(builders.fingerprint(pools=POOLS))
         return world
 
 

@@ -21,7 +21,8 @@ from agent.core.model import (
 from agent.core.wire import Cancel, RefusalCode, encode
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, PushTo, SaveDemand
-from agent.devnet.core.leasing import conclude
+from agent.devnet.core.granting import conclude
+from agent.devnet.core.queue import DEADLINE
 from agent.devnet.core.records import ENDED, Demand, Progress, Task, TaskState
 from agent.devnet.core.rules import MAX_OFFER_BYTES, Instant, Refused, bad_message
 
@@ -86,7 +87,7 @@ def submit(book: Book, when: Instant, asked: TaskAsked, task_id: str, nonce: str
             RefusalCode.TOO_LARGE, f"the task takes {task.bytes} bytes on the wire; at most {MAX_OFFER_BYTES}"
         )
     book.add(task)
-    book.alarms.set(task.due, task_id, 0)
+    book.alarms.set(task.due, task_id, DEADLINE)
     book.write(SaveDemand(demand=demand))
     book.keep(task)
     return conclude(book, when, task_id)

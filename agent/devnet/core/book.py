@@ -11,7 +11,7 @@ from agent.core.proof.signed import Sign, Verify
 from agent.core.text import plain
 from agent.core.wire import RefusalCode
 from agent.devnet.core.effects import Decision, Moved, Notice, SaveProgress, Write
-from agent.devnet.core.queue import Alarms, Queue
+from agent.devnet.core.queue import PAUSE, Alarms, Queue
 from agent.devnet.core.records import Episode, Node, Progress, Task, TaskState, UsedToken
 from agent.devnet.core.rules import Instant, Refused, Rules
 from agent.devnet.core.waiting import Waiting
@@ -44,8 +44,10 @@ class Book:
         self.queue = Queue()
         self.alarms = Alarms()
         self.waiting = Waiting()
-        self.fresh: set[str] = set()
-        """Models whose queue or whose takers changed since parked pulls were last looked at."""
+        self.freed: set[str] = set()
+        """Tasks that somebody may have now who could not before this event."""
+        self.stirred: set[str] = set()
+        """Nodes that may take more since this event."""
         self.fence = 0
         self.number = 0
         self._writes: list[Write] = []
@@ -104,6 +106,11 @@ class Book:
             )
         )
 
+    def avoid(self, task: Task, node_id: str, until: float) -> None:
+        """Keep a task from a node for a while."""
+        task.avoid[node_id] = until
+        self.alarms.set(until, task.task_id, PAUSE)
+
     def end_lease(
         self, task: Task, when: Instant, outcome: Outcome, reason: Reason, detail: str, *, counts: bool
     ) -> None:
@@ -150,18 +157,19 @@ class Book:
     def _enter(self, task: Task) -> None:
         progress = task.progress
         if progress.state is TaskState.QUEUED:
-            self.queue.add(task.model_digest, task.demand.number, task.task_id)
-            self.fresh.add(task.model_digest)
+            self.queue.add(task.line, task.demand.number, task.task_id)
+            self.freed.add(task.task_id)
         elif progress.state is TaskState.LEASED:
             assert progress.lease is not None
             if node := self.nodes.get(progress.lease.node_id):
-                node.leases[task.task_id] = None
+                node.take(task.task_id, progress.lease)
 
     def _leave(self, task: Task) -> None:
         progress = task.progress
         if progress.state is TaskState.QUEUED:
-            self.queue.remove(task.model_digest, task.demand.number, task.task_id)
+            self.queue.remove(task.line, task.demand.number, task.task_id)
         elif progress.state is TaskState.LEASED:
             assert progress.lease is not None
             if node := self.nodes.get(progress.lease.node_id):
-                node.leases.pop(task.task_id, None)
+                node.drop(task.task_id, progress.lease)
+                self.stirred.add(node.record.node_id)

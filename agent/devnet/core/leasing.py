@@ -1,41 +1,25 @@
-"""Who gets which task: credits, grants, starts, declines, and leases that end."""
+"""What becomes of a lease: asked for, confirmed, renewed, declined, expired."""
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import msgspec
 
-from agent.core.model import LeaseKey, Outcome, Reason, Signed
-from agent.core.proof.signed import seal
-from agent.core.wire import (
-    MAX_PULL_WAIT_S,
-    Ack,
-    Cancel,
-    Credit,
-    Decline,
-    OfferBody,
-    Offers,
-    Pull,
-    Role,
-    StartAck,
-    encode,
-)
+from agent.core.model import LeaseKey, Outcome, Reason
+from agent.core.wire import MAX_PULL_WAIT_S, Ack, Cancel, Decline, Offers, Pull, StartAck
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Granted, PushTo
-from agent.devnet.core.queue import Alarm
-from agent.devnet.core.records import ENDED, Lease, Node, Task, TaskState
-from agent.devnet.core.rules import MAX_CREDITS, MAX_OFFERS_BYTES, PASSING, Instant, bad_message
+from agent.devnet.core.granting import conclude, grant, ms
+from agent.devnet.core.queue import DEADLINE, PAUSE, Alarm
+from agent.devnet.core.records import ENDED, Lease, Task, TaskState
+from agent.devnet.core.rules import MAX_CREDITS, PASSING, Instant, bad_message
 from agent.devnet.core.waiting import ParkedPull
-
-R = TypeVar("R")
 
 
 def pull(book: Book, when: Instant, node_id: str, pull_id: int, message: Pull) -> Decision[Offers | None]:
     """Offers at once, or None: then a `Granted` for `pull_id` follows. Raises Refused."""
     node = book.node(node_id)
     _check_credits(message)
-    offers = _grant(book, when, node, message.credits, since=when.now)
+    offers = grant(book, when, node, message.credits, since=when.now)
     # A reply later than half a lease would leave the node too little of it, for it counts from when it asked.
     wait_s = min(message.wait_s, MAX_PULL_WAIT_S, book.rules.lease_s / 2)
     if offers or wait_s <= 0:
@@ -55,7 +39,7 @@ def start(book: Book, when: Instant, node_id: str, key: LeaseKey) -> Decision[St
     if task is None:
         return book.decide(StartAck(key=key, ok=False, detail=_why_not_held(book, node_id, key)))
     renew(book, when, task)
-    return book.decide(StartAck(key=key, ok=True, lease_ms=_ms(book.rules.lease_s)))
+    return book.decide(StartAck(key=key, ok=True, lease_ms=ms(book.rules.lease_s)))
 
 
 def decline(book: Book, when: Instant, node_id: str, message: Decline) -> Decision[Ack]:
@@ -72,7 +56,8 @@ def decline(book: Book, when: Instant, node_id: str, message: Decline) -> Decisi
 def avoid_after_decline(book: Book, when: Instant, task: Task, node_id: str, reason: Reason) -> None:
     """Keep a task from the node that declined it, for as long as the reason is likely to hold."""
     rules = book.rules
-    task.avoid[node_id] = when.now + (rules.pause_while_busy_s if reason in PASSING else rules.pause_after_decline_s)
+    pause_s = rules.pause_while_busy_s if reason in PASSING else rules.pause_after_decline_s
+    book.avoid(task, node_id, when.now + pause_s)
 
 
 def renew(book: Book, when: Instant, task: Task) -> None:
@@ -88,94 +73,7 @@ def sweep(book: Book, when: Instant) -> Decision[None]:
     for parked in book.waiting.overdue(when.now):
         book.waiting.remove(parked.pull_id)
         book.tell(Granted(pull_id=parked.pull_id, offers=Offers()))
-    book.fresh.update(book.queue.models())
     return conclude(book, when, None)
-
-
-def conclude(book: Book, when: Instant, reply: R) -> Decision[R]:
-    """Close an event after which tasks may be free: hand them to those who wait, oldest pull first."""
-    for model in sorted(book.fresh):
-        _serve(book, when, model)
-    book.fresh.clear()
-    return book.decide(reply)
-
-
-# --------------------------------------------------------------------------- granting
-
-
-def _serve(book: Book, when: Instant, model_digest: str) -> None:
-    for parked in book.waiting.line(model_digest):
-        if next(book.queue.line(model_digest), None) is None:
-            return
-        if offers := _grant(book, when, book.node(parked.node_id), parked.credits, parked.since):
-            book.waiting.remove(parked.pull_id)
-            book.tell(Granted(pull_id=parked.pull_id, offers=Offers(offers=offers)))
-
-
-def _grant(book: Book, when: Instant, node: Node, credits: tuple[Credit, ...], since: float) -> tuple[Signed, ...]:
-    """Lease what fits: never more than asked, the oldest task first over all credits, never more than a reply holds.
-
-    `since` is when the node asked: it counts what an offer says from then.
-    """
-    left = [credit.count for credit in credits]
-    room = MAX_OFFERS_BYTES
-    offers: list[Signed] = []
-    while (found := _oldest(book, when, node, credits, left)) and found[0].bytes <= room:
-        task, index = found
-        left[index] -= 1
-        room -= task.bytes
-        offers.append(_lease(book, when, since, task, node.record.node_id, credits[index].pool))
-    return tuple(offers)
-
-
-def _oldest(
-    book: Book, when: Instant, node: Node, credits: tuple[Credit, ...], left: list[int]
-) -> tuple[Task, int] | None:
-    best: tuple[Task, int] | None = None
-    for index, credit in enumerate(credits):
-        if left[index] <= 0:
-            continue
-        task = _first_for(book, when, node, credit)
-        if task and (best is None or task.demand.number < best[0].demand.number):
-            best = task, index
-    return best
-
-
-def _first_for(book: Book, when: Instant, node: Node, credit: Credit) -> Task | None:
-    for _, task_id in book.queue.line(credit.model_digest):
-        task = book.tasks[task_id]
-        if task.avoid.get(node.record.node_id, when.now) <= when.now and _can(node, credit, task):
-            return task
-    return None
-
-
-def _can(node: Node, credit: Credit, task: Task) -> bool:
-    """Whether the pool does this kind; a pool that was not advertised yet speaks for itself, and may decline."""
-    pools = node.fingerprint.pools if node.fingerprint else ()
-    known = next((pool for pool in pools if pool.name == credit.pool), None)
-    return known is None or (known.model_digest == credit.model_digest and task.demand.spec.kind in known.kinds)
-
-
-def _lease(book: Book, when: Instant, since: float, task: Task, node_id: str, pool: str) -> Signed:
-    book.fence += 1
-    attempt = task.progress.attempt + 1
-    body = OfferBody(
-        node_id=node_id,
-        task=task.demand.spec,
-        attempt=attempt,
-        fence=book.fence,
-        lease_ms=_ms(book.rules.lease_s),
-        deadline_ms=max(_ms(task.due - since), 1),
-        idem_key=f"{task.task_id}/{attempt}",
-        nonce=task.demand.nonce,
-    )
-    offer = seal(Role.OFFER, encode(body), book.key, book.sign)
-    lease = Lease(key=body.key, node_id=node_id, pool=pool, idem_key=body.idem_key, offer=offer)
-    book.move(task, msgspec.structs.replace(task.progress, state=TaskState.LEASED, attempt=attempt, lease=lease))
-    task.started = False
-    task.expires = when.now + min(book.rules.unstarted_s, book.rules.lease_s)
-    book.alarms.set(task.expires, task.task_id, book.fence)
-    return offer
 
 
 def _check_credits(message: Pull) -> None:
@@ -196,8 +94,10 @@ def _ring(book: Book, when: Instant, alarm: Alarm) -> None:
     task = book.tasks.get(alarm.task_id)
     if task is None or task.progress.state in ENDED:
         return
-    if alarm.fence == 0:
+    if alarm.fence == DEADLINE:
         _overdue(book, task)
+    elif alarm.fence == PAUSE:
+        book.freed.add(task.task_id)
     elif (
         task.progress.state is TaskState.LEASED and task.progress.lease and task.progress.lease.key.fence == alarm.fence
     ):
@@ -209,7 +109,7 @@ def _ring(book: Book, when: Instant, alarm: Alarm) -> None:
 
 def _expire(book: Book, when: Instant, task: Task, lease: Lease) -> None:
     """A lease that nobody ever confirmed is no failed attempt: the offer itself was probably lost."""
-    task.avoid[lease.node_id] = when.now + book.rules.pause_after_failure_s
+    book.avoid(task, lease.node_id, when.now + book.rules.pause_after_failure_s)
     detail = "the node was not heard of in time" if task.started else "the offer was never confirmed"
     book.end_lease(task, when, Outcome.EXPIRED, Reason.LEASE_EXPIRED, detail, counts=task.started)
 
@@ -231,7 +131,3 @@ def _why_not_held(book: Book, node_id: str, key: LeaseKey) -> str:
     if lease is None or lease.key != key or lease.node_id != node_id:
         return "this lease is not yours or not the latest"
     return f"the lease is over: the task is {task.progress.state.value}"
-
-
-def _ms(seconds: float) -> int:
-    return int(seconds * 1000)

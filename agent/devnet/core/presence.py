@@ -31,7 +31,8 @@ from agent.core.wire import (
 )
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Granted, PushTo, SaveNode, SaveToken
-from agent.devnet.core.leasing import conclude, renew
+from agent.devnet.core.granting import conclude
+from agent.devnet.core.leasing import renew
 from agent.devnet.core.records import Node, NodeRecord, Task, TaskState, UsedToken
 from agent.devnet.core.rules import Instant, Refused, bad_message
 
@@ -101,7 +102,8 @@ def hello(book: Book, when: Instant, nonce: str, message: Hello) -> Decision[tup
         spoken = f"{PROTO_MIN} to {PROTO_MAX}"
         raise Refused(RefusalCode.UNSUPPORTED_VERSION, f"the node speaks protocol {low} to {high}; here it is {spoken}")
     _answer_parked(book, message.node_id)
-    node.heard, node.fingerprint = when.now, message.fingerprint
+    node.heard = when.now
+    node.show(message.fingerprint)
     kept = {*message.running, *message.unsent}
     for task in _leased_to(book, node):
         if task.progress.lease is None or task.progress.lease.key not in kept:
@@ -122,8 +124,8 @@ def beat(book: Book, when: Instant, node_id: str, message: Beat) -> Decision[Bea
         message.load,
     )
     if message.fingerprint is not None:
-        node.fingerprint = message.fingerprint
-        book.fresh.update(book.queue.models())
+        node.show(message.fingerprint)
+        book.stirred.add(node_id)
     if message.state in TAKES_NOTHING:
         _answer_parked(book, node_id)  # so that a node that drains need not wait for it
     renewed = _renew_all(book, when, node_id, message.held)

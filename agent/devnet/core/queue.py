@@ -7,40 +7,49 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from agent.core.model import TaskKind
+
+Line = tuple[str, TaskKind]
+"""A model's digest and what is asked of it: a pool takes from some lines and never from others."""
+
 
 class Queue:
-    """First come, first served per model. A task that comes back takes its old place: its number."""
+    """First come, first served per line. A task that comes back takes its old place: its number."""
 
     def __init__(self) -> None:
-        self._lines: dict[str, list[tuple[int, str]]] = {}
+        self._lines: dict[Line, list[tuple[int, str]]] = {}
         self._size = 0
 
     def __len__(self) -> int:
         return self._size
 
-    def add(self, model_digest: str, number: int, task_id: str) -> None:
+    def add(self, line: Line, number: int, task_id: str) -> None:
         """A task waits. New tasks have the highest number, so this is an append but for the few that return."""
-        insort(self._lines.setdefault(model_digest, []), (number, task_id))
+        insort(self._lines.setdefault(line, []), (number, task_id))
         self._size += 1
 
-    def remove(self, model_digest: str, number: int, task_id: str) -> None:
+    def remove(self, line: Line, number: int, task_id: str) -> None:
         """A task waits no longer. Raises KeyError when it did not."""
-        line = self._lines.get(model_digest, [])
-        place = bisect_left(line, (number, task_id))
-        if place == len(line) or line[place] != (number, task_id):
+        tasks = self._lines.get(line, [])
+        place = bisect_left(tasks, (number, task_id))
+        if place == len(tasks) or tasks[place] != (number, task_id):
             raise KeyError(task_id)
-        del line[place]
+        del tasks[place]
         self._size -= 1
-        if not line:
-            del self._lines[model_digest]
+        if not tasks:
+            del self._lines[line]
 
-    def line(self, model_digest: str) -> Iterator[tuple[int, str]]:
-        """(number, task id) of what waits for one model, oldest first. Do not change the queue meanwhile."""
-        return iter(self._lines.get(model_digest, ()))
+    def line(self, line: Line) -> Iterator[tuple[int, str]]:
+        """(number, task id) of what waits in one line, oldest first. Do not change the queue meanwhile."""
+        return iter(self._lines.get(line, ()))
 
-    def models(self) -> tuple[str, ...]:
-        """Models that something waits for."""
+    def lines(self) -> tuple[Line, ...]:
+        """Lines that something waits in."""
         return tuple(self._lines)
+
+
+DEADLINE, PAUSE = 0, -1
+"""What rings when it is not a lease: the task's own deadline, or the end of a time in which a node does not get it."""
 
 
 class Alarm(NamedTuple):
@@ -49,7 +58,7 @@ class Alarm(NamedTuple):
     at: float
     task_id: str
     fence: int
-    """0 for the task's own deadline."""
+    """Of the lease that ends; else DEADLINE or PAUSE."""
 
 
 class Alarms:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from agent.core.fingerprint import Fingerprint
+from agent.core.fingerprint import Fingerprint, Pool
 from agent.core.model import LeaseKey, Outcome, Reason, Signed, TaskSpec, Usage, Value
 from agent.core.wire import Directive, PoolLoad, ReceiptBody
+from agent.devnet.core.queue import Line
 
 
 class TaskState(StrEnum):
@@ -147,6 +149,11 @@ class Task:
     def model_digest(self) -> str:
         return self.demand.spec.model_digest
 
+    @property
+    def line(self) -> Line:
+        """Where it waits."""
+        return self.demand.spec.model_digest, self.demand.spec.kind
+
 
 @dataclass(slots=True, eq=False)
 class Node:
@@ -161,3 +168,24 @@ class Node:
     load: tuple[PoolLoad, ...] = ()
     leases: dict[str, None] = field(default_factory=dict)
     """Task ids of its live leases, oldest first."""
+    busy: Counter[str] = field(default_factory=Counter)
+    """Pool → its live leases."""
+    pools: dict[str, Pool] = field(default_factory=dict)
+    """By name, as advertised."""
+
+    def show(self, fingerprint: Fingerprint) -> None:
+        """It tells what it is."""
+        self.fingerprint = fingerprint
+        self.pools = {pool.name: pool for pool in fingerprint.pools}
+
+    def take(self, task_id: str, lease: Lease) -> None:
+        """A lease of it begins."""
+        self.leases[task_id] = None
+        self.busy[lease.pool] += 1
+
+    def drop(self, task_id: str, lease: Lease) -> None:
+        """And ends."""
+        del self.leases[task_id]
+        self.busy[lease.pool] -= 1
+        if not self.busy[lease.pool]:
+            del self.busy[lease.pool]

@@ -8,6 +8,7 @@ from agent.core.model import Value
 from agent.core.wire import ReceiptBody
 from agent.devnet.core.asking import live
 from agent.devnet.core.book import Book
+from agent.devnet.core.queue import DEADLINE
 from agent.devnet.core.records import ENDED, Demand, Node, NodeRecord, Progress, TaskState, UsedToken
 from agent.devnet.core.rules import Instant
 
@@ -38,7 +39,7 @@ def _restore_task(book: Book, when: Instant, demand: Demand, progress: Progress)
     task = live(demand, progress, when)
     book.add(task)
     if progress.state not in ENDED:
-        book.alarms.set(task.due, task.task_id, 0)
+        book.alarms.set(task.due, task.task_id, DEADLINE)
     if progress.state is TaskState.LEASED and progress.lease:
         task.expires = when.now + book.rules.lease_s
         book.alarms.set(task.expires, task.task_id, progress.lease.key.fence)

@@ -55,6 +55,10 @@ MAX_OFFER_BYTES = 512 << 10
 """One offer, as JSON within JSON: a task that does not fit could never be delivered."""
 MAX_CREDITS = 1024
 """Slots that one pull may name; more is a mistake, not a machine."""
+MAX_LEASES = MAX_CREDITS
+"""Live leases of one node, whatever it advertises."""
+LEASES_PER_SLOT = 2
+"""A slot is free for the next task as soon as its engine is done; the lease lives on until the result is delivered."""
 
 
 class Refused(Exception):

@@ -22,8 +22,9 @@ from agent.core.wire import (
 from agent.devnet.core.book import Book
 from agent.devnet.core.delivery import Delivered, open_delivery
 from agent.devnet.core.effects import Decision, SaveLedgerLine, SaveSettlement
+from agent.devnet.core.granting import conclude
 from agent.devnet.core.judging import faults_of
-from agent.devnet.core.leasing import avoid_after_decline, conclude
+from agent.devnet.core.leasing import avoid_after_decline
 from agent.devnet.core.records import Episode, Lease, LedgerLine, Settlement, Task, TaskState
 from agent.devnet.core.rules import Instant
 
@@ -48,7 +49,7 @@ def deliver(book: Book, when: Instant, node_id: str, message: Result, blob_bytes
         assert task is not None
         _accept(book, when, task, delivered, body, receipt.signed)
     elif status is ReceiptStatus.REJECTED and task and book.held_by(node_id, delivered.body.key):
-        task.avoid[node_id] = when.now + book.rules.pause_after_decline_s
+        book.avoid(task, node_id, when.now + book.rules.pause_after_decline_s)
         book.end_lease(task, when, Outcome.FAILED, Reason.PROOF_FAILED, f"rejected: {detail}", counts=True)
     return conclude(book, when, receipt)
 
@@ -133,7 +134,7 @@ def _unsettled(book: Book, when: Instant, task: Task, lease: Lease, body: Result
     if body.outcome is Outcome.DECLINED:
         avoid_after_decline(book, when, task, lease.node_id, body.reason)
     elif body.outcome is not Outcome.HANDED_BACK:
-        task.avoid[lease.node_id] = when.now + book.rules.pause_after_failure_s
+        book.avoid(task, lease.node_id, when.now + book.rules.pause_after_failure_s)
     counts = body.outcome not in (Outcome.HANDED_BACK, Outcome.DECLINED)
     book.end_lease(task, when, body.outcome, body.reason, body.detail, counts=counts)
 
