@@ -157,7 +157,7 @@ async def test_a_receipt_that_lies_settles_nothing_and_the_result_is_kept_until_
     mind.next_time(wire.Result, *lies)
     await agent.start()
     await does_a_task(agent, liar, "task")
-    assert [line["check"] for line in agent.events("receipt.refused")] == ["signature", "result_sha256", "idem_key"]
+    assert [line["check"] for line in agent.events("receipt.refused")] == ["signature", "result_sha256", "same_attempt"]
     assert mind.count(wire.Result) == len(lies) + 1
     status, listed = await agent.verb("tasks")
     assert (status, "task" in listed) == (0, True)
