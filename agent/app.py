@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import structlog
+from msgspec.structs import replace
 
 from agent import __version__
 from agent.compose import Composer, Parts
@@ -163,10 +164,13 @@ class Daemon:
         """Take over what can change while running. Raises ConfigError; then nothing changes."""
         new, old = self._read_again(), self._config
         configure(new.logs)
-        fixed = [name for name in new.__struct_fields__ if getattr(new, name) != getattr(old, name)]
-        restart = [name for name in fixed if name not in ("logs", "node")]
-        self._config = new
-        self._log.info("config.reloaded", changed=fixed or None, needs_restart=restart or None)
+        live = replace(old, logs=new.logs, node=replace(old.node, drain_limit_s=new.node.drain_limit_s))
+        changed = [name for name in new.__struct_fields__ if getattr(new, name) != getattr(old, name)]
+        restart = [name for name in new.__struct_fields__ if getattr(new, name) != getattr(live, name)]
+        self._config = live
+        if self._parts is not None:
+            self._parts.advertise.drain_limit_s = live.node.drain_limit_s
+        self._log.info("config.reloaded", changed=changed or None, needs_restart=restart or None)
 
     def status(self) -> Status:
         """For the control socket."""

@@ -40,8 +40,9 @@ from agent.stages.storage import StorageGate
 from agent.stages.stream import Stream
 from agent.stages.watch import Watch
 
-BOUNDS_S = {"probe": 60.0, "advertise": 120.0, "watch": 30.0, "report": 900.0}
-"""Longest silence of each loop: two lost calls of a beat; a batch of results with one 64 MiB blob on a slow line."""
+BOUNDS_S = {"probe": 60.0, "advertise": 240.0, "watch": 30.0, "report": 900.0}
+"""Longest silence of each loop. Advertise: a call may open a session (45 s) and be repeated in a new one, then the
+longest beat (72 s) follows. Report: a batch of results with one 64 MiB blob on a slow line."""
 
 _log = structlog.get_logger("agent")
 
@@ -64,6 +65,7 @@ class Parts(NamedTuple):
     """What runs."""
 
     spine: Spine
+    advertise: Advertise
     drain: Drain
     overview: Overview
     pulse: Pulse
@@ -116,10 +118,11 @@ class Composer:
         return Edges(identity, outbox, transcripts, gpu, seen, facts, pools, built.models)
 
     async def _outbox(self) -> SqliteOutbox:
-        outbox = await SqliteOutbox.open(self._config.node.state_dir / "outbox.db")
+        def recovered(what: str) -> None:
+            _log.error("outbox.recovered", detail=what)
+
+        outbox = await SqliteOutbox.open(self._config.node.state_dir / "outbox.db", recovered)
         self._stack.push_async_callback(outbox.close)
-        if outbox.recovered:
-            _log.error("outbox.recovered", detail=outbox.recovered)
         return outbox
 
     def _gpu(self) -> GpuProbe:
@@ -190,4 +193,4 @@ class Composer:
             "report": report.run(),
             "watch": Watch(spine, pulse).run(),
         }
-        return Parts(spine, Drain(spine, pull, report, link), overview, pulse, loops)
+        return Parts(spine, advertise, Drain(spine, pull, report, link), overview, pulse, loops)

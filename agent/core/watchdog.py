@@ -34,7 +34,6 @@ class Pulse:
         self._first_due = started + grace_s
         self._link_silence_s = link_silence_s
         self._turned: dict[str, float] = {}
-        self._finished: set[str] = set()
         self._answered: float | None = None
         self._tried: float | None = None
 
@@ -43,10 +42,6 @@ class Pulse:
         if loop not in self._bounds_s:
             raise KeyError(loop)
         self._turned[loop] = now
-
-    def finished(self, loop: str) -> None:
-        """The loop ended as it should, as pulling does while draining; it owes no more turns."""
-        self._finished.add(loop)
 
     def answered(self, now: float) -> None:
         """The coordinator answered."""
@@ -67,8 +62,6 @@ class Pulse:
     def _stalled_loops(self, now: float) -> list[str]:
         faults = []
         for loop, bound_s in self._bounds_s.items():
-            if loop in self._finished:
-                continue
             since = self._turned.get(loop, self._first_due)
             if now - since > bound_s:
                 faults.append(f"the {loop} loop has not turned for {now - since:.0f} s (bound {bound_s:.0f} s)")

@@ -85,14 +85,17 @@ def _socket_address(address: str | None) -> str | None:
 
 
 def watchdog_period_s(environ: Mapping[str, str] = os.environ, pid: int | None = None) -> float | None:
-    """How often to feed: half of the manager's limit, as sd_watchdog_enabled(3) advises. None when not watched."""
+    """How often to feed: a third of the manager's limit. None when not watched.
+
+    sd_watchdog_enabled(3) advises half; a third leaves room for one that is skipped, as after a suspend.
+    """
     limit_usec = environ.get("WATCHDOG_USEC", "")
     watched = environ.get("WATCHDOG_PID", "")
     if watched and watched != str(os.getpid() if pid is None else pid):
         return None
     if not limit_usec.isdigit() or int(limit_usec) == 0:
         return None
-    return int(limit_usec) / 2e6
+    return int(limit_usec) / 3e6
 
 
 async def keep_starting(manager: ServiceManager, clock: Clock) -> None:

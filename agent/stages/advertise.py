@@ -33,7 +33,8 @@ class Advertise:
         self._herald = herald
         self._pulse = pulse
         self._rng = rng
-        self._drain_limit_s = drain_limit_s
+        self.drain_limit_s = drain_limit_s
+        """For a drain that the coordinator asks for; a reload may change it."""
         self._log = structlog.get_logger("advertise")
         self._told: Fingerprint | None = None
         self._told_at = 0.0
@@ -116,7 +117,7 @@ class Advertise:
         self._log.info("directive", kind=directive.kind, detail=directive.detail or None)
         match directive.kind:
             case "drain":
-                self._spine.feed(ev.DrainAsked(limit_s=self._drain_limit_s))
+                self._spine.feed(ev.DrainAsked(limit_s=self.drain_limit_s))
             case "pause":
                 self._spine.feed(ev.PauseAsked())
             case "resume":

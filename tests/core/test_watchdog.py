@@ -39,13 +39,6 @@ def test_every_loop_that_stands_still_is_named() -> None:
     assert [fault.split()[1] for fault in watched.stalled(200.0)] == ["pull", "report"]
 
 
-def test_a_loop_that_ended_as_it_should_owes_no_more_turns() -> None:
-    watched = pulse(pull=10.0)
-    watched.finished("pull")
-    watched.answered(1000.0)
-    assert watched.stalled(1000.0) == ()
-
-
 @pytest.mark.parametrize(
     ("answered", "tried", "now", "stalled"),
     [
