@@ -1,6 +1,6 @@
 # Developers' targets. Everything goes through ./run, which makes .venv first; users need no make.
 .DEFAULT_GOAL := check
-.PHONY: check test demo docs format lock clean
+.PHONY: check test demo bench docs format lock clean
 
 check: ## formatting, lint, types, rings, generated files
 	./run check
@@ -10,6 +10,15 @@ test: ## every test; ARGS are pytest's
 
 demo: ## the whole path with a real model; ARGS are the demo's
 	./run demo $(ARGS)
+
+sim: ## a million and more steps of the simulation; ARGS as --first 1000 --total 10000000 --jobs 4, or --seed 7
+	./run tool python -m tests.sim $(ARGS)
+
+sim-mutants: ## the simulation, broken on purpose: every variant must be caught
+	./run tool python -m tests.sim --mutants $(ARGS)
+
+bench: ## figures of docs/benchmarks.md, about fifteen minutes on a quiet machine; ARGS are the benchmark's: --quick
+	./run tool python -m tests.bench --write docs/benchmarks.md $(ARGS)
 
 format:
 	./run tool ruff format .
