@@ -234,6 +234,15 @@ class OutboxRow(Value):
 class Outbox(Protocol):
     """Finished attempts survive a crash until a receipt comes."""
 
+    @property
+    def losses(self) -> int:
+        """How often a damaged store was put aside for an empty one: all that waited is then gone from it.
+
+        It grows before the call that met the damage returns, so who looks after each call misses none: `put` again what
+        is still in memory, and give up what is in `unsent` no more.
+        """
+        ...
+
     async def put(self, row: OutboxRow) -> None:
         """Durable (fsync) when it returns. The same idem_key again is no error.
 
@@ -252,8 +261,11 @@ class Outbox(Protocol):
         """All that waits, by idem_key, oldest first, without its content. Raises StorageError."""
         ...
 
-    async def settle(self, idem_key: str, receipt: Signed, body: wire.ReceiptBody) -> None:
-        """In one transaction: write the ledger line with its bundle and delete the row."""
+    async def settle(self, row: OutboxRow, receipt: Signed, body: wire.ReceiptBody) -> None:
+        """In one transaction: write the ledger line with its bundle and delete the row. Raises StorageError.
+
+        What is settled already stays as it is; a row that was lost meanwhile is settled all the same.
+        """
         ...
 
     async def settled(self, key: LeaseKey, idem_key: str) -> bool:

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
+
 from agent.core.errors import StorageError
 from agent.edges.durable import make_private_directory, sync_directory
 
+_log = structlog.get_logger("storage")
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 """Runs inside a transaction. It may run twice (a failed group is retried one by one), so it keeps no state."""
@@ -35,8 +38,8 @@ _READ, _WRITE = "BEGIN", "BEGIN IMMEDIATE"
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
-class _DamagedError(Exception):
-    """The file is no sound database."""
+class DamagedError(Exception):
+    """The file is no sound database, or what it holds is not what was written. A job may raise it."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,24 @@ class _Job:
 
 
 class Database:
-    """One database file. `recovered` tells, in words, of a damaged file that was put aside; empty when none was.
+    """One database file. Raises StorageError when it cannot be used.
 
-    Raises StorageError when the file cannot be used; a damaged one is replaced by a fresh one instead.
+    A damaged one is put aside and replaced by a fresh one instead, now or at any later time. `recovered` is told so in
+    words, from any thread, before the work that met the damage is done.
     """
 
-    def __init__(self, path: Path, migrations: Migrations, *, busy_timeout_s: float = _BUSY_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        path: Path,
+        migrations: Migrations,
+        recovered: Callable[[str], None],
+        *,
+        busy_timeout_s: float = _BUSY_TIMEOUT_S,
+    ) -> None:
         self._path = path
         self._migrations = migrations
+        self._recovered = recovered
         self._busy_timeout_s = busy_timeout_s
-        self.recovered = ""
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         self._connection: sqlite3.Connection | None = None
@@ -138,10 +149,11 @@ class Database:
     def _commit(self, begin: str, works: list[Work[Any]]) -> list[Any]:
         try:
             return self._transact(begin, works)
-        except sqlite3.DatabaseError as error:
+        except (DamagedError, sqlite3.DatabaseError) as error:
             if not _is_damage(error):
                 raise
             self._put_aside(error)
+            _log.error("database.recovered", detail=self.recovered)
             return self._transact(begin, works)
 
     def _transact(self, begin: str, works: list[Work[Any]]) -> list[Any]:
@@ -162,8 +174,8 @@ class Database:
         """Open the file, or a fresh one in place of a damaged one."""
         try:
             self._connection = _open(self._path, self._migrations, self._busy_timeout_s)
-        except (_DamagedError, sqlite3.DatabaseError) as error:
-            if not (isinstance(error, _DamagedError) or _is_damage(error)):
+        except (DamagedError, sqlite3.DatabaseError) as error:
+            if not _is_damage(error):
                 raise
             self._put_aside(error)
             self._connection = _open(self._path, self._migrations, self._busy_timeout_s)
@@ -180,7 +192,7 @@ class Database:
             if source.exists():
                 source.rename(f"{aside}{suffix}")
         sync_directory(self._path.parent)
-        self.recovered = (
+        self._recovered(
             f"{self._path.name} was damaged ({error}); it is kept as {aside.name} and a fresh one is in use"
         )
 
@@ -205,6 +217,7 @@ def _open(path: Path, migrations: Migrations, busy_timeout_s: float) -> sqlite3.
     # SQLite would create it by the umask; its log files take over this mode.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=busy_timeout_s)
+    connection.text_factory = _text
     try:
         _prepare(connection, path)
         _migrate(connection, path, migrations)
@@ -213,6 +226,14 @@ def _open(path: Path, migrations: Migrations, busy_timeout_s: float) -> sqlite3.
         raise
     sync_directory(path.parent)
     return connection
+
+
+def _text(raw: bytes) -> str:
+    """SQLite's own check finds damage to its pages, not to what rows hold."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise DamagedError("a text in it is no UTF-8") from error
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -226,7 +247,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if path.stat().st_size <= _CHECK_LIMIT_BYTES:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
-            raise _DamagedError(verdict.splitlines()[-1])
+            raise DamagedError(verdict.splitlines()[-1])
 
 
 def _migrate(connection: sqlite3.Connection, path: Path, migrations: Migrations) -> None:
@@ -260,7 +281,7 @@ def _code(error: BaseException) -> int:
 
 
 def _is_damage(error: BaseException) -> bool:
-    return _code(error) in _DAMAGE
+    return isinstance(error, DamagedError) or _code(error) in _DAMAGE
 
 
 def classified(error: Exception, path: Path) -> Exception:

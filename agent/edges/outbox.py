@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import msgspec
 from agent.core import wire
 from agent.core.errors import ConflictError
 from agent.core.model import LeaseKey, Signed, Value
-from agent.edges.database import Database, read_only
+from agent.edges.database import DamagedError, Database, read_only
 from agent.ports import OutboxRow
 
 OUTBOX_NAME = "outbox.db"
@@ -67,19 +67,36 @@ class LedgerLine(Value):
 class SqliteOutbox:
     """The port `Outbox`."""
 
-    def __init__(self, database: Database, budget_bytes: int) -> None:
-        self._database = database
+    _database: Database
+
+    def __init__(self, recovered: Callable[[str], None], budget_bytes: int) -> None:
+        self._recovered = recovered
         self._budget_bytes = budget_bytes
+        self._losses = 0
 
     @classmethod
-    async def open(cls, path: Path, *, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> SqliteOutbox:
-        """Open or create the database at `path`. Raises StorageError; a damaged file is put aside, see `recovered`."""
-        return cls(await asyncio.to_thread(Database, path, _SCHEMA), budget_bytes)
+    async def open(
+        cls, path: Path, recovered: Callable[[str], None], *, budget_bytes: int = DEFAULT_BUDGET_BYTES
+    ) -> SqliteOutbox:
+        """Open or create the database at `path`. Raises StorageError.
+
+        A damaged file is put aside, now or whenever damage shows; `recovered` is told which, on this event loop.
+        """
+        outbox, loop = cls(recovered, budget_bytes), asyncio.get_running_loop()
+
+        def lost(what: str) -> None:
+            loop.call_soon_threadsafe(outbox._lost, what)
+
+        outbox._database = await asyncio.to_thread(Database, path, _SCHEMA, lost)
+        return outbox
+
+    def _lost(self, what: str) -> None:
+        self._losses += 1
+        self._recovered(what)
 
     @property
-    def recovered(self) -> str:
-        """In words, which damaged file was put aside; empty when none was."""
-        return self._database.recovered
+    def losses(self) -> int:
+        return self._losses
 
     async def put(self, row: OutboxRow) -> None:
         await self._database.run(lambda file: _put(file, row))
@@ -90,9 +107,8 @@ class SqliteOutbox:
     async def unsent(self) -> Mapping[str, LeaseKey]:
         return await self._database.read(_unsent)
 
-    async def settle(self, idem_key: str, receipt: Signed, body: wire.ReceiptBody) -> None:
-        """See the port. Settling what is not waiting changes nothing."""
-        await self._database.run(lambda file: _settle(file, idem_key, receipt, body, self._budget_bytes))
+    async def settle(self, row: OutboxRow, receipt: Signed, body: wire.ReceiptBody) -> None:
+        await self._database.run(lambda file: _settle(file, row, receipt, body, self._budget_bytes))
 
     async def settled(self, key: LeaseKey, idem_key: str) -> bool:
         return await self._database.read(lambda file: _known(file, idem_key) or _ended(file, key))
@@ -158,28 +174,33 @@ def _row(columns: tuple[Any, ...]) -> OutboxRow:
     return OutboxRow(
         key=LeaseKey(task_id=task_id, attempt=attempt, fence=fence),
         idem_key=idem_key,
-        offer=msgspec.json.decode(offer, type=Signed),
-        result=msgspec.json.decode(result, type=Signed),
+        offer=_signed(offer),
+        result=_signed(result),
         output=output,
     )
 
 
+def _signed(text: str) -> Signed:
+    try:
+        return msgspec.json.decode(text, type=Signed)
+    except msgspec.DecodeError as error:
+        raise DamagedError("a message in it cannot be read") from error
+
+
 def _settle(
-    file: sqlite3.Connection, idem_key: str, receipt: Signed, body: wire.ReceiptBody, budget_bytes: int
+    file: sqlite3.Connection, row: OutboxRow, receipt: Signed, body: wire.ReceiptBody, budget_bytes: int
 ) -> None:
-    delete = f"DELETE FROM outbox WHERE idem_key = ? RETURNING {_COLUMNS}"  # noqa: S608
-    row = file.execute(delete, (idem_key,)).fetchone()
-    if row is None:
-        return
-    waiting = _row(row)
-    bundle = wire.ReceiptBundle(
-        coordinator_key=receipt.key, offer=waiting.offer, result=waiting.result, receipt=receipt, output=waiting.output
-    )
-    key, money = waiting.key, (body.status.value, body.amount_micros, body.currency, body.received_at)
+    key, money = row.key, (body.status.value, body.amount_micros, body.currency, body.received_at)
     line = file.execute(
         "INSERT INTO ledger (task_id, attempt, idem_key, status, amount_micros, currency, received_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (key.task_id, key.attempt, idem_key, *money),
+        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (key.task_id, key.attempt, row.idem_key, *money),
+    )
+    file.execute("DELETE FROM outbox WHERE idem_key = ?", (row.idem_key,))
+    if not line.rowcount:
+        return
+    bundle = wire.ReceiptBundle(
+        coordinator_key=receipt.key, offer=row.offer, result=row.result, receipt=receipt, output=row.output
     )
     _drop_old_bundles(file, budget_bytes)
     file.execute("INSERT INTO bundles VALUES (?, ?)", (line.lastrowid, _json(bundle)))

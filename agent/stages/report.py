@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -143,6 +143,7 @@ class Report:
             self._pulse.beat("report", now)
             resting = {idem_key: retry.due_at for idem_key, retry in self._retries.items() if retry.due_at > now}
             self._news.clear()  # before the look: what comes during it is not missed
+            owed = set(self.unsent)
             try:
                 rows = await self._outbox.pending(BATCH, resting)
             except StorageError as error:
@@ -152,7 +153,16 @@ class Report:
             if rows:
                 await asyncio.gather(*map(self._try, rows))
             else:
+                self._gone(owed - resting.keys())
                 await self._wait_for_news(min([now + IDLE_TURN_S, *resting.values()]) - now)
+
+    def _gone(self, idem_keys: Collection[str]) -> None:
+        """Results that the outbox lost with a damaged file: their leases are given up, so that the tasks are redone."""
+        for idem_key in idem_keys:
+            key = self.unsent.pop(idem_key)
+            self._retries.pop(idem_key, None)
+            self._log.error("result.lost", task=key.task_id, detail="the outbox does not hold it any more")
+            self._spine.feed(ev.Happened(key=key, event=Event.UNDELIVERABLE))
 
     async def _wait_for_news(self, limit_s: float) -> None:
         """New rows and a new session end the wait; the limit shows life to the watchdog."""
@@ -188,7 +198,7 @@ class Report:
         try:
             receipt = await self._ask_receipt(row)
             body = self._verified(receipt, row)
-            await self._outbox.settle(row.idem_key, receipt, body)
+            await self._outbox.settle(row, receipt, body)
         except LinkError as error:
             return error
         except ProofError as error:

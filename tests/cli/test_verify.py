@@ -145,13 +145,14 @@ def ledger(tmp_path: Path) -> tuple[str, ...]:
     """A state directory with one settled task; returns the options that point at it."""
 
     async def fill() -> None:
-        outbox = await SqliteOutbox.open(tmp_path / "state" / OUTBOX_NAME)
+        outbox = await SqliteOutbox.open(tmp_path / "state" / OUTBOX_NAME, print)
         offer = msgspec.json.decode(GOOD.offer.payload, type=wire.OfferBody)
         body = msgspec.json.decode(GOOD.receipt.payload, type=wire.ReceiptBody)
-        await outbox.put(
-            OutboxRow(key=offer.key, idem_key=offer.idem_key, offer=GOOD.offer, result=GOOD.result, output=GOOD.output)
+        row = OutboxRow(
+            key=offer.key, idem_key=offer.idem_key, offer=GOOD.offer, result=GOOD.result, output=GOOD.output
         )
-        await outbox.settle(offer.idem_key, GOOD.receipt, body)
+        await outbox.put(row)
+        await outbox.settle(row, GOOD.receipt, body)
         await outbox.close()
 
     asyncio.run(fill())

@@ -40,6 +40,8 @@ class NodeDisk:
 class SimOutbox:
     """Implements ports.Outbox over a NodeDisk, for one life of the node."""
 
+    losses = 0
+
     def __init__(self, disk: NodeDisk, node: int, truth: Truth, chance: random.Random) -> None:
         self._disk, self._node, self._truth, self._chance = disk, node, truth, chance
 
@@ -57,11 +59,11 @@ class SimOutbox:
     async def unsent(self) -> Mapping[str, LeaseKey]:
         return {row.idem_key: row.key for row in self._disk.rows.values()}
 
-    async def settle(self, idem_key: str, receipt: Signed, body: wire.ReceiptBody) -> None:
+    async def settle(self, row: OutboxRow, receipt: Signed, body: wire.ReceiptBody) -> None:
         await self._write()
-        if idem_key in self._disk.rows:
-            row = self._disk.rows.pop(idem_key)
-            self._disk.ledger[idem_key] = body
+        if row.idem_key in self._disk.rows:
+            del self._disk.rows[row.idem_key]
+            self._disk.ledger[row.idem_key] = body
             self._truth.settled(self._node, row, body)
         await self._acknowledged()
 

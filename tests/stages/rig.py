@@ -193,6 +193,7 @@ class PaperOutbox:
         self.ledger: dict[str, wire.ReceiptBody] = {}
         self.full = False
         self.no_room_for_receipts = False
+        self.losses = 0
         self.unreadable = False
 
     async def put(self, row: OutboxRow) -> None:
@@ -209,12 +210,12 @@ class PaperOutbox:
     async def unsent(self) -> Mapping[str, LeaseKey]:
         return {row.idem_key: row.key for row in self.rows.values()}
 
-    async def settle(self, idem_key: str, receipt: Signed, body: wire.ReceiptBody) -> None:
+    async def settle(self, row: OutboxRow, receipt: Signed, body: wire.ReceiptBody) -> None:
         assert receipt.payload
         if self.no_room_for_receipts:
             raise StorageError("no space left", full=True, remedy="Make room")
-        self.ledger[idem_key] = body
-        del self.rows[idem_key]
+        self.ledger.setdefault(row.idem_key, body)
+        self.rows.pop(row.idem_key, None)
 
     async def settled(self, key: LeaseKey, idem_key: str) -> bool:
         self._check_readable()
