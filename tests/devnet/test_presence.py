@@ -130,6 +130,17 @@ def test_hello_frees_what_the_node_neither_runs_nor_delivers_and_keeps_the_rest(
     assert world.state(unsent.task.task_id) is TaskState.LEASED
 
 
+def test_what_a_node_came_back_without_it_does_not_get_again_at_once() -> None:
+    world = World()
+    node = world.enrolled()
+    world.submit()
+    world.pull(node)
+    world.hello(node)
+    assert world.pull(node) == []
+    world.sweep(world.book.rules.pause_while_busy_s)
+    assert len(world.pull(node)) == 1
+
+
 def test_a_new_hello_answers_the_pull_that_the_broken_connection_left_behind() -> None:
     world = World()
     node = world.enrolled()

@@ -12,7 +12,7 @@ from agent.core.model import Outcome, Reason, Usage
 from agent.core.proof.signed import seal
 from agent.core.wire import ReceiptStatus
 from agent.devnet.core import effects, settling
-from agent.devnet.core.records import TaskState
+from agent.devnet.core.records import MAX_STORY, TaskState
 from agent.devnet.core.rules import Refused
 from tests.devnet.world import Actor, World, sha256
 
@@ -225,3 +225,26 @@ def test_what_nobody_can_be_held_to_is_refused_and_changes_nothing(forge: Any, c
 def test_the_price_is_rounded_down() -> None:
     assert settling.price_micros(Usage(prompt_tokens=4, completion_tokens=0), 200_000) == 0
     assert settling.price_micros(Usage(prompt_tokens=4, completion_tokens=6), 200_000) == 2
+
+
+def test_a_task_that_a_node_hands_back_again_and_again_stays_small_and_comes_ever_more_seldom() -> None:
+    world = World(pause_while_busy_s=2.0, pause_after_decline_s=120.0)
+    node = world.enrolled()
+    task_id = world.submit(deadline_s=86_400.0)
+    waits = []
+    for _ in range(MAX_STORY + 10):
+        (offer,) = world.pull(node)
+        world.deliver(node, node.ending(offer, Outcome.HANDED_BACK, Reason.ABORTED, detail="x" * 1000))
+        waits.append(world.book.tasks[task_id].avoid[node.node_id] - world.now)
+        world.sweep(waits[-1])
+    assert waits[:8] == [2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 120.0, 120.0]
+    progress = world.book.tasks[task_id].progress
+    assert (len(progress.story), progress.failures, progress.attempt) == (MAX_STORY, 0, MAX_STORY + 10)
+    assert len(wire.encode(progress)) < MAX_STORY * 1024
+
+
+def test_a_task_that_one_node_handed_back_is_free_at_once_for_another() -> None:
+    world, node, offer = leased()
+    world.deliver(node, node.ending(offer, Outcome.HANDED_BACK, Reason.DRAIN_LIMIT))
+    assert world.pull(node) == []
+    assert len(world.pull(world.enrolled(2))) == 1

@@ -134,7 +134,7 @@ class Book:
             progress,
             state=TaskState.FAILED if exhausted else TaskState.QUEUED,
             failures=failures,
-            story=(*progress.story, episode),
+            story=progress.story_with(episode),
             detail=f"{failures} attempts failed, the last by {reason.value}" if exhausted else "",
         )
         self.move(task, after, episode)

@@ -48,15 +48,20 @@ def decline(book: Book, when: Instant, node_id: str, message: Decline) -> Decisi
     A decline of a lease that is over changes nothing and is acknowledged: the node wants to be rid of it.
     """
     if task := book.held_by(node_id, message.key):
-        avoid_after_decline(book, when, task, node_id, message.reason)
+        avoid_after_return(book, when, task, node_id, passing=message.reason in PASSING)
         book.end_lease(task, when, Outcome.DECLINED, message.reason, message.detail, counts=False)
     return conclude(book, when, Ack())
 
 
-def avoid_after_decline(book: Book, when: Instant, task: Task, node_id: str, reason: Reason) -> None:
-    """Keep a task from the node that declined it, for as long as the reason is likely to hold."""
+def avoid_after_return(book: Book, when: Instant, task: Task, node_id: str, *, passing: bool) -> None:
+    """Keep a task from the node that gave it back, for as long as the reason is likely to hold.
+
+    Where it passes by itself the wait doubles with every return by this node: going to and fro must come to an end.
+    """
     rules = book.rules
-    pause_s = rules.pause_while_busy_s if reason in PASSING else rules.pause_after_decline_s
+    pause_s = rules.pause_after_decline_s
+    if passing:
+        pause_s = min(rules.pause_while_busy_s * 2 ** task.progress.returns_of(node_id), pause_s)
     book.avoid(task, node_id, when.now + pause_s)
 
 

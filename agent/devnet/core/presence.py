@@ -32,7 +32,7 @@ from agent.core.wire import (
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Granted, PushTo, SaveNode, SaveToken
 from agent.devnet.core.granting import conclude
-from agent.devnet.core.leasing import renew
+from agent.devnet.core.leasing import avoid_after_return, renew
 from agent.devnet.core.records import Node, NodeRecord, Task, TaskState, UsedToken
 from agent.devnet.core.rules import Instant, Refused, bad_message
 
@@ -107,9 +107,7 @@ def hello(book: Book, when: Instant, nonce: str, message: Hello) -> Decision[tup
     kept = {*message.running, *message.unsent}
     for task in _leased_to(book, node):
         if task.progress.lease is None or task.progress.lease.key not in kept:
-            book.end_lease(
-                task, when, Outcome.HANDED_BACK, Reason.LEASE_LOST, "the node came back without it", counts=False
-            )
+            _give_back(book, when, task, node, Reason.LEASE_LOST, "the node came back without it")
     _renew_all(book, when, message.node_id, message.unsent)
     return conclude(book, when, _renew_all(book, when, message.node_id, message.running))
 
@@ -151,7 +149,7 @@ def bye(book: Book, when: Instant, node_id: str, message: Bye) -> Decision[Ack]:
     _answer_parked(book, node_id)
     for task in _leased_to(book, node):
         detail = f"the node left: {message.reason}" if message.reason else "the node left"
-        book.end_lease(task, when, Outcome.HANDED_BACK, Reason.ABORTED, detail, counts=False)
+        _give_back(book, when, task, node, Reason.ABORTED, detail)
     node.heard, node.state = None, "gone"
     return conclude(book, when, Ack())
 
@@ -195,6 +193,11 @@ def _answer_parked(book: Book, node_id: str) -> None:
 
 def _leased_to(book: Book, node: Node) -> list[Task]:
     return [book.tasks[task_id] for task_id in node.leases]
+
+
+def _give_back(book: Book, when: Instant, task: Task, node: Node, reason: Reason, detail: str) -> None:
+    avoid_after_return(book, when, task, node.record.node_id, passing=True)
+    book.end_lease(task, when, Outcome.HANDED_BACK, reason, detail, counts=False)
 
 
 def _renew_all(book: Book, when: Instant, node_id: str, keys: Iterable[LeaseKey]) -> tuple[LeaseKey, ...]:

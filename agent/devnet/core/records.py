@@ -48,6 +48,10 @@ class Lease(Value):
     offer: Signed
 
 
+UNHARMED = frozenset({Outcome.HANDED_BACK, Outcome.DECLINED})
+"""Endings that say nothing against the task and cost it no attempt."""
+
+
 class Episode(Value):
     """How one attempt ended; all of them are the task's story."""
 
@@ -57,6 +61,10 @@ class Episode(Value):
     reason: Reason
     detail: str
     ended_at: int
+
+
+MAX_STORY = 32
+"""Latest episodes of a task that are kept: every move writes them all."""
 
 
 class Progress(Value):
@@ -73,6 +81,14 @@ class Progress(Value):
     """The idempotency key of the result that settled it."""
     detail: str = ""
     """Why it failed or was cancelled, in plain words."""
+
+    def story_with(self, episode: Episode) -> tuple[Episode, ...]:
+        """The story after one more attempt."""
+        return (*self.story, episode)[-MAX_STORY:]
+
+    def returns_of(self, node_id: str) -> int:
+        """How often, of late, a node gave it back unharmed."""
+        return sum(it.node_id == node_id and it.outcome in UNHARMED for it in self.story)
 
 
 class Settlement(Value):

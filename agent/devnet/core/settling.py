@@ -24,9 +24,9 @@ from agent.devnet.core.delivery import Delivered, open_delivery
 from agent.devnet.core.effects import Decision, SaveLedgerLine, SaveSettlement
 from agent.devnet.core.granting import conclude
 from agent.devnet.core.judging import faults_of
-from agent.devnet.core.leasing import avoid_after_decline
-from agent.devnet.core.records import Episode, Lease, LedgerLine, Settlement, Task, TaskState
-from agent.devnet.core.rules import Instant
+from agent.devnet.core.leasing import avoid_after_return
+from agent.devnet.core.records import UNHARMED, Episode, Lease, LedgerLine, Settlement, Task, TaskState
+from agent.devnet.core.rules import PASSING, Instant
 
 _OFFER = msgspec.json.Decoder(OfferBody)
 
@@ -111,7 +111,7 @@ def _accept(book: Book, when: Instant, task: Task, delivered: Delivered, receipt
 
 def _settle(book: Book, when: Instant, task: Task, body: ResultBody, receipt: ReceiptBody) -> None:
     episode = _episode(when, body)
-    story = (*task.progress.story, episode)
+    story = task.progress.story_with(episode)
     settled = msgspec.structs.replace(
         task.progress, state=TaskState.SETTLED, settled_by=body.idem_key, story=story, detail=""
     )
@@ -130,13 +130,14 @@ def _settle(book: Book, when: Instant, task: Task, body: ResultBody, receipt: Re
 
 
 def _unsettled(book: Book, when: Instant, task: Task, lease: Lease, body: ResultBody) -> None:
-    """Handed back unharmed: free at once, for everybody. A failure counts, and another node may try first."""
-    if body.outcome is Outcome.DECLINED:
-        avoid_after_decline(book, when, task, lease.node_id, body.reason)
-    elif body.outcome is not Outcome.HANDED_BACK:
+    """Given back unharmed: free at once for every other node. A failure counts, and another node may try first."""
+    unharmed = body.outcome in UNHARMED
+    if unharmed:
+        passing = body.outcome is Outcome.HANDED_BACK or body.reason in PASSING
+        avoid_after_return(book, when, task, lease.node_id, passing=passing)
+    else:
         book.avoid(task, lease.node_id, when.now + book.rules.pause_after_failure_s)
-    counts = body.outcome not in (Outcome.HANDED_BACK, Outcome.DECLINED)
-    book.end_lease(task, when, body.outcome, body.reason, body.detail, counts=counts)
+    book.end_lease(task, when, body.outcome, body.reason, body.detail, counts=not unharmed)
 
 
 def _episode(when: Instant, body: ResultBody) -> Episode:
