@@ -18,6 +18,8 @@ class HeldEngine:
         self.open = asyncio.Event()
         self.open.set()
         self.asked = asyncio.Semaphore(0)
+        self.left = asyncio.Semaphore(0)
+        """Released for every stream that counts as `broken`."""
         self.running = 0
         self.finished = 0
         self.broken = 0
@@ -90,6 +92,8 @@ class HeldEngine:
         finally:
             self.running -= 1
             self.broken += not done
+            if not done:
+                self.left.release()
         return response
 
     async def _send(self, response: web.StreamResponse, payload: dict[str, object]) -> None:
