@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -120,7 +121,7 @@ async def _summary(
         "bad" if failed else "ok",
     )
     screen.fact("ledger", f"{len(ledger.lines)} lines, {ledger.total_micros / 1e6:.6f} {ledger.currency} earned")
-    screen.fact("look", f"./run verify {next((home.home / 'receipts').iterdir(), '')}", "do")
+    screen.fact("look", f"./run verify {shlex.quote(str(next((home.home / 'receipts').iterdir(), '')))}", "do")
     screen.fact("", f"{home.home / 'agent.log'}", "do")
     if not keep:
         screen.fact("stay", "./run demo --keep goes on until Ctrl-C", "do")
