@@ -232,16 +232,11 @@ class OutboxRow(Value):
 
 
 class Outbox(Protocol):
-    """Finished attempts survive a crash until a receipt comes."""
+    """Finished attempts survive a crash until a receipt comes.
 
-    @property
-    def losses(self) -> int:
-        """How often a damaged store was put aside for an empty one: all that waited is then gone from it.
-
-        It grows before the call that met the damage returns, so who looks after each call misses none: `put` again what
-        is still in memory, and give up what is in `unsent` no more.
-        """
-        ...
+    A damaged store is put aside for an empty one at any time, and the call that met the damage goes on with that: who
+    put something may find it neither among `pending` nor `settled` any more.
+    """
 
     async def put(self, row: OutboxRow) -> None:
         """Durable (fsync) when it returns. The same idem_key again is no error.

@@ -14,12 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import structlog
-
 from agent.core.errors import StorageError
 from agent.edges.durable import make_private_directory, sync_directory
 
-_log = structlog.get_logger("storage")
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 """Runs inside a transaction. It may run twice (a failed group is retried one by one), so it keeps no state."""
@@ -153,7 +150,6 @@ class Database:
             if not _is_damage(error):
                 raise
             self._put_aside(error)
-            _log.error("database.recovered", detail=self.recovered)
             return self._transact(begin, works)
 
     def _transact(self, begin: str, works: list[Work[Any]]) -> list[Any]:

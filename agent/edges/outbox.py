@@ -67,12 +67,9 @@ class LedgerLine(Value):
 class SqliteOutbox:
     """The port `Outbox`."""
 
-    _database: Database
-
-    def __init__(self, recovered: Callable[[str], None], budget_bytes: int) -> None:
-        self._recovered = recovered
+    def __init__(self, database: Database, budget_bytes: int) -> None:
+        self._database = database
         self._budget_bytes = budget_bytes
-        self._losses = 0
 
     @classmethod
     async def open(
@@ -82,21 +79,12 @@ class SqliteOutbox:
 
         A damaged file is put aside, now or whenever damage shows; `recovered` is told which, on this event loop.
         """
-        outbox, loop = cls(recovered, budget_bytes), asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
 
-        def lost(what: str) -> None:
-            loop.call_soon_threadsafe(outbox._lost, what)
+        def tell(what: str) -> None:
+            loop.call_soon_threadsafe(recovered, what)
 
-        outbox._database = await asyncio.to_thread(Database, path, _SCHEMA, lost)
-        return outbox
-
-    def _lost(self, what: str) -> None:
-        self._losses += 1
-        self._recovered(what)
-
-    @property
-    def losses(self) -> int:
-        return self._losses
+        return cls(await asyncio.to_thread(Database, path, _SCHEMA, tell), budget_bytes)
 
     async def put(self, row: OutboxRow) -> None:
         await self._database.run(lambda file: _put(file, row))

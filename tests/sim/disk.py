@@ -40,8 +40,6 @@ class NodeDisk:
 class SimOutbox:
     """Implements ports.Outbox over a NodeDisk, for one life of the node."""
 
-    losses = 0
-
     def __init__(self, disk: NodeDisk, node: int, truth: Truth, chance: random.Random) -> None:
         self._disk, self._node, self._truth, self._chance = disk, node, truth, chance
 

@@ -193,7 +193,6 @@ class PaperOutbox:
         self.ledger: dict[str, wire.ReceiptBody] = {}
         self.full = False
         self.no_room_for_receipts = False
-        self.losses = 0
         self.unreadable = False
 
     async def put(self, row: OutboxRow) -> None:
