@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 KEY = key_of("coordinator")
 SWEEP_S = 0.25
-SESSION_S = 300.0
 
 
 class NoBlobs:
@@ -73,7 +72,7 @@ class Authority:
         restore(self.book, Instant(self.clock.monotonic(), int(self.clock.wall())), self.disk.remembered())
         self.desk = WatchedDesk(self.book, self.store, NoBlobs(), self.clock)  # type: ignore[arg-type]
         self.desk.truth = world.truth
-        self.sessions = Sessions(SESSION_S, 60.0, self._chance.randbytes)
+        self.sessions = Sessions(world.plan.session_s, 60.0, self._chance.randbytes)
         self.reception = Reception(self.desk, self.sessions, self.clock)
         self._lines: dict[str, Any] = {}
         self.owner.spawn(self._sweep(), "sweep")

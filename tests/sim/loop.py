@@ -76,7 +76,9 @@ class SimFuture(asyncio.Future[Any]):
 class SimTask(asyncio.Task[Any]):
     """As SimFuture."""
 
-    def __init__(self, work: Coroutine[Any, Any, Any], loop: SimLoop, name: str | None, context: Context | None) -> None:
+    def __init__(
+        self, work: Coroutine[Any, Any, Any], loop: SimLoop, name: str | None, context: Context | None
+    ) -> None:
         self._number = loop.number()
         super().__init__(work, loop=loop, name=name, context=context)
         self._log_destroy_pending = False
@@ -211,7 +213,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         return task
 
     def _keep(self, task: SimTask) -> None:
-        """Killed tasks stay referenced: were they collected, Python would run their `finally` in the middle of a run."""
+        """Killed tasks stay referenced: once collected, Python would run their `finally` in the middle of a run."""
         self._tasks.append(task)
         if len(self._tasks) > self._purge_at:
             self._tasks = [kept for kept in self._tasks if not kept.done()]
@@ -236,6 +238,6 @@ def _close(task: SimTask) -> None:
     for _ in range(10):  # a TaskGroup takes a second try: it waits for its children first
         try:
             task.get_coro().close()
-        except BaseException:  # noqa: BLE001, S112  (its process is dead: nobody is there to be told)
+        except BaseException:  # noqa: BLE001  (its process is dead: nobody is there to be told)
             continue
         return

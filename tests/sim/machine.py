@@ -27,6 +27,7 @@ from agent.stages.prove import Prove
 from agent.stages.pull import Pull
 from agent.stages.report import Report
 from agent.stages.spine import Spine
+from agent.stages.storage import StorageGate
 from agent.stages.stream import Stream
 from agent.stages.watch import Watch
 from tests.sim.authority import KEY
@@ -145,9 +146,11 @@ class Machine:
         herald.told = lambda nonce: world.truth.hello(self, nonce)
         self.link = link = SimLink(world, self.index, herald, clock)
         caller, stream = Caller(link, clock, pulse, chance), Stream(link)
+        storage = StorageGate(spine)
         execute = Execute(spine, caller, pools, stream, top_logprobs=2)
-        self.report = report = Report(spine, caller, identity, outbox, pulse)
-        prove = Prove(spine, identity, pools, SimTranscripts(self.disk, chance), top_logprobs=2, retention_s=3600)
+        self.report = report = Report(spine, caller, identity, outbox, pulse, storage)
+        transcripts = SimTranscripts(self.disk, chance)
+        prove = Prove(spine, identity, pools, transcripts, top_logprobs=2, retention_s=3600, storage=storage)
         pull = Pull(spine, caller, identity, outbox)
         advertise = Advertise(spine, caller, herald, pulse, chance, drain_limit_s=20)
         probe = Probe(

@@ -61,6 +61,7 @@ class Plan:
     drifts: tuple[float, ...]
     lease_s: float
     unstarted_s: float
+    session_s: float
     tasks: tuple[TaskPlan, ...]
     faults: tuple[Fault, ...]
     noise: Noise
@@ -96,6 +97,15 @@ KINDS = {
 }
 
 
+STEPS_A_SECOND = 65
+"""Measured: steps that a run takes for each second of its faults, the quiet at the end included."""
+
+
+def plan_for(seed: int, steps: int) -> Plan:
+    """A plan whose run has about so many steps."""
+    return plan_of(seed, steps / STEPS_A_SECOND)
+
+
 def plan_of(seed: int, horizon_s: float) -> Plan:
     """Draw everything from the seed."""
     chance = random.Random(seed)
@@ -115,6 +125,7 @@ def plan_of(seed: int, horizon_s: float) -> Plan:
         drifts=tuple(chance.uniform(-0.001, 0.001) for _ in range(nodes)),
         lease_s=chance.choice([20.0, 40.0, 40.0]),
         unstarted_s=10.0,
+        session_s=chance.choice([20.0, 90.0, 600.0]),
         tasks=tuple(_tasks(chance, horizon_s, nodes)),
         faults=tuple(_faults(chance, horizon_s, nodes)),
         noise=noise,

@@ -167,7 +167,9 @@ class Truth:
         if it.idem_key in disk.settlements:
             self.violated("accepted twice", it.idem_key)
         if lease is None or it.receipt_body.fence != lease.key.fence:
-            self.violated("stale fence accepted", f"{it.idem_key} fence {it.receipt_body.fence}, now {lease}")
+            self.violated(
+                "stale fence accepted", f"{it.idem_key} fence {it.receipt_body.fence}, now {lease and lease.key}"
+            )
         self.counts["settlements"] += 1
 
     def paid(self, disk: StoreDisk, line: LedgerLine) -> None:

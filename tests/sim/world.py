@@ -284,7 +284,7 @@ def told_faults(told: list[str]) -> Iterator[None]:
     """No logs, but the one that tells of a bug in an attempt."""
 
     def keep(_logger: object, _method: str, event: structlog.types.EventDict) -> str:
-        if event["event"] in ("attempt.fault",):
+        if event["event"] in ("attempt.fault", "attempt.impossible"):
             told.append(repr(event))
         raise structlog.DropEvent
 

@@ -1,0 +1,184 @@
+"""Deliberately broken variants: an invariant that never fires proves nothing. Each must be caught by some seed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import msgspec
+
+from agent.core import lease, wire
+from agent.core.attempt import Event
+from agent.core.events import BeatAcked, Happened, OfferArrived
+from agent.core.node import Node
+from agent.devnet.core import leasing, presence, settling
+from agent.devnet.core.effects import Decision, SaveLedgerLine
+from agent.devnet.core.records import LedgerLine, TaskState
+from agent.devnet.desk import Desk
+from agent.devnet.sessions import Sessions
+from agent.stages.drain import Drain
+from agent.stages.execute import Execute
+from agent.stages.herald import Herald
+from agent.stages.report import Report
+from tests.sim import authority, machine
+from tests.sim.clock import SimClock
+from tests.sim.disk import SimOutbox
+
+Patch = tuple[Any, str, Any]
+
+
+@contextmanager
+def broken(*patches: Patch) -> Iterator[None]:
+    """Put wrong parts in for a while."""
+    with ExitStack() as stack:
+        for place, name, value in patches:
+            stack.callback(setattr, place, name, getattr(place, name))
+            setattr(place, name, value)
+        yield
+
+
+def _accepts_any_fence(book: Any, node_id: str, delivered: Any) -> tuple[wire.ReceiptStatus, str]:
+    status, detail = _judge(book, node_id, delivered)
+    task = book.tasks.get(delivered.body.task_id)
+    if status is wire.ReceiptStatus.STALE and task.progress.state in (TaskState.QUEUED, TaskState.LEASED):
+        return wire.ReceiptStatus.ACCEPTED, ""
+    return status, detail
+
+
+_judge = settling._judge
+_deliver = settling.deliver
+_handle = Node.handle
+_restore = authority.restore
+_ask_receipt = Report._ask_receipt
+
+
+async def _deletes_before_it_asks(self: Report, row: Any) -> Any:
+    self._outbox._disk.rows.pop(row.idem_key, None)  # type: ignore[attr-defined]
+    return await _ask_receipt(self, row)
+
+
+class WallClock(SimClock):
+    """Decides by the wall clock."""
+
+    def monotonic(self) -> float:
+        return self.wall()
+
+    def virtual(self, monotonic: float) -> float:
+        return monotonic - self.wall_offset
+
+
+def _counts_from_the_answer(self: Node, event: Any, now: float) -> Any:
+    if isinstance(event, BeatAcked | OfferArrived):
+        fields = {name: getattr(event, name) for name in event.__dataclass_fields__}
+        event = type(event)(**{**fields, "asked_at": now})
+    return _handle(self, event, now)
+
+
+def _started_from_the_answer(self: Execute, key: Any, ack: wire.StartAck, asked_at: float) -> None:
+    _started(self, key, ack, self._clock.monotonic())
+
+
+_started = Execute._started
+
+
+async def _does_not_ask(self: Execute, key: Any) -> None:
+    self._spine.feed(Happened(key=key, event=Event.START_CONFIRMED))
+
+
+def _believes_receipts(self: Report, receipt: Any, row: Any) -> wire.ReceiptBody:
+    return msgspec.json.decode(receipt.payload, type=wire.ReceiptBody)
+
+
+def _pays_again(book: Any, when: Any, node_id: str, message: Any, blob_bytes: int | None) -> Decision[wire.Receipt]:
+    decision = _deliver(book, when, node_id, message, blob_bytes)
+    body = msgspec.json.decode(decision.reply.signed.payload, type=wire.ReceiptBody)
+    if body.status is not wire.ReceiptStatus.DUPLICATE or not body.amount_micros:
+        return decision
+    line = LedgerLine(
+        receipt_id=body.receipt_id,
+        node_id=node_id,
+        task_id=body.task_id,
+        idem_key=body.idem_key,
+        usage=msgspec.json.decode(message.signed.payload, type=wire.ResultBody).usage,
+        amount_micros=body.amount_micros,
+        currency=body.currency,
+        at=when.at,
+    )
+    return Decision(decision.reply, (*decision.writes, SaveLedgerLine(line=line)), decision.notices)
+
+
+async def _writes_later(self: SimOutbox, row: Any) -> None:
+    self._truth.stored(self._node, row)
+
+    async def later() -> None:
+        await asyncio.sleep(3)
+        self._disk.rows[row.idem_key] = row
+
+    self._writing = asyncio.create_task(later())  # type: ignore[attr-defined]
+
+
+async def _replies_first(self: Desk, decision: Decision[Any]) -> Any:
+    self.begin(decision)
+    return decision.reply
+
+
+def _forgets_fences(book: Any, when: Any, remembered: Any) -> None:
+    _restore(book, when, remembered)
+    book.fence = 0
+
+
+def _renews_everything(book: Any, when: Any, node_id: str, keys: Any) -> Any:
+    _renew_all(book, when, node_id, keys)
+    return tuple(keys)
+
+
+def _confirms_everything(book: Any, when: Any, node_id: str, key: Any) -> Decision[wire.StartAck]:
+    _start(book, when, node_id, key)
+    return Decision(wire.StartAck(key=key, ok=True, lease_ms=int(book.rules.lease_s * 1000)))
+
+
+_renew_all = presence._renew_all
+_start = leasing.start
+
+
+def _nothing(*_args: Any, **_more: Any) -> None:
+    return None
+
+
+def _nothing_to_do(*_args: Any, **_more: Any) -> list[Any]:
+    return []
+
+
+def _always(value: Any) -> Callable[..., Any]:
+    return lambda *_args, **_more: value
+
+
+MUTANTS: dict[str, tuple[Patch, ...]] = {
+    "the coordinator ignores the fence of a result": ((settling, "_judge", _accepts_any_fence),),
+    "the outbox row is deleted before the receipt": ((Report, "_ask_receipt", _deletes_before_it_asks),),
+    "leases expire by the wall clock": ((machine, "SimClock", WallClock),),
+    "a lease counts from the answer": (
+        (Node, "handle", _counts_from_the_answer),
+        (Execute, "_started", _started_from_the_answer),
+    ),
+    "no margin": ((lease, "margin_s", _always(0.0)),),
+    "a start is not confirmed": ((Execute, "_ask_start", _does_not_ask),),
+    "lost leases are confirmed and renewed": (
+        (presence, "_renew_all", _renews_everything),
+        (leasing, "start", _confirms_everything),
+    ),
+    "busy slots are not counted": ((Node, "busy", _always(0)),),
+    "a receipt is believed whatever it is for": ((Report, "_verified", _believes_receipts),),
+    "a duplicate is paid again": ((settling, "deliver", _pays_again),),
+    "the outbox acknowledges before it writes": ((SimOutbox, "put", _writes_later),),
+    "hello forgets what is unsent": ((Herald, "_owed", _always(())),),
+    "a drain does not wait for what runs": ((Drain, "_is_durable", _always(True)),),
+    "the coordinator replies before it writes": ((Desk, "carry_out", _replies_first),),
+    "a node does not watch its leases": ((Node, "_tick", _nothing_to_do),),
+    "an overtaken hello counts": ((Sessions, "greeted", _nothing),),
+    "fences start again after a restart": ((authority, "restore", _forgets_fences),),
+    "stopped work goes on": ((Execute, "_stop", _nothing),),
+}
+"""What is wrong, and how it is made wrong."""
