@@ -68,7 +68,9 @@ class SimRequester:
         def submit(desk: Desk) -> Decision[str]:
             nonlocal tries
             tries += 1
-            return asking.submit(desk.book, desk.when(), asked, f"t{task.number}.{tries}", self._chance.randbytes(32).hex())
+            return asking.submit(
+                desk.book, desk.when(), asked, f"t{task.number}.{tries}", self._chance.randbytes(32).hex()
+            )
 
         return await self._until_answered(submit)
 
@@ -84,7 +86,9 @@ class SimRequester:
             except (TimeoutError, Refused):
                 await asyncio.sleep(self._chance.random())
 
-    async def _carried_out(self, desk: Desk, decide: Callable[[Desk], Decision[Any]], answer: asyncio.Future[Any]) -> None:
+    async def _carried_out(
+        self, desk: Desk, decide: Callable[[Desk], Decision[Any]], answer: asyncio.Future[Any]
+    ) -> None:
         try:
             reply = await desk.carry_out(decide(desk))
         except Refused as error:
