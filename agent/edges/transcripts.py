@@ -50,34 +50,41 @@ class FileTranscripts:
         return await asyncio.to_thread(self._sweep, now)
 
     def _keep(self, key: LeaseKey, transcript: bytes, until: float) -> None:
+        """Without the lock while the disk works: file systems flush what several threads wait for at once."""
         path = self._directory / file_name(key, until)
+        before = path.stat().st_size if path.exists() else 0
+        self._take_room(len(transcript) - before)
+        try:
+            replace_file(path, transcript)
+        except OSError as error:
+            self._use(before - len(transcript))
+            raise self._storage_error(error) from error
+
+    def _take_room(self, size: int) -> None:
         with self._lock:
-            before = path.stat().st_size if path.exists() else 0
-            used = self._used_bytes - before + len(transcript)
-            if used > self._quota_bytes:
+            if self._used_bytes + size > self._quota_bytes:
                 raise StorageError(
                     f"transcripts fill their quota of {self._quota_bytes >> 20} MiB",
                     full=True,
                     remedy="Shorten proof.retention_s; they are deleted as their time passes",
                 )
-            try:
-                replace_file(path, transcript)
-            except OSError as error:
-                raise self._storage_error(error) from error
-            self._used_bytes = used
+            self._used_bytes += size
+
+    def _use(self, size: int) -> None:
+        with self._lock:
+            self._used_bytes += size
 
     def _sweep(self, now: float) -> int:
         gone = 0
-        with self._lock:
-            try:
-                for path in self._files():
-                    if _until(path) <= now:
-                        size = path.stat().st_size
-                        path.unlink()
-                        self._used_bytes -= size
-                        gone += 1
-            except OSError as error:
-                raise self._storage_error(error) from error
+        try:
+            for path in self._files():
+                if _until(path) <= now:
+                    size = path.stat().st_size
+                    path.unlink()
+                    self._use(-size)
+                    gone += 1
+        except OSError as error:
+            raise self._storage_error(error) from error
         return gone
 
     def _files(self) -> list[Path]:

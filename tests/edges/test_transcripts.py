@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from pathlib import Path
@@ -113,3 +114,12 @@ def test_a_place_that_is_no_directory_is_told_in_words(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be kept"):
         FileTranscripts(tmp_path / "file")
+
+
+async def test_many_at_once_are_all_kept_and_counted(tmp_path: Path):
+    transcripts = FileTranscripts(tmp_path, quota_bytes=320)
+    done = await asyncio.gather(
+        *(transcripts.keep(key(f"t{number}"), b"x" * 10, 50) for number in range(40)), return_exceptions=True
+    )
+    assert sum(isinstance(one, StorageError) for one in done) == 8
+    assert transcripts.used_bytes == 320 == sum(path.stat().st_size for path in tmp_path.iterdir())
