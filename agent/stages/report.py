@@ -163,6 +163,7 @@ class Report:
             self._retries.pop(idem_key, None)
             self._log.error("result.lost", task=key.task_id, detail="the outbox does not hold it any more")
             self._spine.feed(ev.Happened(key=key, event=Event.UNDELIVERABLE))
+        self._gate_backlog()
 
     async def _wait_for_news(self, limit_s: float) -> None:
         """New rows and a new session end the wait; the limit shows life to the watchdog."""

@@ -430,13 +430,16 @@ async def test_room_for_a_transcript_is_waited_for_no_longer_than_the_result_is_
 
 async def test_nothing_new_is_taken_while_a_thousand_results_wait_for_receipts() -> None:
     async with Rig() as rig:
-        rig.report.unsent.update({str(n): builders.offer(f"t{n}").key for n in range(999)})
         rig.coordinator.answers[wire.Result] = _unreachable
+        for number in range(999):
+            key, idem_key, signed = builders.offer(f"t{number}").key, str(number), builders.signed()
+            rig.outbox.rows[idem_key] = OutboxRow(key=key, idem_key=idem_key, offer=signed, result=signed, output=None)
+            rig.report.unsent[idem_key] = key
         rig.coordinator.offer(builders.offer())
         await rig.until(rig.node.gates)
         assert [gate.reason for gate in rig.node.gates()] == [Reason.OUTBOX_BACKLOG]
+        rig.outbox.rows.clear()
         rig.report.unsent.clear()
-        del rig.coordinator.answers[wire.Result]
         await rig.pass_time(3.0)
         await rig.until(lambda: not rig.node.gates())
 
@@ -505,3 +508,15 @@ async def test_a_transition_that_cannot_be_costs_its_attempt_and_no_other() -> N
         assert rig.node.closed[-1].reason is Reason.INTERNAL
         rig.engine.go.set()
         await rig.until(lambda: list(rig.outbox.ledger) == [builders.offer("good").idem_key])
+
+
+async def test_a_result_that_the_outbox_lost_with_its_file_gives_its_lease_up() -> None:
+    """A damaged database was put aside while the agent ran: renewing the lease for ever would lose the task."""
+    async with Rig() as rig:
+        rig.coordinator.answers[wire.Result] = _unreachable
+        rig.coordinator.offer(builders.offer())
+        await rig.coordinator.saw(wire.Result)
+        rig.outbox.rows.clear()
+        await rig.pass_time(40)
+        await rig.until(lambda: not rig.node.held())
+        assert rig.report.unsent == {}
