@@ -65,10 +65,11 @@ class NodeRoutes:
             return framed(refusal(error), re=frame.seq)
 
     async def _blob(self, request: web.Request) -> web.Response:
-        self._session(request)
+        node_id = self._session(request).node_id
         plain_body(request)
-        pieces = request.content.iter_chunked(1 << 18)
-        await self._reception.desk.blobs.put(request.match_info["sha256"], request.content_length, aiter(pieces))
+        pieces = aiter(request.content.iter_chunked(1 << 18))
+        blobs = self._reception.desk.blobs
+        await blobs.put(node_id, request.match_info["sha256"], request.content_length, pieces)
         return web.Response(status=201)
 
     def _session(self, request: web.Request) -> Session:

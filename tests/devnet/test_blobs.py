@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from agent.core.wire import MAX_BLOB_BYTES, RefusalCode
-from agent.devnet.blobs import MAX_PENDING_BYTES, ORPHAN_S, Blobs
+from agent.devnet.blobs import MAX_PENDING_BYTES, MAX_PENDING_BYTES_OF_A_NODE, ORPHAN_S, PATIENCE_S, Blobs
 from agent.devnet.core.rules import Refused
 from tests.devnet.world import sha256
+
+NODE = "n-1"
 
 
 class Store:
@@ -20,8 +23,8 @@ class Store:
         self.directory = directory
         self.now = 0.0
 
-    def open(self, *in_use: str) -> Blobs:
-        return Blobs(self.directory / "blobs", frozenset(in_use), lambda: self.now)
+    def open(self, *in_use: str, patience_s: float = PATIENCE_S) -> Blobs:
+        return Blobs(self.directory / "blobs", frozenset(in_use), lambda: self.now, patience_s=patience_s)
 
 
 async def pieces(*texts: str) -> AsyncIterator[bytes]:
@@ -31,7 +34,7 @@ async def pieces(*texts: str) -> AsyncIterator[bytes]:
 
 async def test_a_blob_is_there_after_a_restart(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    await store.open().put(sha256("ab"), None, pieces("a", "b"))
+    await store.open().put(NODE, sha256("ab"), None, pieces("a", "b"))
     blobs = store.open()
     assert blobs.size_of(sha256("ab")) == 2
     assert blobs.path_of(sha256("ab")).read_bytes() == b"ab"
@@ -41,7 +44,7 @@ async def test_a_blob_that_nobody_names_is_deleted_and_an_accepted_one_is_kept(t
     store = Store(tmp_path)
     blobs = store.open()
     for text in ("kept", "orphan"):
-        await blobs.put(sha256(text), None, pieces(text))
+        await blobs.put(NODE, sha256(text), None, pieces(text))
     blobs.adopt(sha256("kept"))
     store.now = ORPHAN_S + 1
     blobs.sweep()
@@ -55,7 +58,7 @@ async def test_a_broken_upload_leaves_nothing(tmp_path: Path) -> None:
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        await Store(tmp_path).open().put(sha256("whole"), None, breaks())
+        await Store(tmp_path).open().put(NODE, sha256("whole"), None, breaks())
     assert list((tmp_path / "blobs").iterdir()) == []
 
 
@@ -65,24 +68,84 @@ async def test_a_blob_that_lies_about_its_length_is_cut_off(tmp_path: Path) -> N
             yield bytes(1 << 22)
 
     with pytest.raises(Refused) as refused:
-        await Store(tmp_path).open().put("0" * 64, 10, endless())
+        await Store(tmp_path).open().put(NODE, "0" * 64, 10, endless())
     assert refused.value.code is RefusalCode.TOO_LARGE
     assert list((tmp_path / "blobs").iterdir()) == []
 
 
+async def filled(blobs: Blobs, nodes: list[str], refused: list[Refused]) -> None:
+    """Every node announces the largest blob; the room is theirs until all have announced."""
+
+    async def nested(rest: list[str]) -> AsyncIterator[bytes]:
+        yield b"x"
+        await filled(blobs, rest, refused)
+
+    if nodes:
+        try:
+            await blobs.put(nodes[0], sha256("x"), MAX_BLOB_BYTES, nested(nodes[1:]))
+        except Refused as error:
+            refused.append(error)
+
+
 async def test_uploads_under_way_count_against_the_room_that_is_left(tmp_path: Path) -> None:
     blobs = Store(tmp_path).open()
+    refused: list[Refused] = []
     most = MAX_PENDING_BYTES // MAX_BLOB_BYTES
+    await filled(blobs, [f"n-{place}" for place in range(most + 1)], refused)
+    assert [error.code for error in refused] == [RefusalCode.BUSY]
+    await blobs.put(NODE, sha256("x"), MAX_BLOB_BYTES, pieces("x"))
 
-    async def nested(depth: int) -> AsyncIterator[bytes]:
+
+async def test_a_node_that_fills_its_own_share_leaves_the_others_theirs(tmp_path: Path) -> None:
+    blobs = Store(tmp_path).open()
+    refused: list[Refused] = []
+    share = MAX_PENDING_BYTES_OF_A_NODE // MAX_BLOB_BYTES
+    await filled(blobs, [NODE] * share + ["n-2"], refused)
+    assert refused == []
+    await filled(blobs, [NODE] * (share + 1), refused)
+    assert [error.message for error in refused] == ["too many blobs of this node wait for their results"]
+
+
+async def test_an_upload_that_does_not_move_is_given_up_and_its_room_is_free_again(tmp_path: Path) -> None:
+    async def stuck() -> AsyncIterator[bytes]:
         yield b"x"
-        if depth < most:
-            await blobs.put(sha256("x"), MAX_BLOB_BYTES, nested(depth + 1))
+        await asyncio.Event().wait()
 
-    with pytest.raises(Refused) as refused:
-        await blobs.put(sha256("x"), MAX_BLOB_BYTES, nested(0))
-    assert refused.value.code is RefusalCode.BUSY
-    await blobs.put(sha256("x"), MAX_BLOB_BYTES, pieces("x"))
+    blobs = Store(tmp_path).open(patience_s=0.05)
+    share = MAX_PENDING_BYTES_OF_A_NODE // MAX_BLOB_BYTES
+    for _ in range(2):
+        uploads = [blobs.put(NODE, "0" * 64, MAX_BLOB_BYTES, stuck()) for _ in range(share)]
+        outcomes = await asyncio.wait_for(asyncio.gather(*uploads, return_exceptions=True), 20)
+        assert [(it.code, "slower" in it.message) for it in outcomes if isinstance(it, Refused)] == [
+            (RefusalCode.BUSY, True)
+        ] * share
+    assert list((tmp_path / "blobs").iterdir()) == []
+
+
+async def test_a_blob_that_comes_again_is_not_swept_away_and_counts_once(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    blobs = store.open()
+    await blobs.put(NODE, sha256("x"), None, pieces("x"))
+    store.now = ORPHAN_S - 1
+    await blobs.put(NODE, sha256("x"), None, pieces("x"))
+    store.now = ORPHAN_S + 1
+    blobs.sweep()
+    assert blobs.size_of(sha256("x")) == 1
+    store.now = 2 * ORPHAN_S + 1
+    blobs.sweep()
+    assert blobs.size_of(sha256("x")) is None
+
+
+async def test_an_adopted_blob_stays_when_it_comes_again_and_takes_no_room(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    blobs = store.open()
+    for _ in range(2):
+        await blobs.put(NODE, sha256("x"), None, pieces("x"))
+        blobs.adopt(sha256("x"))
+    store.now = ORPHAN_S + 1
+    blobs.sweep()
+    assert blobs.size_of(sha256("x")) == 1
+    assert store.open(sha256("x")).size_of(sha256("x")) == 1
 
 
 async def test_leftovers_of_a_crash_are_removed_at_start(tmp_path: Path) -> None:
