@@ -133,6 +133,16 @@ def test_a_submit_looks_at_the_new_task_alone_however_many_wait_that_nobody_can_
     assert queue.searches > before
 
 
+def test_deadlines_of_tasks_that_are_over_do_not_pile_up_and_those_of_others_still_ring() -> None:
+    world = World()
+    waits = world.submit(deadline_s=600.0)
+    for _ in range(3000):
+        world.cancel(world.submit(deadline_s=86_400.0))
+    assert len(world.book.alarms) < 1100
+    world.sweep(600.0)
+    assert world.state(waits) is TaskState.FAILED
+
+
 def test_a_reply_never_outgrows_a_message_however_many_tasks_it_could_hold() -> None:
     world = World()
     node = world.enrolled()

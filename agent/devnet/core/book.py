@@ -163,6 +163,8 @@ class Book:
             assert progress.lease is not None
             if node := self.nodes.get(progress.lease.node_id):
                 node.take(task.task_id, progress.lease)
+        else:
+            self.alarms.forget(task.task_id)
 
     def _leave(self, task: Task) -> None:
         progress = task.progress

@@ -61,15 +61,34 @@ class Alarm(NamedTuple):
     """Of the lease that ends; else DEADLINE or PAUSE."""
 
 
+_FEW = 1024
+"""Fewer alarms are not worth the search."""
+
+
 class Alarms:
-    """A heap that is never searched: an alarm that no longer holds is told by its owner when it rings."""
+    """A heap that is hardly ever searched: an alarm that no longer holds is told by its owner when it rings.
+
+    Those of tasks that are over are thrown out once they are half of the heap: most deadlines never come.
+    """
 
     def __init__(self) -> None:
         self._heap: list[Alarm] = []
+        self._over: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._heap)
 
     def set(self, at: float, task_id: str, fence: int) -> None:
         """Ring at `at`."""
         heapq.heappush(self._heap, Alarm(at, task_id, fence))
+
+    def forget(self, task_id: str) -> None:
+        """The task is over: nothing rings for it any more, now or when its turn comes."""
+        self._over.add(task_id)
+        if len(self._over) * 2 > max(len(self._heap), _FEW):
+            self._heap = [alarm for alarm in self._heap if alarm.task_id not in self._over]
+            heapq.heapify(self._heap)
+            self._over.clear()
 
     def ringing(self, now: float) -> Iterator[Alarm]:
         """Remove and yield what is due. New alarms may be set meanwhile."""
