@@ -61,8 +61,8 @@ class Reception:
         number = self.sessions.use_nonce(when.now, frame.msg.nonce, node_id)
         decision = presence.hello(self.desk.book, when, frame.msg.nonce, frame.msg)
         self.sessions.greeted(node_id, number)
+        token, session = self.sessions.open(when.now, node_id)  # in the order of the hellos, whatever the disk does
         wanted = await self.desk.carry_out(decision)
-        token, session = self.sessions.open(when.now, node_id)
         welcome = Welcome(
             session=token,
             session_ttl_s=int(self.sessions.ttl_s),
@@ -95,6 +95,8 @@ class Reception:
                 size = desk.blobs.size_of(frame.msg.blob)
                 return await desk.carry_out(settling.deliver(desk.book, when, node_id, frame.msg, size))
             case Bye():
+                if not self.sessions.newest(session):
+                    return Ack()  # said before the node came back: it must not end what was granted since
                 return await desk.carry_out(presence.bye(desk.book, when, node_id, frame.msg))
             case Hello():
                 raise bad_message("this session is open already")

@@ -112,6 +112,10 @@ class Sessions:
             self._forget(session)
             raise Refused(RefusalCode.SESSION_EXPIRED, "the session is over: say hello again")
 
+    def newest(self, session: Session) -> bool:
+        """Whether the node has opened none since: what an older one says of the node as a whole may be out of date."""
+        return self._of_node[session.node_id][-1] is session
+
     def _forget(self, session: Session) -> None:
         if self._sessions.pop(session.token_sha256, None):
             own = self._of_node[session.node_id]

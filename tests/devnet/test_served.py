@@ -233,3 +233,26 @@ async def until(met: object) -> None:
     async with asyncio.timeout(10):
         while not met():
             await asyncio.sleep(0)
+
+
+async def test_a_goodbye_that_comes_after_the_node_s_return_ends_nothing(requester: Requester, join: Join) -> None:
+    node = await join()
+    before = node.session
+    await submit(requester)
+    await node.hello()
+    (offer,) = await node.pull()
+    late = await node.post("/v1/bye", wire.UpFrame(seq=900, msg=wire.Bye(reason="drained")), token=before)
+    assert isinstance(late.msg, wire.Ack)
+    assert (await node.start(offer)).ok
+
+
+async def test_a_hello_that_comes_after_a_later_one_ends_nothing(requester: Requester, join: Join) -> None:
+    node = await join()
+    late = node.actor.hello(await node.nonce(), node.key)
+    await submit(requester)
+    await node.hello()
+    (offer,) = await node.pull()
+    answer = await node.post("/v1/hello", wire.UpFrame(seq=0, msg=late))
+    assert isinstance(answer.msg, wire.Refusal)
+    assert answer.msg.code is wire.RefusalCode.REPLAYED
+    assert (await node.start(offer)).ok

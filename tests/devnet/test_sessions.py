@@ -40,6 +40,15 @@ def test_a_hello_that_a_later_one_of_its_node_has_overtaken_is_refused() -> None
     it.greeted("n-2", it.use_nonce(2.0, others, "n-2"))
 
 
+def test_only_the_session_that_a_node_opened_last_speaks_for_it() -> None:
+    it = sessions()
+    _, before = it.open(0.0, "n-1")
+    assert it.newest(before)
+    _, after = it.open(1.0, "n-1")
+    it.open(2.0, "n-2")
+    assert (it.newest(before), it.newest(after)) == (False, True)
+
+
 def test_asking_for_nonces_without_end_takes_no_memory_without_end() -> None:
     it = sessions()
     first = it.nonce(0.0)
