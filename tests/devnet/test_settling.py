@@ -8,13 +8,17 @@ import msgspec
 import pytest
 
 from agent.core import wire
-from agent.core.model import Outcome, Reason, Usage
+from agent.core.model import EmbeddingInput, Outcome, Reason, TaskKind, Usage
 from agent.core.proof.signed import seal
+from agent.core.proof.transcript import Transcript, TranscriptBuilder
 from agent.core.wire import ReceiptStatus
 from agent.devnet.core import effects, settling
+from agent.devnet.core.asking import SamplingAsked
+from agent.devnet.core.judging import HIDDEN_TOKENS
 from agent.devnet.core.records import MAX_STORY, TaskState
 from agent.devnet.core.rules import Refused
-from tests.devnet.world import Actor, World, sha256
+from tests import builders
+from tests.devnet.world import Actor, World, sha256, transcript_of
 
 
 def leased(**rules: Any) -> tuple[World, Actor, wire.OfferBody]:
@@ -175,6 +179,53 @@ def test_a_cancelled_task_takes_the_report_of_its_end_but_no_output() -> None:
     ending = node.ending(offer, Outcome.CANCELLED, Reason.CANCELLED_BY_REQUESTER)
     assert world.deliver(node, ending).status is ReceiptStatus.ACCEPTED
     assert world.state(offer.task.task_id) is TaskState.CANCELLED
+
+
+def judged(transcript: Transcript, tokens: int, **task: Any) -> wire.ReceiptBody:
+    """A result that claims so many tokens and commits to this transcript."""
+    world = World()
+    node = world.enrolled()
+    world.submit(**{"max_tokens": 131_072, **task})
+    (offer,) = world.pull(node)
+    usage = Usage(prompt_tokens=10, completion_tokens=tokens)
+    return world.deliver(
+        node, node.success(offer, usage=usage, commitment=node.commitment(offer, "Blue.", usage, transcript))
+    )
+
+
+@pytest.mark.parametrize(
+    ("shown", "claimed", "stop", "status"),
+    [
+        (0, 131_072, (), "rejected"),
+        (64, 64, (), "accepted"),
+        (65, 96 + HIDDEN_TOKENS, (), "accepted"),
+        (64, 64 + HIDDEN_TOKENS + 1, (), "rejected"),
+        (64, 64 + HIDDEN_TOKENS + 1, ("end",), "accepted"),
+    ],
+)
+def test_tokens_for_which_there_are_no_leaves_are_not_paid(
+    shown: int, claimed: int, stop: tuple[str, ...], status: str
+) -> None:
+    receipt = judged(transcript_of(shown), claimed, sampling=SamplingAsked(stop=stop))
+    assert receipt.status == status, receipt.detail
+    assert ("leaves hold" in receipt.detail) is (status == "rejected")
+
+
+def test_rows_are_committed_to_where_rows_were_asked_for_and_nowhere_else() -> None:
+    builder = TranscriptBuilder(0)
+    builder.add_rows([[0.5, 0.5]])
+    rows = builder.finish()
+    embedding = builders.pool(kinds=(TaskKind.EMBEDDING,))
+    for texts, status in (("a",), "accepted"), (("a", "b"), "rejected"):
+        world = World()
+        node = world.enrolled()
+        world.hello(node, fingerprint=builders.fingerprint(pools=(embedding,)))
+        world.submit(input=EmbeddingInput(texts=texts), max_tokens=0)
+        (offer,) = world.pull(node)
+        usage = Usage(prompt_tokens=1)
+        commitment = node.commitment(offer, "[]", usage, rows)
+        assert world.deliver(node, node.success(offer, "[]", usage=usage, commitment=commitment)).status == status
+    assert "text was asked" in judged(rows, 1).detail
 
 
 def test_an_output_that_came_as_a_blob_is_accepted_by_its_digest() -> None:

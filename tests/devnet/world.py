@@ -25,7 +25,7 @@ from agent.core.model import (
 from agent.core.proof.commitment import commit
 from agent.core.proof.header import header_of
 from agent.core.proof.signed import open_signed, seal, session_digest
-from agent.core.proof.transcript import TranscriptBuilder
+from agent.core.proof.transcript import Transcript, TranscriptBuilder
 from agent.devnet.core import asking, leasing, presence, settling
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Granted, PushTo, Write
@@ -33,6 +33,7 @@ from agent.devnet.core.records import TaskState
 from agent.devnet.core.restoring import Remembered, restore
 from agent.devnet.core.rules import Instant, Rules
 from agent.devnet.keys import KeyPair, verify
+from agent.ports import Piece
 from tests import builders
 
 OTHER_MODEL = "sha256:" + "cd" * 32
@@ -66,7 +67,10 @@ class Actor:
         }
         return wire.Hello(**{**fields, **changes})
 
-    def commitment(self, offer: wire.OfferBody, output: str, usage: Usage) -> Commitment:
+    def commitment(
+        self, offer: wire.OfferBody, output: str, usage: Usage, transcript: Transcript | None = None
+    ) -> Commitment:
+        transcript = transcript or transcript_of(usage.completion_tokens)
         header = header_of(
             offer,
             builders.pool(),
@@ -76,7 +80,7 @@ class Actor:
             usage=usage,
             request_sha256="11" * 32,
             prompt_sha256="",
-            proof_kind=(transcript := TranscriptBuilder(40).finish()).proof_kind,
+            proof_kind=transcript.proof_kind,
             output_sha256=sha256(output),
         )
         return commit(header, transcript, self.keys.sign)
@@ -237,6 +241,14 @@ def remembered(writes: list[Write]) -> Remembered:
         nodes=tuple(nodes.values()),
         tokens=tuple(tokens.values()),
     )
+
+
+def transcript_of(tokens: int) -> Transcript:
+    """So many tokens with ids."""
+    builder = TranscriptBuilder(0)
+    for number in range(tokens):
+        builder.add(Piece(text="t", token_id=number))
+    return builder.finish()
 
 
 def sha256(text: str) -> str:

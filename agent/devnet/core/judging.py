@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.core.errors import ProofError
-from agent.core.model import Commitment, Outcome
+from agent.core.model import Commitment, EmbeddingInput, Outcome, TaskSpec
 from agent.core.proof.commitment import verify_commitment
-from agent.core.proof.header import Header, check_against_offer
+from agent.core.proof.header import Header, ProofKind, check_against_offer
 from agent.core.proof.signed import Verify
+from agent.core.proof.transcript import LEAF_TOKENS
 from agent.core.wire import OfferBody, ResultBody, encode
 from agent.devnet.core.delivery import Delivered
 from agent.devnet.core.records import Lease
 
+HIDDEN_TOKENS = 32
+"""What an engine may count and not show: the end of the text, half a character, and besides this what made a stop
+string, of which every token stands for a byte or more."""
 TEMPLATE_TOKENS = 1024
 """What a chat template may add. All else is text, and every token of it stands for a byte or more."""
 
@@ -66,6 +70,22 @@ def _commitment(
         yield f"{error.check}: {error.message}"
     else:
         yield from _header(header, body)
+        yield from _transcript(header, commitment, offer.task)
+
+
+def _transcript(header: Header, commitment: Commitment, task: TaskSpec) -> Iterator[str]:
+    """Whether there are leaves enough for what is claimed. What is in them only a look at the transcript can tell."""
+    if isinstance(task.input, EmbeddingInput):
+        if (header.proof_kind, commitment.leaves) != (ProofKind.ROWS, len(task.input.texts) + 1):
+            rows = len(task.input.texts)
+            yield f"{commitment.leaves} leaves of {header.proof_kind.value}, but {rows} rows were asked for"
+    elif header.proof_kind is ProofKind.ROWS:
+        yield "rows were committed to, but text was asked for"
+    elif header.proof_kind is ProofKind.TOKENS_F32:
+        hidden = HIDDEN_TOKENS + max((len(stop.encode()) for stop in task.sampling.stop), default=0)
+        most = (commitment.leaves - 1) * LEAF_TOKENS + hidden
+        if header.completion_tokens > most:
+            yield f"{header.completion_tokens} completion tokens, but the committed leaves hold {most} at most"
 
 
 def _header(header: Header, body: ResultBody) -> Iterator[str]:
