@@ -51,6 +51,8 @@ class Execute:
                         self._stop(key)
                     case ev.ConfirmStart():
                         self._begin(group, command.key, self._confirm(command))
+                    case ev.Stage() if self._pools[command.pool].facts.ready:  # nearly always: no task to wait in
+                        self._happened(command.key, Event.STAGED)
                     case ev.Stage():
                         self._begin(group, command.key, self._stage(command))
                     case ev.Generate():
