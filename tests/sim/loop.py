@@ -25,6 +25,9 @@ class Owner:
         self.frozen = False
         self.thawed_at = float("-inf")
         self.ready: deque[asyncio.Handle] = deque()
+        self.doom: int | None = None
+        """Steps that it still has to live; None: it lives on."""
+        self.dies: Callable[[], object] = self.kill
         self._loop = loop
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> SimTask:
@@ -44,6 +47,10 @@ class Owner:
         self.alive = False
         self.ready.clear()
         self._loop.forget(self)
+
+    def die_after(self, steps: int, dies: Callable[[], object]) -> None:
+        """Call `dies` in the middle of whatever it does then: at any await."""
+        self.doom, self.dies = steps, dies
 
     def freeze(self) -> None:
         """SIGSTOP, or the suspend of its machine: clocks go on, nothing runs."""
@@ -113,9 +120,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             while not self._runnable:
                 if not self._advance():
                     return None
-            owner = self._runnable[0]
-            if len(self._runnable) > 1:
-                owner = self._runnable[self._chance.randrange(len(self._runnable))]
+            owner = self._choose()
             handle = owner.ready.popleft()
             if not owner.ready:
                 self._runnable.remove(owner)
@@ -123,7 +128,23 @@ class SimLoop(asyncio.AbstractEventLoop):
                 continue
             self.steps += 1
             handle._run()
+            if owner.doom is not None:
+                self._age(owner)
             return owner
+
+    def _age(self, owner: Owner) -> None:
+        assert owner.doom is not None
+        owner.doom -= 1
+        if owner.doom <= 0:
+            owner.doom = None
+            self.root.call(owner.dies)
+
+    def _choose(self) -> Owner:
+        if self.root.ready:
+            return self.root  # faults strike at once, or a doomed process would still finish what it does
+        if len(self._runnable) == 1:
+            return self._runnable[0]
+        return self._runnable[self._chance.randrange(len(self._runnable))]
 
     def _advance(self) -> bool:
         """Time jumps to the next timer of a living process."""

@@ -178,6 +178,7 @@ MUTANTS: dict[str, tuple[Patch, ...]] = {
     "the coordinator replies before it writes": ((Desk, "carry_out", _replies_first),),
     "a node does not watch its leases": ((Node, "_tick", _nothing_to_do),),
     "an overtaken hello counts": ((Sessions, "greeted", _nothing),),
+    "an old goodbye counts": ((Sessions, "newest", _always(True)),),
     "fences start again after a restart": ((authority, "restore", _forgets_fences),),
     "stopped work goes on": ((Execute, "_stop", _nothing),),
 }

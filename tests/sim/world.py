@@ -27,6 +27,8 @@ from tests.sim.plan import QUIET_S, Fault, Noise, Plan, TaskPlan
 from tests.sim.requester import SimRequester
 from tests.sim.truth import Truth, Violation
 
+DOOM_STEPS = 60
+"""A crash comes so many steps of its victim after its time, at most: in the middle of something."""
 PROBES = 3
 """Tasks that are asked for after everything is mended: all of them must be done."""
 
@@ -126,7 +128,9 @@ class World:
         self.network.cut_down.clear()
         self.network.slow_up.clear()
         self.network.slow_down.clear()
+        self.authority.owner.doom = None
         for machine in self.machines:
+            machine.owner.doom = None
             machine.owner.thaw()
             machine.disk.full, machine.disk.write_s = False, 0.004
             if not machine.leaving:
@@ -172,12 +176,18 @@ class World:
             mend()
 
     def _node_crash(self, fault: Fault, machine: Machine):
-        machine.kill()
-        return machine.start
+        def dies() -> None:
+            machine.kill()
+            self.loop.call_later(fault.lasts, machine.start)
+
+        machine.owner.die_after(int(fault.amount * DOOM_STEPS), dies)
 
     def _coordinator_crash(self, fault: Fault, machine: Machine):
-        self.authority.crash()
-        return self._coordinator_again
+        def dies() -> None:
+            self.authority.crash()
+            self.loop.call_later(fault.lasts, self._coordinator_again)
+
+        self.authority.owner.die_after(int(fault.amount * DOOM_STEPS), dies)
 
     def _coordinator_again(self) -> None:
         if not self.authority.alive:
