@@ -8,6 +8,7 @@ import hashlib
 import math
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from agent.core.errors import StorageError
@@ -17,6 +18,9 @@ from agent.edges.durable import make_private_directory, replace_file
 DIRECTORY_NAME = "transcripts"
 DEFAULT_QUOTA_BYTES = 16 << 30
 """About 50 million tokens at 327 bytes each: a day at 580 tokens a second."""
+
+WRITERS = 16
+"""Flushes in flight at once: a file system's journal takes them all to the disk in one go."""
 
 # The time stands in the name, so that a sweep reads no file.
 _NAME = re.compile(r"(?P<until>\d{12})-.+\.leaves\Z")
@@ -31,34 +35,35 @@ class FileTranscripts:
         self._directory = directory
         self._quota_bytes = quota_bytes
         self._lock = threading.Lock()
+        # Its own threads: whoever else needs one does not wait behind a disk.
+        self._threads = ThreadPoolExecutor(WRITERS, "transcripts")
         try:
             make_private_directory(directory)
             self._discard_drafts()
-            self._used_bytes = sum(path.stat().st_size for path in self._files())
+            self._used_bytes = sum(_size(path) or 0 for path in self._files())
         except OSError as error:
-            raise self._storage_error(error) from error
-
-    @property
-    def used_bytes(self) -> int:
-        """What all kept transcripts weigh."""
-        return self._used_bytes
+            raise self._storage_error("kept", error) from error
 
     async def keep(self, key: LeaseKey, transcript: bytes, until: float) -> None:
-        await asyncio.to_thread(self._keep, key, transcript, until)
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._keep, key, transcript, until)
 
     async def sweep(self, now: float) -> int:
-        return await asyncio.to_thread(self._sweep, now)
+        """See the port. A file that cannot be deleted is told of when all others are gone."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._sweep, now)
 
     def _keep(self, key: LeaseKey, transcript: bytes, until: float) -> None:
         """Without the lock while the disk works: file systems flush what several threads wait for at once."""
         path = self._directory / file_name(key, until)
-        before = path.stat().st_size if path.exists() else 0
-        self._take_room(len(transcript) - before)
         try:
-            replace_file(path, transcript)
+            growth = len(transcript) - (_size(path) or 0)
+            self._take_room(growth)
+            try:
+                replace_file(path, transcript)
+            except OSError:
+                self._give_back(growth)
+                raise
         except OSError as error:
-            self._use(before - len(transcript))
-            raise self._storage_error(error) from error
+            raise self._storage_error("kept", error) from error
 
     def _take_room(self, size: int) -> None:
         with self._lock:
@@ -70,22 +75,33 @@ class FileTranscripts:
                 )
             self._used_bytes += size
 
-    def _use(self, size: int) -> None:
+    def _give_back(self, size: int) -> None:
         with self._lock:
-            self._used_bytes += size
+            self._used_bytes -= size
 
     def _sweep(self, now: float) -> int:
-        gone = 0
         try:
-            for path in self._files():
-                if _until(path) <= now:
-                    size = path.stat().st_size
-                    path.unlink()
-                    self._use(-size)
-                    gone += 1
+            old = [path for path in self._files() if _until(path) <= now]
         except OSError as error:
-            raise self._storage_error(error) from error
+            raise self._storage_error("deleted", error) from error
+        gone, fault = 0, None
+        for path in old:
+            try:
+                gone += self._delete(path)
+            except OSError as error:  # the others can go all the same
+                fault = error
+        if fault is not None:
+            raise self._storage_error("deleted", fault) from fault
         return gone
+
+    def _delete(self, path: Path) -> bool:
+        """False when somebody else was faster. Raises OSError."""
+        size = _size(path)
+        if size is None:
+            return False
+        path.unlink(missing_ok=True)
+        self._give_back(size)
+        return True
 
     def _files(self) -> list[Path]:
         return [path for path in self._directory.iterdir() if _NAME.match(path.name)]
@@ -95,9 +111,9 @@ class FileTranscripts:
         for path in self._directory.glob(".*.leaves.*"):
             path.unlink()
 
-    def _storage_error(self, error: OSError) -> StorageError:
+    def _storage_error(self, what: str, error: OSError) -> StorageError:
         return StorageError(
-            f"a transcript cannot be kept in {self._directory}: {error.strerror}",
+            f"a transcript cannot be {what} in {self._directory}: {error.strerror}",
             full=error.errno in _FULL,
             remedy="Free space on that disk" if error.errno in _FULL else "Check the disk, and who may write there",
         )
@@ -110,6 +126,14 @@ def file_name(key: LeaseKey, until: float) -> str:
         name = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
     whole = min(max(math.ceil(until), 0), 10**12 - 1)
     return f"{whole:012d}-{name}-{key.attempt}-{key.fence}.leaves"
+
+
+def _size(path: Path) -> int | None:
+    """None when there is no such file. Raises OSError."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def _until(path: Path) -> int:
