@@ -1,6 +1,6 @@
 # Developers' targets. Everything goes through ./run, which makes .venv first; users need no make.
 .DEFAULT_GOAL := check
-.PHONY: check test demo bench docs format lock clean
+.PHONY: check test demo bench docs format lock clean chaos
 
 check: ## formatting, lint, types, rings, generated files
 	./run check
@@ -19,6 +19,9 @@ sim-mutants: ## the simulation, broken on purpose: every variant must be caught
 
 bench: ## figures of docs/benchmarks.md, about fifteen minutes on a quiet machine; ARGS are the benchmark's: --quick
 	./run tool python -m tests.bench --write docs/benchmarks.md $(ARGS)
+
+chaos: ## real faults on real processes; SECONDS and SEED of the storm
+	CHAOS_SECONDS=$(or $(SECONDS),10) CHAOS_SEED=$(or $(SEED),1) ./run test -s tests/chaos $(ARGS)
 
 format:
 	./run tool ruff format .

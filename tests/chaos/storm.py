@@ -148,17 +148,9 @@ class Storm:
         node.agent.signal(signal.SIGCONT)
 
     async def damage(self, node: StormNode, chance: random.Random) -> None:
-        """The outbox is found broken at the next start."""
+        """The outbox is found broken, cut short or set back at the next start."""
         await node.kill()
-        place = chance.random()
-        if node.outbox.exists():
-            size = node.outbox.stat().st_size
-            if chance.random() < 0.4:
-                os.truncate(node.outbox, int(size * place))
-            else:
-                with node.outbox.open("r+b") as file:
-                    file.seek(int(size * place))
-                    file.write(os.urandom(4096))
+        await asyncio.to_thread(spoil, node.outbox, chance)
         await node.start()
 
     async def cut(self, node: StormNode, chance: random.Random) -> None:
@@ -216,10 +208,14 @@ class Storm:
     async def _result(self, task: str) -> TaskView:
         return await self._asking(lambda requester: requester.result(task))
 
-    def paid_to(self) -> list[str]:
-        """Tasks whose acceptance the nodes know of: what their ledgers, and those put aside, hold."""
-        lines = [line for node in self._nodes for line in read_ledger(node.outbox, 100_000)]
-        return [line.task_id for line in lines if line.status is ReceiptStatus.ACCEPTED]
+    def paid_to(self) -> dict[str, list[str]]:
+        """Task → whom it was paid to, by the nodes' own ledgers; one that was damaged may know less."""
+        known: dict[str, list[str]] = {}
+        for node in self._nodes:
+            for line in read_ledger(node.outbox, 100_000):
+                if line.status is ReceiptStatus.ACCEPTED and line.amount_micros:
+                    known.setdefault(line.task_id, []).append(f"{node.agent.home.name}, attempt {line.attempt}")
+        return known
 
     def told(self) -> dict[str, Any]:
         """What happened, in numbers."""
@@ -234,6 +230,24 @@ class Storm:
         }
 
 
+def spoil(outbox: Path, chance: random.Random) -> None:
+    """Break the file, or the log beside it that holds what was written last."""
+    log = outbox.with_name(outbox.name + "-wal")
+    victim = log if chance.random() < 0.5 else outbox
+    kind, place = chance.random(), chance.random()
+    if not victim.exists():
+        return
+    if victim is outbox:
+        log.unlink(missing_ok=True)  # it would mend the file
+    size = victim.stat().st_size
+    if kind < 0.5:
+        os.truncate(victim, int(size * place))
+    else:
+        with victim.open("r+b") as file:
+            file.seek(int(size * place))
+            file.write(chance.randbytes(4096))
+
+
 @contextlib.asynccontextmanager
 async def storm(home: Path, seed: int) -> AsyncIterator[tuple[Storm, list[StormNode]]]:
     """Two nodes on one coordinator, all processes."""
@@ -242,6 +256,8 @@ async def storm(home: Path, seed: int) -> AsyncIterator[tuple[Storm, list[StormN
         await coordinator.start()
         stack.push_async_callback(coordinator.kill)
         nodes = [await _node(stack, coordinator, home / name) for name in ("north", "south")]
+        for node in nodes:
+            await node.agent.saw("session.opened")
         yield Storm(seed, coordinator, nodes, all(node.small_disk for node in nodes)), nodes
 
 
