@@ -14,6 +14,7 @@ from agent.devnet.core import presence
 from agent.devnet.core.records import TaskState
 from agent.devnet.core.rules import Refused
 from agent.devnet.keys import verify
+from tests import builders
 from tests.devnet.world import Actor, World
 
 
@@ -173,23 +174,69 @@ def test_bye_frees_every_lease_of_the_node_at_once() -> None:
     assert len(world.granted[pull_id].offers) == 1
 
 
-def test_a_directive_waits_for_the_next_beat_once_and_survives_a_restart() -> None:
+def direct(world: World, node: Actor, kind: str, *, streaming: bool = False) -> wire.Directive:
+    directive = wire.Directive(kind=kind)
+    world.take(presence.direct(world.book, node.node_id, directive, streaming=streaming))
+    return directive
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after"),
+    [("drain", "serving", "draining"), ("pause", "serving", "paused"), ("resume", "paused", "serving")],
+)
+def test_a_directive_is_repeated_until_a_beat_shows_that_it_is_heeded(kind: str, before: str, after: str) -> None:
     world = World()
     node = world.enrolled()
-    drain = wire.Directive(kind="drain")
-    world.take(presence.direct(world.book, node.node_id, drain, streaming=False))
+    directive = direct(world, node, kind)
     world = world.restarted()
-    assert world.beat(node).directives == (drain,)
-    assert world.beat(node).directives == ()
+    assert world.beat(node, state=before).directives == (directive,)
+    assert world.beat(node, state=before).directives == (directive,), "the first answer was lost"
+    assert world.beat(node, state=after).directives == ()
+    assert world.beat(node, state=before).directives == (), "its owner has changed it since"
+    assert world.restarted().beat(node, state=before).directives == ()
 
 
-def test_a_directive_for_a_node_with_a_stream_is_pushed() -> None:
+def test_a_fingerprint_that_was_asked_for_is_the_one_after_the_question() -> None:
     world = World()
     node = world.enrolled()
-    pause = wire.Directive(kind="pause")
-    world.take(presence.direct(world.book, node.node_id, pause, streaming=True))
+    directive = direct(world, node, "refingerprint")
+    assert world.beat(node, fingerprint=builders.fingerprint()).directives == (directive,)
+    assert world.beat(node).directives == (directive,)
+    assert world.beat(node, fingerprint=builders.fingerprint()).directives == ()
+
+
+def test_a_node_that_never_heeds_a_directive_is_not_told_for_ever() -> None:
+    world = World()
+    node = world.enrolled()
+    direct(world, node, "drain")
+    told = [bool(world.beat(node, state="serving").directives) for _ in range(presence.TELLS + 2)]
+    assert told == [True] * presence.TELLS + [False] * 2
+
+
+def test_of_drain_pause_and_resume_the_latest_counts() -> None:
+    world = World()
+    node = world.enrolled()
+    fresh, _, resume = [direct(world, node, kind) for kind in ("refingerprint", "pause", "resume")]
+    assert world.beat(node, state="paused").directives == (fresh, resume)
+
+
+def test_a_node_that_left_because_it_was_told_to_is_not_told_when_it_comes_back() -> None:
+    world = World()
+    node = world.enrolled()
+    direct(world, node, "drain")
+    assert world.beat(node, state="serving").directives
+    world.take(presence.bye(world.book, world.when, node.node_id, wire.Bye()))
+    world.hello(node)
+    assert world.beat(node, state="serving").directives == ()
+
+
+def test_a_directive_for_a_node_with_a_stream_is_pushed_and_repeated_when_the_push_is_lost() -> None:
+    world = World()
+    node = world.enrolled()
+    pause = direct(world, node, "pause", streaming=True)
     assert [it.push for it in world.pushed] == [wire.Directed(directive=pause)]
-    assert world.beat(node).directives == ()
+    assert world.beat(node, state="serving").directives == (pause,)
+    assert world.beat(node, state="paused").directives == ()
 
 
 def test_a_directive_that_no_node_knows_is_refused() -> None:
@@ -200,8 +247,6 @@ def test_a_directive_that_no_node_knows_is_refused() -> None:
 
 
 def test_a_new_fingerprint_makes_a_parked_pull_fit_again() -> None:
-    from tests import builders
-
     world = World()
     node = world.enrolled()
     wrong = builders.pool(model_digest="sha256:" + "00" * 32)

@@ -37,7 +37,10 @@ from agent.devnet.core.records import Node, NodeRecord, Task, TaskState, UsedTok
 from agent.devnet.core.rules import Instant, Refused, bad_message
 
 _KEY = re.compile(r"[0-9a-f]{64}")
-DIRECTIVES = frozenset({"drain", "pause", "resume", "refingerprint"})
+REFINGERPRINT = "refingerprint"
+DIRECTIVES = frozenset({"drain", "pause", "resume", REFINGERPRINT})
+TELLS = 8
+"""Beats whose answers repeat a directive: not all of them get lost, and who has not heeded it by then cannot."""
 TAKES_NOTHING = frozenset({NodeState.PAUSED.value, NodeState.DRAINING.value, NodeState.DRAINED.value})
 """States of a node, as its beats tell them, in which a pull that is still parked asks for nothing."""
 
@@ -129,9 +132,7 @@ def beat(book: Book, when: Instant, node_id: str, message: Beat) -> Decision[Bea
     renewed = _renew_all(book, when, node_id, message.held)
     gone = [key for key in message.held if key not in renewed]
     cancelled = tuple(key for key in gone if _was_cancelled(book, node_id, key))
-    directives = node.record.directives
-    if directives:
-        _keep_directives(book, node, ())
+    directives = _directives_for(book, node, message)
     reply = BeatAck(
         lease_ms=int(book.rules.lease_s * 1000),
         beat_s=book.rules.beat_s,
@@ -150,19 +151,27 @@ def bye(book: Book, when: Instant, node_id: str, message: Bye) -> Decision[Ack]:
     for task in _leased_to(book, node):
         detail = f"the node left: {message.reason}" if message.reason else "the node left"
         _give_back(book, when, task, node, Reason.ABORTED, detail)
+    if node.told:
+        _keep_directives(book, node, ())  # not for whoever comes back: it has drained, and left
+        node.told = 0
     node.heard, node.state = None, "gone"
     return conclude(book, when, Ack())
 
 
 def direct(book: Book, node_id: str, directive: Directive, *, streaming: bool) -> Decision[None]:
-    """Ask something of a node: pushed when it has a stream open, else kept until its next beat. Raises Refused."""
+    """Ask something of a node: with the next beats, until one shows that it heeds it, and pushed when it has a stream.
+
+    Of drain, pause and resume the latest counts. Raises Refused.
+    """
     node = book.node(node_id)
     if directive.kind not in DIRECTIVES:
         raise bad_message(f"directive {directive.kind!r}; expected one of {', '.join(sorted(DIRECTIVES))}")
     if streaming:
         book.tell(PushTo(node_id=node_id, push=Directed(directive=directive)))
-    else:
-        _keep_directives(book, node, (*node.record.directives, directive))
+    refingerprints = directive.kind == REFINGERPRINT
+    others = tuple(it for it in node.record.directives if (it.kind == REFINGERPRINT) is not refingerprints)
+    _keep_directives(book, node, (*others, directive))
+    node.told = 0
     return book.decide(None)
 
 
@@ -183,6 +192,28 @@ def _keep_token(book: Book, token: UsedToken) -> None:
 def _keep_directives(book: Book, node: Node, directives: tuple[Directive, ...]) -> None:
     node.record = msgspec.structs.replace(node.record, directives=directives)
     book.write(SaveNode(record=node.record))
+
+
+def _directives_for(book: Book, node: Node, message: Beat) -> tuple[Directive, ...]:
+    """What the answer to a beat asks for: all that this beat does not show to be heeded."""
+    known = node.record.directives
+    open_ = tuple(it for it in known if not _heeded(it, node, message)) if node.told < TELLS else ()
+    if open_ != known:
+        _keep_directives(book, node, open_)
+    node.told = node.told + 1 if open_ else 0
+    return open_
+
+
+def _heeded(directive: Directive, node: Node, message: Beat) -> bool:
+    match directive.kind:
+        case "drain":
+            return message.state in (NodeState.DRAINING, NodeState.DRAINED)
+        case "pause":
+            return message.state in TAKES_NOTHING
+        case "resume":
+            return message.state not in TAKES_NOTHING | {""}
+        case _:
+            return node.told > 0 and message.fingerprint is not None
 
 
 def _answer_parked(book: Book, node_id: str) -> None:

@@ -127,7 +127,7 @@ class NodeRecord(Value):
     name: str
     enrolled_at: int
     directives: tuple[Directive, ...] = ()
-    """Not delivered yet."""
+    """Not heeded yet, as far as its beats tell."""
 
 
 class UsedToken(Value):
@@ -186,6 +186,8 @@ class Node:
     """Task ids of its live leases, oldest first."""
     busy: Counter[str] = field(default_factory=Counter)
     """Pool → its live leases."""
+    told: int = 0
+    """Beats that were answered with its directives."""
     pools: dict[str, Pool] = field(default_factory=dict)
     """By name, as advertised."""
 
