@@ -21,9 +21,9 @@ from agent.edges.identity import NodeIdentity
 from agent.edges.joining import join
 from agent.edges.link.baton import link_to
 from agent.edges.models.store import Progress
-from agent.edges.outbox import SqliteOutbox
+from agent.edges.outbox import OUTBOX_NAME, SqliteOutbox
 from agent.edges.sandbox.bubblewrap import Bubblewrap
-from agent.edges.transcripts import FileTranscripts
+from agent.edges.transcripts import DIRECTORY_NAME, FileTranscripts
 from agent.ports import Clock, EnginePool, GpuProbe
 from agent.stages.advertise import Advertise
 from agent.stages.calls import Caller
@@ -113,7 +113,7 @@ class Composer:
         built = await self._pools(config, sandbox, self._clock, gpus=uuids, progress=self._progress)
         for model in built.models:
             _log.info("model.verified", model=model.name, digest=model.digest, bytes=model.bytes)
-        transcripts = FileTranscripts(config.node.state_dir / "transcripts")
+        transcripts = FileTranscripts(config.node.state_dir / DIRECTORY_NAME)
         pools = {pool.facts.name: pool for pool in built.pools}
         return Edges(identity, outbox, transcripts, gpu, seen, facts, pools, built.models)
 
@@ -121,7 +121,7 @@ class Composer:
         def recovered(what: str) -> None:
             _log.error("outbox.recovered", detail=what)
 
-        outbox = await SqliteOutbox.open(self._config.node.state_dir / "outbox.db", recovered)
+        outbox = await SqliteOutbox.open(self._config.node.state_dir / OUTBOX_NAME, recovered)
         self._stack.push_async_callback(outbox.close)
         return outbox
 
