@@ -164,6 +164,41 @@ def test_live_leases_survive_a_restart_for_their_full_time() -> None:
     assert world.deliver(node, node.success(offer)).status is wire.ReceiptStatus.ACCEPTED
 
 
+def test_a_lease_whose_node_never_comes_back_after_a_restart_counts_as_a_failed_attempt() -> None:
+    world = World(lease_s=40.0)
+    node = world.enrolled()
+    task_id = world.submit()
+    world.start(node, world.pull(node)[0].key)
+    world = world.restarted()
+    world.sweep(41.0)
+    progress = world.book.tasks[task_id].progress
+    assert (progress.state, progress.failures) == (TaskState.QUEUED, 1)
+    assert progress.story[-1].detail == "the node was not heard of in time"
+
+
+def test_a_deadline_goes_on_through_any_number_of_restarts() -> None:
+    world = World()
+    task_id = world.submit(deadline_s=60.0)
+    for _ in range(3):
+        world.wall += 19
+        world = world.restarted()
+    world.sweep(2.9)
+    assert world.state(task_id) is TaskState.QUEUED
+    world.sweep(0.2)
+    assert world.state(task_id) is TaskState.FAILED
+
+
+@pytest.mark.parametrize(("away_s", "left_s"), [(-1000, 60.0), (0, 60.0), (59, 1.0), (10_000, 0.0)])
+def test_a_wall_clock_that_was_set_costs_a_task_no_more_than_its_deadline_and_gives_it_nothing(
+    away_s: int, left_s: float
+) -> None:
+    world = World()
+    task_id = world.submit(deadline_s=60.0)
+    world.wall += away_s
+    world = world.restarted()
+    assert world.book.tasks[task_id].due - world.now == left_s
+
+
 def test_bye_frees_every_lease_of_the_node_at_once() -> None:
     world = World()
     node, other = world.enrolled(1), world.enrolled(2)

@@ -124,6 +124,8 @@ class World:
         self.keys = KeyPair(b"\x07" * 32)
         self.book = Book(Rules(**rules), self.keys.public, self.keys.sign, verify)
         self.now = 1000.0
+        self.wall = 1_700_000_000
+        """Unix seconds at which `now` would be 0."""
         self.writes: list[Write] = []
         self.granted: dict[int, wire.Offers] = {}
         self.pushed: list[PushTo] = []
@@ -131,7 +133,7 @@ class World:
 
     @property
     def when(self) -> Instant:
-        return Instant(self.now, 1_700_000_000 + int(self.now))
+        return Instant(self.now, self.wall + int(self.now))
 
     def take(self, decision: Decision[Any]) -> Any:
         self.writes += decision.writes
@@ -217,6 +219,7 @@ class World:
         world = World()
         world.book.rules = self.book.rules
         world.now = 5.0
+        world.wall = self.wall + int(self.now) - 5
         world._chance = self._chance
         restore(world.book, world.when, remembered(self.writes))
         world.writes = list(self.writes)

@@ -107,10 +107,14 @@ def cancel(book: Book, when: Instant, task_id: str) -> Decision[TaskState]:
 
 
 def live(demand: Demand, progress: Progress, when: Instant) -> Task:
-    """The live view of a task, new or read back; its deadline counts from now, as no wall clock decides anything."""
-    return Task(
-        demand=demand, progress=progress, due=when.now + demand.deadline_ms / 1000, bytes=_offer_bytes(demand.spec)
-    )
+    """The live view of a task, new or read back.
+
+    A new task's deadline counts from now. Of one that is read back the wall clock tells how much of it is over, for
+    nothing else outlives a restart; a clock that was set back costs it nothing.
+    """
+    over_s = max(when.at - demand.submitted_at, 0)
+    due = when.now + max(demand.deadline_ms / 1000 - over_s, 0.0)
+    return Task(demand=demand, progress=progress, due=due, bytes=_offer_bytes(demand.spec))
 
 
 def seed_of(task_id: str, nonce: str) -> int:

@@ -151,7 +151,7 @@ class Task:
     expires: float = 0.0
     """Monotonic end of the live lease."""
     started: bool = False
-    """Confirmed by the node. Not stored: after a restart the next beat confirms again."""
+    """Confirmed by the node. Not stored: after a restart every live lease counts as confirmed, as nearly all are."""
     avoid: dict[str, float] = field(default_factory=dict)
     """Node → monotonic time until which it does not get this task."""
     receipts: dict[str, ReceiptBody] = field(default_factory=dict)

@@ -25,7 +25,9 @@ class Remembered(Value):
 
 
 def restore(book: Book, when: Instant, remembered: Remembered) -> None:
-    """Fill an empty book. Live leases get their full time again, so that work that goes on is not thrown away."""
+    """Fill an empty book. Live leases get their full time again, so that work that goes on is not thrown away. Deadlines
+    do not: a task could outlive its own by restarts alone.
+    """
     book.fence = remembered.fence
     book.nodes.update((record.node_id, Node(record)) for record in remembered.nodes)
     book.tokens.update((token.sha256, token) for token in remembered.tokens)
@@ -41,5 +43,6 @@ def _restore_task(book: Book, when: Instant, demand: Demand, progress: Progress)
     if progress.state not in ENDED:
         book.alarms.set(task.due, task.task_id, DEADLINE)
     if progress.state is TaskState.LEASED and progress.lease:
+        task.started = True
         task.expires = when.now + book.rules.lease_s
         book.alarms.set(task.expires, task.task_id, progress.lease.key.fence)
