@@ -16,6 +16,7 @@ from agent.devnet.core.records import TaskState
 from agent.devnet.core.rules import Rules
 from agent.devnet.requester import Requester
 from agent.edges.sandbox import cgroups
+from tests.chaos.extent import thorough
 from tests.sandboxes import require_sandbox
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.proxy import Proxy
@@ -111,6 +112,7 @@ async def test_nothing_of_a_killed_agent_is_left_after_the_next_start_and_a_neig
     assert len(sockets_of(agent)) == len(left)
 
 
+@thorough
 async def test_an_engine_that_is_killed_comes_back_and_its_task_is_done(world: World) -> None:
     agent = await tiny_agent(world, "node")
     model = (await world.ready(agent)).fingerprint.models[0].digest
@@ -123,6 +125,7 @@ async def test_an_engine_that_is_killed_comes_back_and_its_task_is_done(world: W
     assert len(agent.events("engine.ready")) >= 2
 
 
+@thorough
 async def test_a_model_file_that_is_deleted_is_told_and_the_node_goes_on_when_it_is_back(world: World) -> None:
     agent = await tiny_agent(world, "node")
     model = (await world.ready(agent)).fingerprint.models[0].digest

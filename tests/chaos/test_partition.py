@@ -15,6 +15,7 @@ from agent.devnet.coordinator import Coordinator, Options
 from agent.devnet.core.records import TaskState
 from agent.devnet.core.rules import Rules
 from agent.devnet.requester import Requester
+from tests.chaos.extent import thorough
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import World, external
@@ -62,7 +63,7 @@ FAULTS: dict[str, Callable[[Proxy], None]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", ["silent", *(pytest.param(it, marks=thorough) for it in FAULTS if it != "silent")])
 async def test_it_stops_before_the_task_is_leased_again(world: World, fault: str) -> None:
     async with Proxy(world.url) as proxy, Witness() as lost, Witness() as other:
         near = await world.agent(external(lost.url), url=proxy.url)
@@ -84,6 +85,7 @@ async def test_it_stops_before_the_task_is_leased_again(world: World, fault: str
         assert [line.task_id for line in (await world.requester.ledger()).lines] == [task]
 
 
+@thorough
 async def test_a_node_that_stood_still_beyond_its_lease_neither_delivers_nor_is_paid(world: World) -> None:
     async with Witness() as lost, Witness() as other:
         near = await world.agent(external(lost.url))

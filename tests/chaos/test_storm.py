@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
 from agent.devnet.core.records import TaskState
+from tests.chaos.extent import SECONDS, SEED
 from tests.chaos.storm import SETTLE_S, storm
-
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "10"))
-SEED = int(os.environ.get("CHAOS_SEED", "1"))
 
 
 @pytest.mark.slow

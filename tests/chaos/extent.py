@@ -1,0 +1,11 @@
+"""How much is done: a bounded part in every test run, all of it by `make chaos`."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "8"))
+SEED = int(os.environ.get("CHAOS_SEED", "1"))
+thorough = pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="runs with `make chaos`")
