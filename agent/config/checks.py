@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
 from agent.config.faults import Fault, did_you_mean
 from agent.config.schema import Config, EngineKind, EngineProfile, PoolConfig
+from agent.core.loopback import is_loopback
 from agent.core.model import TaskKind
 
 
@@ -23,16 +23,6 @@ def check(config: Config) -> Iterator[Fault]:
         yield from _model_of(config, pool, f"pools[{index}]")
         yield from (_external if pool.engine is EngineKind.EXTERNAL else _own)(pool, f"pools[{index}]")
         yield from _kinds(pool, f"pools[{index}]")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` can only be this machine. `localhost` counts: RFC 6761 reserves it."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _coordinator_url(url: str | None) -> Iterator[Fault]:

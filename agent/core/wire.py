@@ -68,7 +68,6 @@ class Hello(Up):
     """Ed25519 by the node key over `core.proof.signed.digest(Role.SESSION, session_challenge(...))`."""
     fingerprint: Fingerprint
     proto: tuple[int, int] = (PROTO_MIN, PROTO_MAX)
-    features: tuple[str, ...] = ()
     running: tuple[LeaseKey, ...] = ()
     unsent: tuple[LeaseKey, ...] = ()
 
@@ -179,7 +178,6 @@ class Welcome(Down):
     lease_s: Seconds
     wanted: tuple[LeaseKey, ...] = ()
     """Of `running`, the leases that are still ours."""
-    features: tuple[str, ...] = ()
 
 
 class Directive(Value):

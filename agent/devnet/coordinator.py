@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
-import ipaddress
 import logging
 import os
 import secrets
@@ -18,6 +17,7 @@ from types import TracebackType
 from aiohttp import web
 
 from agent.core.errors import AgentError, StorageError
+from agent.core.loopback import is_loopback
 from agent.core.model import Value
 from agent.core.wire import Directive
 from agent.devnet.blobs import Blobs
@@ -207,7 +207,7 @@ class Coordinator:
     def _tls(self) -> ssl.SSLContext | None:
         cert, key = self._options.tls_cert, self._options.tls_key
         if cert is None and key is None:
-            if not _is_loopback(self._host):
+            if not is_loopback(self._host):
                 remedy = "Give a certificate and its key, or serve 127.0.0.1"
                 raise StartError(f"without TLS nothing but loopback is served, not {self._host}", remedy=remedy)
             return None
@@ -250,13 +250,6 @@ def _cannot_listen(host: str, port: int, error: OSError) -> StartError:
         remedy = "Choose another port, or 0 for any that is free"
         return StartError(f"port {port} on {host} is taken", remedy=remedy)
     return StartError(f"cannot listen on {host} port {port}: {error.strerror}", remedy="Check the address and the port")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from agent.core.fingerprint import Fingerprint
 from agent.core.model import Usage, Value
 from agent.core.wire import PoolLoad
@@ -104,15 +106,8 @@ def task_view(task: Task, settlement: Settlement | None) -> TaskView:
 
 def _with_result(view: TaskView, settlement: Settlement) -> TaskView:
     receipt = settlement.receipt_body
-    return TaskView(
-        task_id=view.task_id,
-        state=view.state,
-        model_digest=view.model_digest,
-        seed=view.seed,
-        attempt=view.attempt,
-        submitted_at=view.submitted_at,
-        node_id=view.node_id,
-        story=view.story,
+    return msgspec.structs.replace(
+        view,
         usage=settlement.usage,
         output=settlement.output,
         output_path=f"/v1/tasks/{view.task_id}/output" if settlement.blob else "",

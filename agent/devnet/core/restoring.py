@@ -25,8 +25,10 @@ class Remembered(Value):
 
 
 def restore(book: Book, when: Instant, remembered: Remembered) -> None:
-    """Fill an empty book. Live leases get their full time again, so that work that goes on is not thrown away. Deadlines
-    do not: a task could outlive its own by restarts alone.
+    """Fill an empty book.
+
+    Live leases get their full time again, so that work that goes on is not thrown away. Deadlines do not: a task could
+    outlive its own by restarts alone.
     """
     book.fence = remembered.fence
     book.nodes.update((record.node_id, Node(record)) for record in remembered.nodes)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import ssl
 from pathlib import Path
 
 from yarl import URL
 
 from agent.core.errors import LinkError, LinkFault
+from agent.core.loopback import is_loopback
 
 _HTTP_OF = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 
@@ -52,16 +52,6 @@ class Endpoint:
     def stream_url(self) -> URL:
         """The WebSocket address."""
         return self.url("v1", "link").with_scheme("wss" if self.secure else "ws")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` names this machine by its very letters: localhost, 127/8 or ::1. Nothing is resolved."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _parse(url: str) -> URL:

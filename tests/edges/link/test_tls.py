@@ -14,7 +14,7 @@ from agent.core import wire
 from agent.core.errors import LinkError, LinkFault
 from agent.edges.clock import SystemClock
 from agent.edges.link.baton import link_to
-from agent.edges.link.tls import Endpoint, client_context, is_loopback
+from agent.edges.link.tls import Endpoint, client_context
 from agent.ports import Link
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.mind import TestNode
@@ -138,11 +138,6 @@ async def test_plain_text_beyond_loopback_is_refused_before_a_byte_is_sent(
         link_to(f"http://{host}:{port}", TestNode(), SystemClock(), transport=transport)
     assert caught.value.fault is LinkFault.INSECURE
     assert heard == []
-
-
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "::1"])
-def test_loopback_is_known_by_its_letters(host: str) -> None:
-    assert is_loopback(host)
 
 
 async def test_localhost_is_reached_in_plain_text(transport: str) -> None:
