@@ -1,0 +1,30 @@
+"""A node whose engine fails task after task stops itself, says so everywhere, and comes back."""
+
+from __future__ import annotations
+
+import asyncio
+
+from agent.core.model import Reason
+from agent.devnet.core.records import TaskState
+from tests.scenarios.engine import HeldEngine
+from tests.scenarios.world import World, external
+
+
+async def test_failures_in_a_row_stop_the_pool_until_the_owner_resumes(world: World, engine: HeldEngine) -> None:
+    agent = await world.agent(external(engine.url), breaker_failures=3)
+    model = (await world.ready(agent)).fingerprint.pools[0].model_digest
+    sound = engine.tokens
+    engine.tokens = ["one", object()]  # type: ignore[list-item]  # the second cannot be sent: the stream breaks off
+    assert (await world.requester.result(await world.ask(model))).state is TaskState.FAILED
+    await agent.saw("breaker.moved", state="open", pool="held")
+    status, text = await agent.verb("status")
+    assert (status, "too_many_failures" in text, "one is tried in" in text) == (0, True, True)
+    async with asyncio.timeout(30):  # the next beat tells the coordinator
+        while (await world.requester.nodes()).nodes[0].reason != Reason.TOO_MANY_FAILURES:
+            await asyncio.sleep(0.05)
+    engine.tokens = sound
+    task = await world.ask(model)
+    status, text = await agent.verb("resume")
+    assert (status, "new tasks may come" in text) == (0, True)
+    assert (await world.requester.result(task)).state is TaskState.SETTLED
+    await agent.saw("breaker.moved", state="closed", pool="held")
