@@ -43,6 +43,7 @@ class Network:
         self._loop = world.loop
         self.cut_up: set[int] = set()
         self.cut_down: set[int] = set()
+        self.stragglers: set[int] = set()
         self.slow_up: dict[int, float] = {}
         self.slow_down: dict[int, float] = {}
         self._context = copy_context()
@@ -57,7 +58,7 @@ class Network:
                 self._world.note(f"n{node} {route} lost on its way up")
                 self._maybe_reset(request)
             else:
-                self._later(self._delay(self.slow_up.get(node, 0.0)), self._arrive, request)
+                self._later(self._delay(self.slow_up.get(node, 0.0)) + self._held(request), self._arrive, request)
         return request
 
     def reply(self, request: Request, raw: bytes) -> None:
@@ -103,6 +104,12 @@ class Network:
     def _reset(self, request: Request) -> None:
         if not request.answer.done():
             request.answer.set_exception(unreachable("the connection was reset"))
+
+    def _held(self, request: Request) -> float:
+        if request.node not in self.stragglers or request.route not in ("hello", "bye"):
+            return 0.0
+        self.stragglers.discard(request.node)
+        return LIMITS.open_s + self._chance.uniform(0, 10)
 
     def _lost(self) -> bool:
         return self._chance.random() < self._world.noise.drop

@@ -84,6 +84,8 @@ KINDS = {
     "cut_both": (5, 2, 120),
     "slow_up": (3, 5, 60),
     "slow_down": (4, 5, 60),
+    "fade": (8, 20, 100),
+    "straggler": (6, 30, 90),
     "wall_jump": (5, 5, 120),
     "disk_full": (3, 1, 60),
     "disk_slow": (3, 1, 60),
@@ -137,7 +139,7 @@ def _tasks(chance: random.Random, horizon_s: float, nodes: int) -> list[TaskPlan
     tasks = []
     for number in range(count):
         tokens = chance.choice([1, 3, 8, 12])
-        lasts_s = chance.choice([0.1, 2.0, 15.0, 50.0])
+        lasts_s = chance.choice([0.1, 2.0, 15.0, 50.0, 90.0])
         tasks.append(
             TaskPlan(
                 number=number,

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 THAWED_S = 1.0
 """A machine that was suspended past its deadline needs a turn of its watch to notice."""
+MARGIN_S = 1.0
+"""A node's right to compute ends so much earlier, at least, than the coordinator gives its lease up. The smallest
+margin is 2 s; drift, a turn of the watch and the stop of an engine come off it."""
 _offers = msgspec.json.Decoder(wire.OfferBody)
 
 
@@ -125,7 +128,7 @@ class Truth:
             return
         self.counts["expiries"] += 1
         self.margin_s = min(self.margin_s, now - ends)
-        if now < ends:
+        if now < ends + MARGIN_S:
             self.violated("lease outlived", f"n{node} may compute {moved.task_id} until {ends:.3f}")
         rested = self._rested.get((node, moved.task_id))
         if rested is not None and ends <= rested <= ends + THAWED_S and machine.owner.thawed_at < ends - THAWED_S:

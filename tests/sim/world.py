@@ -126,6 +126,7 @@ class World:
         self.noise = Noise()
         self.network.cut_up.clear()
         self.network.cut_down.clear()
+        self.network.stragglers.clear()
         self.network.slow_up.clear()
         self.network.slow_down.clear()
         self.authority.owner.doom = None
@@ -220,6 +221,24 @@ class World:
     def _slow_down(self, fault: Fault, machine: Machine):
         self.network.slow_down[machine.index] = 25 * fault.amount
         return lambda: self.network.slow_down.pop(machine.index, None)
+
+    def _fade(self, fault: Fault, machine: Machine):
+        """Answers come later and later, then nothing goes either way: what renewed a lease last was an old answer."""
+        back = self._slow_down(fault, machine)
+        dark = self.loop.call_later(8, self._cut_both, fault, machine)
+
+        def mend() -> None:
+            dark.cancel()
+            back()
+            self.network.cut_up.discard(machine.index)
+            self.network.cut_down.discard(machine.index)
+
+        return mend
+
+    def _straggler(self, fault: Fault, machine: Machine):
+        """The next hello or goodbye is lost and sent again by the machine, long after the agent gave it up."""
+        self.network.stragglers.add(machine.index)
+        return lambda: self.network.stragglers.discard(machine.index)
 
     def _wall_jump(self, fault: Fault, machine: Machine):
         before = machine.clock.wall_offset
