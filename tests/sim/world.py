@@ -7,28 +7,26 @@ import contextlib
 import hashlib
 import logging
 import random
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import structlog
 
 from agent.core.model import ChatInput, Message, TaskSpec
-from agent.core.wire import Directive
-from agent.devnet.core import presence
 from agent.devnet.core.records import ENDED
-from agent.devnet.core.rules import Refused, Rules
+from agent.devnet.core.rules import Rules
 from tests.sim.authority import Authority
 from tests.sim.disk import StoreDisk
 from tests.sim.engine import number_of
+from tests.sim.faults import Faults
 from tests.sim.loop import Owner, SimLoop
 from tests.sim.machine import Machine
 from tests.sim.network import Network
-from tests.sim.plan import QUIET_S, Fault, Noise, Plan, TaskPlan
+from tests.sim.plan import QUIET_S, Noise, Plan, TaskPlan
 from tests.sim.requester import SimRequester
 from tests.sim.truth import Truth, Violation
 
-DOOM_STEPS = 60
-"""A crash comes so many steps of its victim after its time, at most: in the middle of something."""
 PROBES = 3
 """Tasks that are asked for after everything is mended: all of them must be done."""
 
@@ -96,8 +94,9 @@ class World:
             machine.start()
         for task in self.plan.tasks:
             self.requester.plan(task)
+        faults = Faults(self)
         for fault in self.plan.faults:
-            self.loop.root.spawn(self._strike(fault), f"fault {fault.number}")
+            self.loop.root.spawn(faults.strike(fault), f"fault {fault.number}")
         self.loop.root.spawn(self._course(), "course")
 
     async def _course(self) -> None:
@@ -165,148 +164,6 @@ class World:
         probes = [self.requester.settled(number) for number in range(first, first + PROBES)]
         return f"tasks {tasks}, nodes {nodes}, probes {probes}, requester idle {self.requester.idle}"
 
-    # ------------------------------------------------------------------ faults
-
-    async def _strike(self, fault: Fault) -> None:
-        await asyncio.sleep(fault.at)
-        self.note(f"fault {fault}")
-        mend = getattr(self, f"_{fault.kind}")(fault, self.machines[fault.node])
-        await asyncio.sleep(fault.lasts)
-        if mend is not None:
-            self.note(f"mended #{fault.number}")
-            mend()
-
-    def _node_crash(self, fault: Fault, machine: Machine):
-        def dies() -> None:
-            machine.kill()
-            self.loop.call_later(fault.lasts, machine.start)
-
-        machine.owner.die_after(int(fault.amount * DOOM_STEPS), dies)
-
-    def _coordinator_crash(self, fault: Fault, machine: Machine):
-        def dies() -> None:
-            self.authority.crash()
-            self.loop.call_later(fault.lasts, self._coordinator_again)
-
-        self.authority.owner.die_after(int(fault.amount * DOOM_STEPS), dies)
-
-    def _coordinator_again(self) -> None:
-        if not self.authority.alive:
-            self.authority.start()
-
-    def _freeze_node(self, fault: Fault, machine: Machine):
-        machine.owner.freeze()
-        return machine.owner.thaw
-
-    def _freeze_coordinator(self, fault: Fault, machine: Machine):
-        self.authority.owner.freeze()
-        return self.authority.owner.thaw
-
-    def _cut_up(self, fault: Fault, machine: Machine):
-        self.network.cut_up.add(machine.index)
-        return lambda: self.network.cut_up.discard(machine.index)
-
-    def _cut_down(self, fault: Fault, machine: Machine):
-        self.network.cut_down.add(machine.index)
-        return lambda: self.network.cut_down.discard(machine.index)
-
-    def _cut_both(self, fault: Fault, machine: Machine):
-        up, down = self._cut_up(fault, machine), self._cut_down(fault, machine)
-        return lambda: (up(), down())
-
-    def _slow_up(self, fault: Fault, machine: Machine):
-        self.network.slow_up[machine.index] = 25 * fault.amount
-        return lambda: self.network.slow_up.pop(machine.index, None)
-
-    def _slow_down(self, fault: Fault, machine: Machine):
-        self.network.slow_down[machine.index] = 25 * fault.amount
-        return lambda: self.network.slow_down.pop(machine.index, None)
-
-    def _fade(self, fault: Fault, machine: Machine):
-        """Answers come later and later, then nothing goes either way: what renewed a lease last was an old answer."""
-        back = self._slow_down(fault, machine)
-        dark = self.loop.call_later(8, self._cut_both, fault, machine)
-
-        def mend() -> None:
-            dark.cancel()
-            back()
-            self.network.cut_up.discard(machine.index)
-            self.network.cut_down.discard(machine.index)
-
-        return mend
-
-    def _straggler(self, fault: Fault, machine: Machine):
-        """The next hello or goodbye is lost and sent again by the machine, long after the agent gave it up."""
-        self.network.stragglers.add(machine.index)
-        return lambda: self.network.stragglers.discard(machine.index)
-
-    def _wall_jump(self, fault: Fault, machine: Machine):
-        before = machine.clock.wall_offset
-        machine.clock.wall_offset += 7200 * (fault.amount - 0.5)
-
-        def back() -> None:
-            machine.clock.wall_offset = before
-
-        return back
-
-    def _disk_full(self, fault: Fault, machine: Machine):
-        machine.disk.full = True
-        return lambda: setattr(machine.disk, "full", False)
-
-    def _disk_slow(self, fault: Fault, machine: Machine):
-        machine.disk.write_s = 6 * fault.amount
-        return lambda: setattr(machine.disk, "write_s", 0.004)
-
-    def _store_slow(self, fault: Fault, machine: Machine):
-        self.authority.disk.write_s = 4 * fault.amount
-        return lambda: setattr(self.authority.disk, "write_s", 0.004)
-
-    def _store_fails(self, fault: Fault, machine: Machine):
-        self.authority.disk.fails = True
-
-        def again() -> None:
-            self.authority.disk.fails = False
-            self.authority.crash()
-            self.authority.start()
-
-        return again
-
-    def _engine_crash(self, fault: Fault, machine: Machine):
-        if not machine.alive:
-            return None
-        engine, owner = machine.engine, machine.owner
-        owner.call(engine.ready, False)
-        return lambda: owner.alive and owner.call(engine.ready, True)
-
-    def _drain_exit(self, fault: Fault, machine: Machine):
-        machine.leave(20 * fault.amount, fault.lasts / 2 if fault.amount > 0.7 else None)
-        return lambda: None if machine.leaving and machine.alive else machine.start()
-
-    def _drain_ask(self, fault: Fault, machine: Machine):
-        machine.ask("drain", 20 * fault.amount)
-        return lambda: machine.ask("resume")
-
-    def _pause(self, fault: Fault, machine: Machine):
-        machine.ask("pause")
-        return lambda: machine.ask("resume")
-
-    def _directive(self, fault: Fault, machine: Machine):
-        self._direct(machine, "drain" if fault.amount > 0.5 else "pause")
-        return lambda: self._direct(machine, "resume")
-
-    def _direct(self, machine: Machine, kind: str) -> None:
-        authority = self.authority
-
-        def direct() -> None:
-            desk = authority.desk
-            streaming = desk.streaming(machine.node_id)
-            with contextlib.suppress(Refused):
-                desk.when()
-                desk.begin(presence.direct(desk.book, machine.node_id, Directive(kind=kind), streaming=streaming))
-
-        if authority.alive:
-            authority.owner.call(direct)
-
 
 @contextlib.contextmanager
 def told_faults(told: list[str]) -> Iterator[None]:
@@ -332,7 +189,8 @@ def told_faults(told: list[str]) -> Iterator[None]:
 def play(plan: Plan, *, most_steps: int | None = None) -> Outcome:
     """Run a plan to its end, to its first violation, or for so many steps."""
     told: list[str] = []
-    with told_faults(told), SimLoop(random.Random(f"{plan.seed}/order")) as loop:
+    with warnings.catch_warnings(), told_faults(told), SimLoop(random.Random(f"{plan.seed}/order")) as loop:
+        warnings.simplefilter("ignore", RuntimeWarning)  # a killed process leaves coroutines that never began
         world = World(plan, loop)
         _turn(world, told, most_steps)
         return _outcome(world)
