@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import traceback
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
@@ -128,7 +129,12 @@ def main() -> None:
     for name in options.only:
         title, measure = SECTIONS[name]
         print(f"bench: {name} …", file=sys.stderr, flush=True)
-        sections.append((title, measure(options)))
+        try:
+            rows = measure(options)
+        except Exception as error:  # noqa: BLE001  (what the others measured in many minutes is not thrown away)
+            traceback.print_exc()
+            rows = [Row(name, f"failed: {type(error).__name__}", "", False)]
+        sections.append((title, rows))
     text = page(sections)
     print(text)
     if options.write:
