@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from agent.config import Config, EngineKind
+from agent.core.errors import StorageError
 from agent.core.fingerprint import Model, SandboxFacts
 from agent.core.gpu import GpuReport
 from agent.core.node import Node
@@ -43,6 +44,8 @@ from agent.stages.watch import Watch
 BOUNDS_S = {"probe": 60.0, "advertise": 240.0, "watch": 30.0, "report": 900.0}
 """Longest silence of each loop. Advertise: a call may open a session (45 s) and be repeated in a new one, then the
 longest beat (72 s) follows. Report: a batch of results with one 64 MiB blob on a slow line."""
+ROOM_RETRY_S = 2.0
+"""How often a start on a full disk looks again."""
 
 _log = structlog.get_logger("agent")
 
@@ -121,9 +124,20 @@ class Composer:
         def recovered(what: str) -> None:
             _log.error("outbox.recovered", detail=what)
 
-        outbox = await SqliteOutbox.open(self._config.node.state_dir / OUTBOX_NAME, recovered)
-        self._stack.push_async_callback(outbox.close)
-        return outbox
+        path, waits = self._config.node.state_dir / OUTBOX_NAME, False
+        while True:
+            try:
+                outbox = await SqliteOutbox.open(path, recovered)
+            except StorageError as error:
+                if not error.full:
+                    raise
+                if not waits:  # to end would make the service manager start us again and again, and then give up
+                    _log.error("storage.unwritable", full=True, detail=str(error))
+                waits = True
+                await self._clock.sleep(ROOM_RETRY_S)
+            else:
+                self._stack.push_async_callback(outbox.close)
+                return outbox
 
     def _gpu(self) -> GpuProbe:
         settings = self._config.gpu

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,3 +91,21 @@ async def test_an_agent_that_cannot_start_for_want_of_room_says_so(
     filler.unlink()
     await agent.start()
     await world.ready(agent)
+
+
+async def test_an_agent_that_starts_again_on_a_full_disk_waits_for_room(
+    world: World, engine: HeldEngine, small_disk: Path
+) -> None:
+    """Ending would be a crash loop, and the service manager gives up on those."""
+    agent = await world.agent(external(engine.url))
+    await world.ready(agent)
+    agent.signal(signal.SIGTERM)  # a clean end leaves no log files, for which the next start needs room
+    assert await agent.ended() == 0
+    filler = fill(small_disk)
+    await agent.start()
+    told = await agent.saw("storage.unwritable", full=True)
+    assert "Free space" in told["detail"]
+    assert agent.process.returncode is None
+    filler.unlink()
+    await agent.saw("session.opened", count=2)
+    assert len(agent.events("storage.unwritable")) == 1
