@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--total", type=int, default=1_000_000, help="play seeds until so many steps are done")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--mutants", action="store_true", help="break it on purpose: every variant must be caught")
-    parser.add_argument("--seeds", type=int, default=150, help="with --mutants: seeds that each may live through")
+    parser.add_argument("--seeds", type=int, default=500, help="with --mutants: seeds that each may live through")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="with --seed: play it with this variant")
     parser.add_argument("--faults", type=_numbers, help="with --seed: only these faults")
     parser.add_argument("--tasks", type=_numbers, help="with --seed: only these tasks")
