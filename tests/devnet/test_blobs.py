@@ -106,9 +106,13 @@ async def test_a_node_that_fills_its_own_share_leaves_the_others_theirs(tmp_path
     assert [error.message for error in refused] == ["too many blobs of this node wait for their results"]
 
 
-async def test_an_upload_that_does_not_move_is_given_up_and_its_room_is_free_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("came", [(), ("x",)], ids=["nothing came", "a little came"])
+async def test_an_upload_that_does_not_move_is_given_up_and_its_room_is_free_again(
+    came: tuple[str, ...], tmp_path: Path
+) -> None:
     async def stuck() -> AsyncIterator[bytes]:
-        yield b"x"
+        async for piece in pieces(*came):
+            yield piece
         await asyncio.Event().wait()
 
     blobs = Store(tmp_path).open(patience_s=0.05)
@@ -116,22 +120,28 @@ async def test_an_upload_that_does_not_move_is_given_up_and_its_room_is_free_aga
     for _ in range(2):
         uploads = [blobs.put(NODE, "0" * 64, MAX_BLOB_BYTES, stuck()) for _ in range(share)]
         outcomes = await asyncio.wait_for(asyncio.gather(*uploads, return_exceptions=True), 20)
-        assert [(it.code, "slower" in it.message) for it in outcomes if isinstance(it, Refused)] == [
-            (RefusalCode.BUSY, True)
-        ] * share
+        told = [(it.code, "slower" in it.message) for it in outcomes if isinstance(it, Refused)]
+        assert told == [(RefusalCode.BUSY, True)] * share
     assert list((tmp_path / "blobs").iterdir()) == []
 
 
-async def test_a_blob_that_comes_again_is_not_swept_away_and_counts_once(tmp_path: Path) -> None:
+async def test_a_blob_that_comes_again_is_not_swept_away_meanwhile_nor_an_hour_after(tmp_path: Path) -> None:
     store = Store(tmp_path)
     blobs = store.open()
+
+    async def while_time_passes() -> AsyncIterator[bytes]:
+        yield b"x"
+        store.now = ORPHAN_S + 1
+        blobs.sweep()
+        assert blobs.size_of(sha256("x")) == 1
+
     await blobs.put(NODE, sha256("x"), None, pieces("x"))
     store.now = ORPHAN_S - 1
-    await blobs.put(NODE, sha256("x"), None, pieces("x"))
-    store.now = ORPHAN_S + 1
+    await blobs.put(NODE, sha256("x"), None, while_time_passes())
+    store.now = 2 * ORPHAN_S
     blobs.sweep()
     assert blobs.size_of(sha256("x")) == 1
-    store.now = 2 * ORPHAN_S + 1
+    store.now = 2 * ORPHAN_S + 2
     blobs.sweep()
     assert blobs.size_of(sha256("x")) is None
 
