@@ -119,7 +119,7 @@ def outbox(rounds: int) -> list[Row]:
 
 async def _outbox(rounds: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as home:
-        box = await SqliteOutbox.open(Path(home) / "outbox.db")
+        box = await SqliteOutbox.open(Path(home) / "outbox.db", _told)
         papers = FileTranscripts(Path(home) / "transcripts")
         numbers = iter(range(10**9))
 
@@ -141,6 +141,10 @@ async def _outbox(rounds: int) -> list[Row]:
                 )
         await box.close()
     return rows
+
+
+def _told(damage: str) -> None:
+    raise RuntimeError(damage)
 
 
 async def _each(work: object, many: int, turns: int) -> tuple[float, float]:
