@@ -90,14 +90,10 @@ class BenchNode:
         return times.user + times.system
 
     def stop(self) -> None:
-        """SIGTERM and wait."""
+        """At once: a drain would wait for the coordinator, whose loop is this thread's. Children end with it."""
         if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(30)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+            self.process.kill()
+            self.process.wait()
 
     def close(self) -> None:
         self.stop()
