@@ -16,7 +16,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COREUTILS = ("sh", "dirname", "readlink", "cat", "sha256sum", "grep", "sed", "rm", "mkdir", "cp", "flock", "mktemp")
+COREUTILS = (
+    "sh",
+    "dirname",
+    "readlink",
+    "cat",
+    "sha256sum",
+    "grep",
+    "sed",
+    "rm",
+    "mkdir",
+    "cp",
+    "flock",
+    "mktemp",
+    "chmod",
+)
 
 PYTHON = """#!/bin/sh
 echo "$*" >>"$CALLS"
@@ -50,6 +64,7 @@ class Machine:
             place.mkdir()
         for name in ("run", "requirements.lock", "requirements-dev.lock", "pyproject.toml"):
             shutil.copy(ROOT / name, self.clone)
+        (self.clone / "agent").mkdir()
         for name in COREUTILS:
             (self.bin / name).symlink_to(shutil.which(name) or f"/bin/{name}")
         self.program("spare-python", PYTHON)
