@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
-from agent.core.attempt import Attempt, Event
+from agent.core.attempt import Action, Attempt, Event
 from agent.core.fingerprint import Pool
 from agent.core.model import LeaseKey, Reason, Signed
 from agent.core.wire import OfferBody
@@ -232,3 +232,22 @@ Command = (
     | NodeMoved
     | BreakerMoved
 )
+
+
+def command_of(action: Action, attempt: Attempt, product: Any) -> Command:
+    """The command that carries out what the attempt's table asks for; `product` is what the event brought."""
+    key, pool = attempt.key, attempt.pool
+    match action:
+        case Action.STAGE:
+            return Stage(key=key, pool=pool)
+        case Action.GENERATE:
+            return Generate(key=key, pool=pool, offer=attempt.offer)
+        case Action.PROVE:
+            return Prove(key=key, pool=pool, offer=attempt.offer, product=product, deadline=attempt.task_deadline)
+        case Action.STORE_RESULT:
+            return StoreResult(attempt=attempt, sealed=product)
+        case Action.STOP_WORK:
+            return StopWork(key=key)
+        case Action.RETURN_OFFER:
+            return ReturnOffer(key=key, reason=attempt.reason or Reason.ABORTED, detail=attempt.detail)
+    assert_never(action)

@@ -13,7 +13,7 @@ from typing import Any, assert_never
 
 from agent.core import admission, lease
 from agent.core import events as ev
-from agent.core.attempt import OCCUPIES_SLOT, Action, Attempt, Event
+from agent.core.attempt import OCCUPIES_SLOT, Attempt, Event
 from agent.core.breaker import Breaker, BreakerState
 from agent.core.fingerprint import Pool
 from agent.core.gates import pool_gates
@@ -214,7 +214,7 @@ class Node:
     ) -> list[ev.Command]:
         before = attempt.state
         step = attempt.advance(event, now, reason, detail)
-        commands = [_command(action, attempt, product) for action in step.actions]
+        commands = [ev.command_of(action, attempt, product) for action in step.actions]
         if attempt.state is not before:
             commands.append(ev.AttemptMoved(attempt=attempt))
         if (outcome := step.outcome) is not None:
@@ -340,21 +340,3 @@ class Node:
         else:
             self._gates.pop(event.reason, None)
         return []
-
-
-def _command(action: Action, attempt: Attempt, product: Any) -> ev.Command:
-    key, pool = attempt.key, attempt.pool
-    match action:
-        case Action.STAGE:
-            return ev.Stage(key=key, pool=pool)
-        case Action.GENERATE:
-            return ev.Generate(key=key, pool=pool, offer=attempt.offer)
-        case Action.PROVE:
-            return ev.Prove(key=key, pool=pool, offer=attempt.offer, product=product, deadline=attempt.task_deadline)
-        case Action.STORE_RESULT:
-            return ev.StoreResult(attempt=attempt, sealed=product)
-        case Action.STOP_WORK:
-            return ev.StopWork(key=key)
-        case Action.RETURN_OFFER:
-            return ev.ReturnOffer(key=key, reason=attempt.reason or Reason.ABORTED, detail=attempt.detail)
-    assert_never(action)
