@@ -42,7 +42,7 @@ def find_bwrap(wanted: str) -> Bwrap:
     """
     if wanted != "auto":
         path = Path(wanted).absolute()
-        return Bwrap(path, _version(path), path.parent)
+        return Bwrap(path, _version(path), dict(candidates()).get(path, path.parent))
     faults = []
     for path, tree in candidates():
         try:
