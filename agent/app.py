@@ -99,7 +99,7 @@ class Daemon:
                 status = await self._leave(parts)
                 for task in running:
                     task.cancel()
-        except BaseExceptionGroup as faults:
+        except BaseExceptionGroup as faults:  # of the loops; sorted into what was expected and bugs
             expected, bugs = faults.split(AgentError)
             if bugs is not None:  # told in full; the service manager then starts afresh
                 self._log.critical("agent.crashed", exc_info=bugs)

@@ -158,7 +158,7 @@ class Database:
             connection.execute(begin)
             outcomes = [work(connection) for work in works]
             connection.execute("COMMIT")
-        except BaseException:
+        except BaseException:  # whatever it was, no half of a transaction stays
             if connection.in_transaction:  # on a full disk SQLite may have rolled back by itself
                 connection.execute("ROLLBACK")
             raise
@@ -217,7 +217,7 @@ def _open(path: Path, migrations: Migrations, busy_timeout_s: float) -> sqlite3.
     try:
         _prepare(connection, path)
         _migrate(connection, path, migrations)
-    except BaseException:
+    except BaseException:  # whatever it was, the file must not stay open
         connection.close()
         raise
     sync_directory(path.parent)
