@@ -69,6 +69,10 @@ class Limits(Value):
     wall_s: float | None = None
     stderr_bytes: int = 64 << 10
     """Tail of stderr that is kept; the rest is drained and dropped."""
+    stdout_bytes: int = 0
+    """Most that `SandboxHandle.stdout` yields; one that writes more is ended with ExitKind.OUTPUT. 0: /dev/null."""
+    out_bytes: int = 0
+    """Size of the file system at /out, which outlives the program until the handle is closed. 0: there is none."""
 
 
 class SandboxSpec(Value):
@@ -81,6 +85,7 @@ class SandboxSpec(Value):
     ro_mounts: tuple[tuple[Path, str], ...] = ()
     socket_dir: Path | None = None
     """Host directory, bound read-write at /sock."""
+    cwd: str = "/"
     gpus: tuple[str, ...] = ()
     """GPU UUIDs whose device nodes are bound."""
     limits: Limits = Limits()
@@ -94,8 +99,20 @@ class ExitKind(StrEnum):
     SIGNALLED = "signalled"
     OUT_OF_MEMORY = "out_of_memory"
     WALL_TIME = "wall_time"
+    DISK_FULL = "disk_full"
+    """It failed with no room left on one of its file systems."""
+    OUTPUT = "output"
+    """It wrote more to stdout than allowed."""
     STOPPED = "stopped"
     """We stopped it."""
+
+
+class Used(Value):
+    """What a sandbox used over its life; None where this machine cannot tell."""
+
+    wall_s: float = 0.0
+    cpu_s: float | None = None
+    memory_peak_bytes: int | None = None
 
 
 class SandboxExit(Value):
@@ -104,6 +121,7 @@ class SandboxExit(Value):
     """Exit status, or signal number for SIGNALLED."""
     detail: str = ""
     """Plain words, control characters removed."""
+    used: Used = Used()
 
 
 class SandboxHandle(Protocol):
@@ -113,6 +131,19 @@ class SandboxHandle(Protocol):
     def pid(self) -> int: ...
     def stderr_tail(self) -> str:
         """Last lines of stderr, control characters removed."""
+        ...
+
+    def stdout(self) -> AsyncIterator[bytes]:
+        """What the program writes, as it comes; ends with the program. One reader; nothing without `stdout_bytes`."""
+        ...
+
+    @property
+    def out_fd(self) -> int | None:
+        """Descriptor of /out, open for reading also after the program's end; None without `out_bytes`."""
+        ...
+
+    def close(self) -> None:
+        """Give up /out and what is left unread. Idempotent; kills what still runs."""
         ...
 
     async def wait(self) -> SandboxExit: ...

@@ -87,6 +87,8 @@ class Bubblewrap:
 
     async def start(self, spec: SandboxSpec) -> BubblewrapHandle:
         """Raises SandboxError when it cannot be built or a limit of `spec` cannot be enforced."""
+        if spec.limits.stdout_bytes or spec.limits.out_bytes:
+            raise SandboxError("this sandbox has neither stdout nor /out")
         means = choose(spec.limits, self.machine)
         recipe = self.recipe(spec, means)
         group = self._cgroups.create(spec.name, means) if self._cgroups and means.needs_group else None

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from agent.core.text import plain
@@ -39,6 +39,21 @@ class BubblewrapHandle:
     def stderr_tail(self) -> str:
         """Last lines of stderr, control characters removed."""
         return plain(self._launched.stderr.read(), self._limits.stderr_bytes)
+
+    async def stdout(self) -> AsyncIterator[bytes]:
+        """Nothing: `Bubblewrap.start` refuses `stdout_bytes` so far."""
+        nothing: tuple[bytes, ...] = ()
+        for piece in nothing:
+            yield piece
+
+    @property
+    def out_fd(self) -> int | None:
+        """None: `Bubblewrap.start` refuses `out_bytes` so far."""
+        return None
+
+    def close(self) -> None:
+        """Kill what still runs."""
+        self.kill()
 
     async def wait(self) -> SandboxExit:
         """The end; any number of callers may wait, and cancelling one leaves the sandbox alone."""
