@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import StrEnum
+import re
+from collections.abc import Collection, Iterable, Mapping
+from enum import IntFlag, StrEnum
 
 import msgspec
 
@@ -32,6 +33,21 @@ class MigSlice(Value):
     uuid: str
     name: str
     memory_total_bytes: int
+    gpu_instance: int | None = None
+    compute_instance: int | None = None
+    """Ids below `/proc/driver/nvidia/capabilities`, which name the device nodes of the slice."""
+
+
+class GpuProcess(Value):
+    """One process that uses a GPU. `pid` is the host's."""
+
+    pid: int
+    kinds: tuple[str, ...]
+    """Lists that name it: `compute`, `graphics`, `mps`."""
+    memory_bytes: int | None = None
+    """None where the driver does not tell, as on Windows' driver model."""
+    gpu_instance: int | None = None
+    """Of the MIG slice that it uses."""
 
 
 class GpuSample(Value):
@@ -40,13 +56,101 @@ class GpuSample(Value):
     memory_used_bytes: int | None = None
     memory_free_bytes: int | None = None
     utilisation_percent: int | None = None
+    memory_utilisation_percent: int | None = None
+    """Share of time in which memory was read or written."""
     temperature_c: int | None = None
+    memory_temperature_c: int | None = None
     power_mw: int | None = None
     sm_clock_mhz: int | None = None
     memory_clock_mhz: int | None = None
     throttle_reasons: int | None = None
+    """Bits of nvmlClocksEventReasons; see `Throttle`."""
     processes: int | None = None
     """Compute, graphics and MPS processes on this GPU."""
+    users: tuple[GpuProcess, ...] = ()
+    """Those processes; means nothing while `processes` is None."""
+
+
+class GpuCondition(Value):
+    """Readings of the 10 s tier: wear, links and slow counters. Counters start with the driver unless said otherwise."""
+
+    energy_mj: int | None = None
+    power_throttled_ns: int | None = None
+    thermal_throttled_ns: int | None = None
+    ecc_corrected: int | None = None
+    ecc_uncorrected: int | None = None
+    """Double-bit errors since the driver was loaded."""
+    rows_remapped_corrected: int | None = None
+    rows_remapped_uncorrected: int | None = None
+    """Rows of memory that were replaced, over the card's life."""
+    remap_pending: bool | None = None
+    remap_failed: bool | None = None
+    recovery_action: int | None = None
+    """What the driver asks for: 0 nothing, 1 reset, 2 reboot, 3 drain P2P, 4 drain and reset (NVML field 230)."""
+    pcie_generation: int | None = None
+    pcie_width: int | None = None
+    """Of the link now; judge it under load alone, since an idle card slows its link down."""
+    pcie_replays: int | None = None
+    nvlinks_active: int | None = None
+    nvlinks: int | None = None
+    fabric_state: int | None = None
+    """1 not started, 2 in progress, 3 completed."""
+
+
+class Throttle(IntFlag):
+    """Why clocks are below what was asked: nvmlClocksEventReasons of nvml.h."""
+
+    IDLE = 0x1
+    APPLICATION_CLOCKS = 0x2
+    SOFTWARE_POWER_CAP = 0x4
+    HARDWARE_SLOWDOWN = 0x8
+    SYNC_BOOST = 0x10
+    SOFTWARE_THERMAL = 0x20
+    HARDWARE_THERMAL = 0x40
+    HARDWARE_POWER_BRAKE = 0x80
+    DISPLAY_CLOCKS = 0x100
+
+
+class GpuEventKind(StrEnum):
+    """What a driver or kernel reported unasked."""
+
+    XID = "xid"
+    SXID = "sxid"
+    """Of an NVSwitch."""
+    ECC_DOUBLE_BIT = "ecc_double_bit"
+    MIG_CHANGED = "mig_changed"
+    UNAVAILABLE = "unavailable"
+    RECOVERY_ACTION = "recovery_action"
+    FELL_OFF_THE_BUS = "fell_off_the_bus"
+
+
+class GpuEvent(Value):
+    """One such report. NVML and the kernel's log may both tell of the same fault."""
+
+    kind: GpuEventKind
+    source: str
+    """`nvml` or `kernel`."""
+    gpu_uuid: str = ""
+    """Empty where only the bus address is told."""
+    pci_bus_id: str = ""
+    """As the source writes it, such as `0000:3b:00` or `00000000:3B:00.0`; compare by `bus_address`."""
+    code: int | None = None
+    """Number of an Xid or SXid."""
+    text: str = ""
+    """The kernel's line, cleaned."""
+    boot_s: float | None = None
+    """Seconds since boot, where told: old lines are told again to an agent that starts later."""
+
+
+class PciGpu(Value):
+    """One NVIDIA display or 3D controller as the kernel lists it, known without any driver of NVIDIA's."""
+
+    address: str
+    """Such as `0000:3b:00.0`."""
+    driver: str | None = None
+    """Kernel driver that is bound: `nvidia`, `vfio-pci` for one handed to a virtual machine, `nouveau`, or none."""
+    answers: bool = True
+    """False when it no longer answers on the bus."""
 
 
 class Gpu(Value):
@@ -65,12 +169,21 @@ class Gpu(Value):
     minor: int | None = None
     """N of the device node /dev/nvidiaN; the index need not be the same."""
     memory_total_bytes: int | None = None
+    slowdown_temperature_c: int | None = None
+    shutdown_temperature_c: int | None = None
+    power_limit_min_mw: int | None = None
+    power_limit_max_mw: int | None = None
+    pcie_generation_max: int | None = None
+    pcie_width_max: int | None = None
+    virtualization: str | None = None
+    """`passthrough`, `vgpu`, `host_vgpu`, `host_vsga`; None on bare metal or where it is not told."""
     power_limit_mw: int | None = None
     persistence: bool | None = None
     ecc: bool | None = None
     mig_enabled: bool | None = None
     mig: tuple[MigSlice, ...] = ()
     sample: GpuSample = GpuSample()
+    condition: GpuCondition = GpuCondition()
     absent: dict[str, str] = msgspec.field(default_factory=dict)
     """Field name → reason, for every field that this driver or card does not tell."""
     fault: GpuFault | None = None
@@ -87,8 +200,25 @@ class GpuReport(Value):
     fault: GpuFault | None = None
     detail: str = ""
     """What happened and what the owner can do, in plain words."""
+    events: tuple[GpuEvent, ...] = ()
+    """New since the snapshot before."""
+    bus: tuple[PciGpu, ...] = ()
+    """NVIDIA GPUs on the PCI bus, whether or not the driver lists them."""
+    absent: dict[str, str] = msgspec.field(default_factory=dict)
+    """Source (`events`, `kernel_log`) → why it tells nothing here."""
 
 
+MOVING = frozenset({*GpuSample.__struct_fields__, *GpuCondition.__struct_fields__})
+"""Names of all readings, as they stand in `Gpu.absent`."""
+
+
+def still(gpu: Gpu) -> Gpu:
+    """`gpu` without what moves by itself: its facts and settings."""
+    lasting = {name: reason for name, reason in gpu.absent.items() if name not in MOVING}
+    return msgspec.structs.replace(gpu, sample=GpuSample(), condition=GpuCondition(), absent=lasting)
+
+
+_ADDRESS = re.compile(r"\b([0-9A-Fa-f]{4,8}):([0-9A-Fa-f]{2}):([0-9A-Fa-f]{2})(?:\.[0-7])?\b")
 _ABSENT_RETRY_S = (5.0, 15.0, 30.0, 60.0)
 _BROKEN_RETRY_S = (0.0, 5.0, 15.0, 60.0)
 
@@ -116,9 +246,45 @@ def with_known(report: GpuReport, known: Mapping[str, Gpu]) -> GpuReport:
         else "The driver no longer lists this GPU. Reboot; if it comes back, check its power, seating and temperature"
     )
     missing = [
-        msgspec.structs.replace(gpu, sample=GpuSample(), fault=fault, detail=detail)
+        msgspec.structs.replace(gpu, sample=GpuSample(), condition=GpuCondition(), fault=fault, detail=detail)
         for uuid, gpu in known.items()
         if uuid not in listed
     ]
     gpus = sorted([*report.gpus, *missing], key=lambda gpu: gpu.index)
     return msgspec.structs.replace(report, gpus=tuple(gpus))
+
+
+def bus_address(text: str) -> str:
+    """A PCI address in one form: `00000000:3B:00.0`, `0000:3b:00.0` and `PCI:0000:3b:00` are `0000:3b:00`.
+
+    Empty for what is none.
+    """
+    found = _ADDRESS.search(text)
+    if found is None:
+        return ""
+    domain, bus, device = (int(part, 16) for part in found.groups())
+    return f"{domain:04x}:{bus:02x}:{device:02x}"
+
+
+def with_bus(report: GpuReport, bus: Iterable[PciGpu], seen: Collection[str] = ()) -> GpuReport:
+    """`report` with what the PCI bus knows: a GPU may be gone from it while the driver hangs or still counts it.
+
+    `seen`: addresses (`bus_address`) that the bus listed before. A GPU that it never listed, as in a virtual machine
+    or container without the bus, is not judged by it.
+    """
+    here = {bus_address(device.address): device for device in bus}
+    gpus = tuple(_on_bus(gpu, here, seen) for gpu in report.gpus)
+    return msgspec.structs.replace(report, gpus=gpus, bus=tuple(here.values()))
+
+
+def _on_bus(gpu: Gpu, here: Mapping[str, PciGpu], seen: Collection[str]) -> Gpu:
+    address = bus_address(gpu.pci_bus_id)
+    if address in here and here[address].answers:
+        return gpu
+    if address in here:
+        detail = f"The GPU no longer answers on the PCI bus ({address}). Reboot; if it comes back, check power and seating"
+    elif address and address in seen:
+        detail = f"The GPU is gone from the PCI bus ({address}). Check its power and seating, then reboot"
+    else:
+        return gpu
+    return msgspec.structs.replace(gpu, fault=GpuFault.GPU_LOST, detail=detail)

@@ -219,12 +219,12 @@ class Timings(Value):
 
 
 class Commitment(Value, forbid_unknown_fields=True):
-    """What the node commits to before it releases a result (proof.md). Verified by `core.proof.commitment`."""
+    """What the node commits to with its result (proof.md); the result's signature covers it. Read by
+    `core.proof.commitment`.
+    """
 
     header: str
     """Canonical header bytes, base64."""
     root: str
     """RFC 6962 style Merkle root over the leaves, hex."""
     leaves: Count
-    signature: str
-    """The node's Ed25519 signature over the commit digest, hex."""

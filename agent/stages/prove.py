@@ -104,7 +104,7 @@ class Prove:
             proof_kind=transcript.proof_kind,
             output_sha256=output_sha256,
         )
-        commitment = commit(header, transcript, self._identity.sign)
+        commitment = commit(header, transcript)
         proving_ms = round((self._spine.clock.monotonic() - began) * 1000)
         sealed = Sealed(
             output=product.output,

@@ -83,7 +83,7 @@ class Actor:
             proof_kind=transcript.proof_kind,
             output_sha256=sha256(output),
         )
-        return commit(header, transcript, self.keys.sign)
+        return commit(header, transcript)
 
     def success(
         self, offer: wire.OfferBody, output: str = "Blue.", *, blob: bool = False, **changes: Any

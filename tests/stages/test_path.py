@@ -12,10 +12,10 @@ from agent.core.attempt import Event
 from agent.core.errors import LinkError, LinkFault, StorageError
 from agent.core.model import LeaseKey, Outcome, Reason, Signed, State
 from agent.core.node import NodeState
-from agent.core.proof.commitment import verify_commitment
+from agent.core.proof.commitment import read_commitment
 from agent.core.proof.header import check_against_offer
 from agent.core.proof.signed import seal
-from agent.edges.signing import KeyPair, verify
+from agent.edges.signing import KeyPair
 from agent.ports import OutboxRow
 from tests import builders
 from tests.stages.rig import Rig, crash
@@ -32,7 +32,7 @@ async def test_a_task_is_computed_committed_to_and_receipted() -> None:
         assert msgspec.json.decode(result.output)["text"] == "red, green"
         assert hashlib.sha256(result.output.encode()).hexdigest() == body.output_sha256
         assert body.commitment is not None
-        header = verify_commitment(body.commitment, rig.identity.public_key, verify)
+        header = read_commitment(body.commitment, rig.identity.public_key)
         check_against_offer(header, offer)
         assert header.output_sha256 == body.output_sha256
         assert list(rig.transcripts.kept) == [offer.key]

@@ -25,11 +25,9 @@ _HEX_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 class Domain(StrEnum):
     """Tags that keep hashes made for one purpose apart from those made for another."""
 
-    HEADER = "pos/v1/hdr"
     LEAF = "pos/v1/leaf"
     NODE = "pos/v1/node"
     ROOT = "pos/v1/root"
-    COMMIT = "pos/v1/commit"
     TRANSCRIPT = "pos/v1/transcript"
 
 

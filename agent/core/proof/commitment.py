@@ -1,4 +1,4 @@
-"""The commitment: header and root under one signature, made before the result is released."""
+"""The commitment: header and root of a transcript, under the signature of the result that carries them."""
 
 from __future__ import annotations
 
@@ -8,35 +8,27 @@ import re
 
 from agent.core.errors import ProofError
 from agent.core.model import Commitment
-from agent.core.proof.canonical import Domain, tagged_hash
-from agent.core.proof.header import MAX_HEADER_BYTES, Header, decode_header, header_hash
-from agent.core.proof.signed import Sign, Verify, verifies
+from agent.core.proof.header import MAX_HEADER_BYTES, Header, decode_header
 from agent.core.proof.transcript import Transcript
 
 _ROOT = re.compile(r"[0-9a-f]{64}\Z")
 _MAX_BASE64 = (MAX_HEADER_BYTES + 2) // 3 * 4
 
 
-def commit(header: Header, transcript: Transcript, sign: Sign) -> Commitment:
+def commit(header: Header, transcript: Transcript) -> Commitment:
     """Commit to a transcript. Raises ProofError("encoding") when the header cannot be written."""
-    raw = header.encode()
     return Commitment(
-        header=base64.b64encode(raw).decode(),
+        header=base64.b64encode(header.encode()).decode(),
         root=transcript.root,
         leaves=len(transcript.leaves),
-        signature=sign(commit_digest(raw, transcript.root)),
     )
 
 
-def commit_digest(header: bytes, root: str) -> bytes:
-    """What the node signs: canonical header bytes and root. The root binds the number of leaves."""
-    return tagged_hash(Domain.COMMIT, header_hash(header), bytes.fromhex(root))
+def read_commitment(commitment: Commitment, node_key: str) -> Header:
+    """The header that `node_key` committed to, once its signature over the result was verified.
 
-
-def verify_commitment(commitment: Commitment, node_key: str, verify: Verify) -> Header:
-    """The header that `node_key` committed to.
-
-    Raises ProofError: "commitment_header" (not canonical), "commitment_key" (another node's), "commitment_signature".
+    Raises ProofError: "commitment_header" (not canonical), "commitment_key" (another node's), "commitment_root" (not a
+    root over leaves).
     """
     raw = header_bytes(commitment)
     try:
@@ -46,9 +38,7 @@ def verify_commitment(commitment: Commitment, node_key: str, verify: Verify) -> 
     if header.node_key != node_key:
         raise ProofError("commitment_key", f"the header names node key {header.node_key[:16]}…, not {node_key[:16]}…")
     if not _ROOT.match(commitment.root) or commitment.leaves < 1:
-        raise ProofError("commitment_signature", "the root is not 64 lower-case hex digits over at least one leaf")
-    if not verifies(verify, node_key, commitment.signature, commit_digest(raw, commitment.root)):
-        raise ProofError("commitment_signature", "the node's signature over header and root does not verify")
+        raise ProofError("commitment_root", "the root is not 64 lower-case hex digits over at least one leaf")
     return header
 
 

@@ -18,13 +18,11 @@ from agent.core.proof.canonical import (
     U16,
     U64,
     Codec,
-    Domain,
     Reader,
     choice,
     malformed,
     optional,
     sequence,
-    tagged_hash,
 )
 from agent.core.wire import OfferBody
 
@@ -149,11 +147,6 @@ def decode_header(raw: bytes) -> Header:
             raise malformed(f"header version {values[name]} is unknown; this is version {VERSION}")
     reader.end()
     return Header(**values)
-
-
-def header_hash(raw: bytes) -> bytes:
-    """SHA-256 of canonical header bytes under their domain tag."""
-    return tagged_hash(Domain.HEADER, raw)
 
 
 def header_of(

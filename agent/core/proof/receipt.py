@@ -13,7 +13,7 @@ import msgspec
 from agent.core import wire
 from agent.core.errors import ProofError
 from agent.core.model import Commitment, Outcome, Signed
-from agent.core.proof.commitment import verify_commitment
+from agent.core.proof.commitment import read_commitment
 from agent.core.proof.header import Header, check_against_offer
 from agent.core.proof.leaves import check_leaves, split_leaves
 from agent.core.proof.signed import Verify, open_signed
@@ -46,8 +46,8 @@ class Case:
 
     @cached_property
     def header(self) -> Header:
-        """The committed header, verified. Raises ProofError."""
-        return verify_commitment(self.commitment, self.bundle.result.key, self.verify)
+        """The committed header. Raises ProofError."""
+        return read_commitment(self.commitment, self.bundle.result.key)
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ CHECKS = (
 )
 TRANSCRIPT_CHECK = Check("transcript", "the transcript is the one that was committed to", _transcript, True)
 """In order: each may rely on those before it. A failed commitment names its part: `commitment_header`,
-`commitment_key` or `commitment_signature`."""
+`commitment_key` or `commitment_root`."""
 
 
 @dataclass(frozen=True)

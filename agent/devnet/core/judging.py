@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from agent.core.errors import ProofError
 from agent.core.model import Commitment, EmbeddingInput, Outcome, TaskSpec
-from agent.core.proof.commitment import verify_commitment
+from agent.core.proof.commitment import read_commitment
 from agent.core.proof.header import Header, ProofKind, check_against_offer
-from agent.core.proof.signed import Verify
 from agent.core.proof.transcript import LEAF_TOKENS
 from agent.core.wire import OfferBody, ResultBody, encode
 from agent.devnet.core.delivery import Delivered
@@ -21,11 +20,11 @@ TEMPLATE_TOKENS = 1024
 """What a chat template may add. All else is text, and every token of it stands for a byte or more."""
 
 
-def faults_of(node_id: str, delivered: Delivered, lease: Lease, offer: OfferBody, verify: Verify) -> list[str]:
+def faults_of(node_id: str, delivered: Delivered, lease: Lease, offer: OfferBody) -> list[str]:
     """Every contradiction, in plain words; none means that the result may be accepted."""
     faults = [*_claims(node_id, delivered.body, lease), *_output(delivered)]
     if delivered.body.outcome is Outcome.SUCCEEDED:
-        faults += _success(delivered, offer, verify)
+        faults += _success(delivered, offer)
     return faults
 
 
@@ -46,7 +45,7 @@ def _output(delivered: Delivered) -> Iterator[str]:
         yield f"output_bytes is {body.output_bytes}, but {delivered.output_bytes} came"
 
 
-def _success(delivered: Delivered, offer: OfferBody, verify: Verify) -> Iterator[str]:
+def _success(delivered: Delivered, offer: OfferBody) -> Iterator[str]:
     body = delivered.body
     if not delivered.output_sha256:
         yield "it succeeded without an output"
@@ -57,14 +56,12 @@ def _success(delivered: Delivered, offer: OfferBody, verify: Verify) -> Iterator
     if body.commitment is None:
         yield "it succeeded without a commitment"
     else:
-        yield from _commitment(body, body.commitment, delivered.signed.key, offer, verify)
+        yield from _commitment(body, body.commitment, delivered.signed.key, offer)
 
 
-def _commitment(
-    body: ResultBody, commitment: Commitment, node_key: str, offer: OfferBody, verify: Verify
-) -> Iterator[str]:
+def _commitment(body: ResultBody, commitment: Commitment, node_key: str, offer: OfferBody) -> Iterator[str]:
     try:
-        header = verify_commitment(commitment, node_key, verify)
+        header = read_commitment(commitment, node_key)
         check_against_offer(header, offer)
     except ProofError as error:
         yield f"{error.check}: {error.message}"

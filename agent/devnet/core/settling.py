@@ -66,7 +66,7 @@ def _judge(book: Book, node_id: str, delivered: Delivered) -> tuple[ReceiptStatu
         return ReceiptStatus.REJECTED, "this attempt was never granted"
     if stale := _came_too_late(task, lease, body):
         return ReceiptStatus.STALE, stale
-    faults = faults_of(node_id, delivered, lease, _OFFER.decode(lease.offer.payload), book.verify)
+    faults = faults_of(node_id, delivered, lease, _OFFER.decode(lease.offer.payload))
     return (ReceiptStatus.REJECTED, "; ".join(faults)) if faults else (ReceiptStatus.ACCEPTED, "")
 
 

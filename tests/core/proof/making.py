@@ -73,7 +73,7 @@ def result_body(offer: wire.OfferBody, **changes: Any) -> wire.ResultBody:
         "output_sha256": hashlib.sha256(OUTPUT.encode()).hexdigest(),
         "output_bytes": len(OUTPUT.encode()),
         "usage": USAGE,
-        "commitment": commit(header(made, offer), made, NODE_KEYS.sign),
+        "commitment": commit(header(made, offer), made),
     }
     return wire.ResultBody(**{**fields, **changes})
 

@@ -12,7 +12,7 @@ from agent.core.proof.commitment import commit
 from agent.core.proof.receipt import CHECKS, examine, verify_bundle
 from agent.edges.signing import KeyPair, verify
 from tests import builders
-from tests.core.proof.making import COORDINATOR_KEYS, NODE_KEYS, bundle, header, transcript
+from tests.core.proof.making import COORDINATOR_KEYS, bundle, header, transcript
 
 GOOD = bundle()
 replace = msgspec.structs.replace
@@ -113,16 +113,16 @@ TAMPERED = {
     "output's length": (bundle(result={"output_bytes": 1}), "output_digest"),
     "no commitment": (bundle(result={"commitment": None}), "commitment"),
     "result re-signed by another key": (bundle(node=OTHER), "commitment_key"),
-    "committed by another key": (
-        bundle(result={"commitment": commit(header(MADE), MADE, OTHER.sign)}),
-        "commitment_signature",
+    "commitment without a root": (
+        bundle(result={"commitment": replace(commit(header(MADE), MADE), root="")}),
+        "commitment_root",
     ),
     "commitment to another offer": (
-        bundle(result={"commitment": commit(header(MADE, OTHER_OFFER), MADE, NODE_KEYS.sign)}),
+        bundle(result={"commitment": commit(header(MADE, OTHER_OFFER), MADE)}),
         "header_offer",
     ),
     "commitment to another output": (
-        bundle(result={"commitment": commit(header(MADE, output_sha256="00" * 32), MADE, NODE_KEYS.sign)}),
+        bundle(result={"commitment": commit(header(MADE, output_sha256="00" * 32), MADE)}),
         "header_output",
     ),
     "other token counts": (bundle(result={"usage": Usage(prompt_tokens=9, completion_tokens=4000)}), "header_output"),

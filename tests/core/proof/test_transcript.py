@@ -22,7 +22,7 @@ CANDIDATES = st.lists(st.tuples(U32S, F32S), max_size=5).map(tuple)
 
 def commitment_to(leaves: tuple[bytes, ...]) -> Commitment:
     hashes = [leaf_hash(leaf) for leaf in leaves]
-    return Commitment(header="", root=root(hashes).hex(), leaves=len(leaves), signature="")
+    return Commitment(header="", root=root(hashes).hex(), leaves=len(leaves))
 
 
 def checked(made: Transcript):

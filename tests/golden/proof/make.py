@@ -192,16 +192,12 @@ def transcripts() -> list[dict]:
 
 def commitment(made: dict) -> dict:
     raw = header_bytes(HEADER)
-    digest = tagged("pos/v1/commit", tagged("pos/v1/hdr", raw) + bytes.fromhex(made["root"]))
     return {
         "node_key": PUBLIC,
         "header": HEADER,
         "header_bytes": raw.hex(),
-        "header_hash": tagged("pos/v1/hdr", raw).hex(),
         "root": made["root"],
         "leaves": len(made["leaves"]),
-        "digest": digest.hex(),
-        "signature": KEY.sign(digest).hex(),
     }
 
 
