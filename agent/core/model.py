@@ -27,6 +27,15 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 53) - 1)]
 """Not negative, and exact in every JSON reader: a larger number fits neither a double nor a database column."""
 
 
+class Batch(Value, forbid_unknown_fields=True):
+    """Where one payload stands among those that were signed together."""
+
+    index: Count
+    count: Count
+    path: tuple[str, ...]
+    """Siblings in the Merkle tree, from the leaf upwards, hex."""
+
+
 class Signed(Value, forbid_unknown_fields=True):
     """Exact bytes and who vouches for them. `payload` is JSON text; the signature covers its UTF-8 bytes.
 
@@ -38,6 +47,8 @@ class Signed(Value, forbid_unknown_fields=True):
     """Ed25519 public key, 64 lower-case hex digits."""
     signature: str
     """Ed25519 signature (RFC 8032), 128 lower-case hex digits."""
+    batch: Batch | None = None
+    """None: the signature is over this payload alone."""
 
 
 class State(StrEnum):

@@ -30,6 +30,8 @@ MAX_INLINE_OUTPUT_BYTES = 128 << 10
 """A larger output goes up as a blob first. 128 KiB escaped sixfold stays inside MAX_MESSAGE_BYTES."""
 MAX_BLOB_BYTES = 64 << 20
 MAX_PULL_WAIT_S = 25.0
+MAX_DELIVERIES = 64
+"""Outcomes in one result message: a small one takes 4 KB, so that is a quarter of a frame."""
 
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=10 * 365 * 86400)]
 """A duration; ten years is for ever, and keeps every clock in range."""
@@ -109,9 +111,9 @@ class Pull(Up):
 
 
 class Start(Up):
-    """Confirms a lease before anything runs."""
+    """Confirms leases before anything runs."""
 
-    key: LeaseKey
+    keys: tuple[LeaseKey, ...]
 
 
 class Decline(Up):
@@ -134,14 +136,20 @@ class Chunk(Up):
     """Running leaf hash, hex, when one or more leaves closed since the last chunk (proof.md)."""
 
 
-class Result(Up):
-    """Delivers an attempt's outcome; repeated until a receipt comes."""
+class Delivery(Value):
+    """One attempt's outcome."""
 
     signed: Signed
     """ResultBody under Role.RESULT."""
     output: str | None = None
     blob: str | None = None
     """Hex SHA-256 of the output when it went up as a blob."""
+
+
+class Result(Up):
+    """Delivers outcomes; each is repeated until its receipt comes."""
+
+    deliveries: tuple[Delivery, ...]
 
 
 class Bye(Up):
@@ -205,8 +213,8 @@ class Offers(Down):
     offers: tuple[Signed, ...] = ()
 
 
-class StartAck(Down):
-    """Answers a start: `ok` renews the lease for `lease_ms`; otherwise the offer is void."""
+class Confirmed(Value):
+    """What became of one key of a start: `ok` renews the lease for `lease_ms`; otherwise the offer is void."""
 
     key: LeaseKey
     ok: bool
@@ -214,14 +222,14 @@ class StartAck(Down):
     detail: str = ""
 
 
+class StartAck(Down):
+    """Answers a start: one for each key, in their order."""
+
+    leases: tuple[Confirmed, ...]
+
+
 class Ack(Down):
     """Answers decline and bye."""
-
-
-class Receipt(Down):
-    """Answers a result: ReceiptBody under Role.RECEIPT."""
-
-    signed: Signed
 
 
 class Cancel(Down):
@@ -243,6 +251,20 @@ class Refusal(Down):
     code: RefusalCode
     message: str
     retry_after_s: Seconds | None = None
+
+
+class Answer(Value):
+    """What became of one delivery: a receipt, or why it was not even judged. Exactly one of the two is there."""
+
+    signed: Signed | None = None
+    """ReceiptBody under Role.RECEIPT."""
+    refusal: Refusal | None = None
+
+
+class Receipt(Down):
+    """Answers a result: one for each delivery, in their order."""
+
+    answers: tuple[Answer, ...]
 
 
 DownMessage = Nonce | Welcome | BeatAck | Offers | StartAck | Ack | Receipt | Cancel | Directed | Refusal

@@ -20,7 +20,7 @@ from agent.core.wire import (
 from agent.devnet.core.rules import Refused, bad_message
 from agent.devnet.reception import Reception, read_frame
 from agent.devnet.sessions import Session
-from agent.devnet.web import bearer_of, body_of, framed, json, plain_body, refusal, value_of
+from agent.devnet.web import bearer_of, body_of, framed, json, plain_body, value_of
 
 _ENROL = msgspec.json.Decoder(EnrolRequest)
 MESSAGES: tuple[type[Up], ...] = (Beat, Pull, Start, Decline, Chunk, Result, Bye)
@@ -62,7 +62,7 @@ class NodeRoutes:
                 raise bad_message(f"a {tag_of(frame.msg)} goes to /v1/{tag_of(frame.msg)}, not to {request.path}")
             return framed(await self._reception.answer(session, frame), re=frame.seq)
         except Refused as error:
-            return framed(refusal(error), re=frame.seq)
+            return framed(error.told(), re=frame.seq)
 
     async def _blob(self, request: web.Request) -> web.Response:
         node_id = self._session(request).node_id

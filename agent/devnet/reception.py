@@ -86,14 +86,14 @@ class Reception:
             case Pull():
                 return await desk.pull(node_id, frame.msg)
             case Start():
-                return await desk.carry_out(leasing.start(desk.book, when, node_id, frame.msg.key))
+                return await desk.carry_out(leasing.start(desk.book, when, node_id, frame.msg.keys))
             case Decline():
                 return await desk.carry_out(leasing.decline(desk.book, when, node_id, frame.msg))
             case Chunk():
                 return self._chunk(node_id, frame.msg)
             case Result():
-                size = desk.blobs.size_of(frame.msg.blob)
-                return await desk.carry_out(settling.deliver(desk.book, when, node_id, frame.msg, size))
+                sizes = [desk.blobs.size_of(delivery.blob) for delivery in frame.msg.deliveries]
+                return await desk.carry_out(settling.deliver(desk.book, when, node_id, frame.msg, sizes))
             case Bye():
                 if not self.sessions.newest(session):
                     return Ack()  # said before the node came back: it must not end what was granted since

@@ -45,18 +45,13 @@ def json(value: msgspec.Struct | object, status: int = 200) -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
 
 
-def refusal(error: Refused) -> Refusal:
-    """What was raised, as a message."""
-    return Refusal(code=error.code, message=error.message[:1000], retry_after_s=error.retry_after_s)
-
-
 @web.middleware
 async def refusing(request: web.Request, handler: Route) -> web.StreamResponse:
     """Turns what is raised into a refusal; a bug is logged with its traceback, which no client ever sees."""
     try:
         return await handler(request)
     except Refused as error:
-        return framed(refusal(error))
+        return framed(error.told())
     except web.HTTPException as error:
         code = _CODE_OF.get(error.status, RefusalCode.NOT_FOUND)
         return framed(Refusal(code=code, message=f"{request.method} {request.path}: {error.reason}"[:1000]))

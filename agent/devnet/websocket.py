@@ -25,7 +25,6 @@ from agent.core.wire import (
 from agent.devnet.core.rules import Refused, bad_message
 from agent.devnet.reception import Reception, read_frame
 from agent.devnet.sessions import Session
-from agent.devnet.web import refusal
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ class WebSocketRoute:
         except TimeoutError:
             return None
         except Refused as error:
-            await _send(socket, refusal(error), re=0)
+            await _send(socket, error.told(), re=0)
             return None
         await _send(socket, welcome, re=0)
         return session
@@ -133,7 +132,7 @@ class _Conversation:
             return read_frame(_text_of(message))
         except Refused as error:
             self._faults += 1
-            return refusal(error)
+            return error.told()
 
     async def _take(self, read: UpFrame | Refusal) -> None:
         try:
@@ -154,7 +153,7 @@ class _Conversation:
         try:
             return await self._reception.answer(self._session, frame)
         except Refused as error:
-            return refusal(error)
+            return error.told()
         except Exception:  # a bug in one message must neither end the connection nor leak
             logger.exception("coordinator.message_failed")
             return Refusal(code=RefusalCode.INTERNAL, message="a fault of the coordinator; its log has more")

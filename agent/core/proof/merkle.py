@@ -28,16 +28,27 @@ def path(hashes: Sequence[bytes], index: int) -> tuple[bytes, ...]:
     return tuple(_siblings(hashes, index))
 
 
+def root_and_paths(hashes: Sequence[bytes]) -> tuple[bytes, list[list[bytes]]]:
+    """The root, and what `path` gives for every leaf: each inner node is hashed once."""
+    paths: list[list[bytes]] = [[] for _ in hashes]
+    return _bind(len(hashes), _grow(hashes, paths, 0)), paths
+
+
 def verify_path(root: bytes, leaf: bytes, index: int, count: int, siblings: Sequence[bytes]) -> None:
     """Whether the leaf with these bytes stands at `index` of `count` under `root`. Raises ProofError("path")."""
+    if root_over(leaf, index, count, siblings) != root:
+        raise ProofError("path", f"leaf {index} is not under this root")
+
+
+def root_over(leaf: bytes, index: int, count: int, siblings: Sequence[bytes]) -> bytes:
+    """The one root under which the leaf stands at `index` of `count` with these siblings. Raises ProofError("path")."""
     if not 0 <= index < count <= MAX_LEAVES:
         raise ProofError("path", f"there is no leaf {index} of {count}")
     if any(len(sibling) != HASH_BYTES for sibling in siblings):
         raise ProofError("path", "a sibling is not 32 bytes")
     if len(siblings) != _depth(index, count):
         raise ProofError("path", f"{len(siblings)} siblings, but leaf {index} of {count} has {_depth(index, count)}")
-    if _bind(count, _climb(leaf_hash(leaf), index, count, siblings)) != root:
-        raise ProofError("path", f"leaf {index} is not under this root")
+    return _bind(count, _climb(leaf_hash(leaf), index, count, siblings))
 
 
 def _bind(count: int, top: bytes) -> bytes:
@@ -60,6 +71,17 @@ def _tree(hashes: Sequence[bytes]) -> bytes:
         return hashes[0]
     middle = _split(len(hashes))
     return _node(_tree(hashes[:middle]), _tree(hashes[middle:]))
+
+
+def _grow(hashes: Sequence[bytes], paths: list[list[bytes]], first: int) -> bytes:
+    """The top over `hashes`, whose leaves begin at `first`; adds to the path of each what it meets on the way up."""
+    if len(hashes) <= 1:
+        return _tree(hashes)
+    middle = _split(len(hashes))
+    left, right = _grow(hashes[:middle], paths, first), _grow(hashes[middle:], paths, first + middle)
+    for index in range(first, first + len(hashes)):
+        paths[index].append(right if index < first + middle else left)
+    return _node(left, right)
 
 
 def _siblings(hashes: Sequence[bytes], index: int) -> list[bytes]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from agent.core.errors import ProofError
-from agent.core.model import Signed
+from agent.core.model import Batch, Signed
+from agent.core.proof.merkle import leaf_hash, root_and_paths, root_over
 from agent.core.wire import Role
 
 Sign = Callable[[bytes], str]
@@ -16,8 +17,10 @@ Verify = Callable[[str, str, bytes], bool]
 """(public key hex, signature hex, digest) → whether it verifies; never raises on malformed input.
 
 Ask it through `verifies`, which holds every implementation to one spelling."""
-_KEY = re.compile(r"[0-9a-f]{64}")
+_KEY = _HASH = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
+MAX_BATCH = 1024
+"""Payloads under one signature; ten siblings of path each."""
 
 
 def digest(role: Role, *parts: bytes) -> bytes:
@@ -42,14 +45,48 @@ def seal(role: Role, payload: bytes, key: str, sign: Sign) -> Signed:
     return Signed(payload=payload.decode(), key=key, signature=sign(digest(role, payload)))
 
 
+def seal_all(role: Role, payloads: Sequence[bytes], key: str, sign: Sign) -> list[Signed]:
+    """Sign payloads for one purpose with one signature, over the root of their Merkle tree.
+
+    Each stands by itself afterwards. One payload alone is signed as by `seal`. Ed25519 costs some 35 µs to make and 120
+    to check, a hash below 1: that is what a batch saves, on both sides.
+    """
+    if len(payloads) <= 1:
+        return [seal(role, payload, key, sign) for payload in payloads]
+    root, paths = root_and_paths([leaf_hash(digest(role, payload)) for payload in payloads])
+    signature = sign(digest(Role.BATCH, root))
+    return [
+        Signed(
+            payload=payload.decode(),
+            key=key,
+            signature=signature,
+            batch=Batch(index=index, count=len(payloads), path=tuple(map(bytes.hex, path))),
+        )
+        for index, (payload, path) in enumerate(zip(payloads, paths, strict=True))
+    ]
+
+
 def open_signed(role: Role, signed: Signed, expected_key: str, verify: Verify) -> bytes:
     """Return the payload bytes that `expected_key` signed for `role`. Raises ProofError("signature")."""
     if signed.key != expected_key:
         raise ProofError("signature", f"signed by {signed.key[:16]}…, expected {expected_key[:16]}…")
     payload = signed.payload.encode()
-    if not verifies(verify, expected_key, signed.signature, digest(role, payload)):
+    covered = digest(role, payload)
+    if signed.batch is not None:
+        covered = digest(Role.BATCH, _root(covered, signed.batch))
+    if not verifies(verify, expected_key, signed.signature, covered):
         raise ProofError("signature", f"the {role.value} signature does not verify")
     return payload
+
+
+def _root(leaf: bytes, batch: Batch) -> bytes:
+    """The root under which `leaf` claims to stand. Raises ProofError("signature")."""
+    if not 2 <= batch.count <= MAX_BATCH or not all(map(_HASH.fullmatch, batch.path)):
+        raise ProofError("signature", f"a batch has 2 to {MAX_BATCH} payloads, and its path is lower-case hex digests")
+    try:
+        return root_over(leaf, batch.index, batch.count, [bytes.fromhex(sibling) for sibling in batch.path])
+    except ProofError as error:
+        raise ProofError("signature", error.message) from error
 
 
 def session_digest(nonce: str, node_id: str, coordinator_key: str) -> bytes:

@@ -9,7 +9,7 @@ import msgspec
 from agent.core.errors import ProofError
 from agent.core.model import Signed, Value
 from agent.core.proof.signed import open_signed
-from agent.core.wire import MAX_INLINE_OUTPUT_BYTES, RefusalCode, Result, ResultBody, Role
+from agent.core.wire import MAX_INLINE_OUTPUT_BYTES, Delivery, RefusalCode, ResultBody, Role
 from agent.devnet.core.book import Book
 from agent.devnet.core.rules import Refused, bad_message
 
@@ -30,7 +30,7 @@ class Delivered(Value):
     output_bytes: int
 
 
-def open_delivery(book: Book, node_id: str, message: Result, blob_bytes: int | None) -> Delivered:
+def open_delivery(book: Book, node_id: str, message: Delivery, blob_bytes: int | None) -> Delivered:
     """Raises Refused for what nobody can be held to: unsigned, unreadable, oversized, or a blob that never came."""
     body, payload = _open(book, node_id, message.signed)
     if message.output is not None and message.blob is not None:

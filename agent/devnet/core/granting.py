@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
 
 from agent.core.fingerprint import Pool
 from agent.core.model import Signed
-from agent.core.proof.signed import seal
+from agent.core.proof.signed import seal_all
 from agent.core.wire import Credit, OfferBody, Offers, Role, encode
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Granted
 from agent.devnet.core.records import Lease, Node, Task, TaskState
-from agent.devnet.core.rules import LEASES_PER_SLOT, MAX_LEASES, MAX_OFFERS_BYTES, Instant
+from agent.devnet.core.rules import LEASES_PER_SLOT, MAX_LEASES, MAX_OFFERS_BYTES, PATH_BYTES, Instant
 from agent.devnet.core.waiting import ParkedPull
 
 R = TypeVar("R")
@@ -43,15 +45,35 @@ def grant(book: Book, when: Instant, node: Node, credits: tuple[Credit, ...], si
 
     `since` is when the node asked: it counts what an offer says from then.
     """
-    left = [credit.count for credit in credits]
+    picked = _Picked(Counter({index: credit.count for index, credit in enumerate(credits)}))
     room = MAX_OFFERS_BYTES
-    offers: list[Signed] = []
-    while (found := _oldest(book, when, node, credits, left)) and found[0].bytes <= room:
+    while (found := _oldest(book, when, node, credits, picked)) and found[0].bytes + PATH_BYTES <= room:
         task, index = found
-        left[index] -= 1
-        room -= task.bytes
-        offers.append(_lease(book, when, since, task, node.record.node_id, credits[index].pool))
+        room -= task.bytes + PATH_BYTES
+        picked.add(task, index, credits[index].pool)
+    bodies = [_offer(book, since, task, node.record.node_id) for task in picked.tasks]
+    offers = seal_all(Role.OFFER, [encode(body) for body in bodies], book.key, book.sign)
+    for task, body, offer in zip(picked.tasks, bodies, offers, strict=True):
+        pool = picked.tasks[task]
+        lease = Lease(key=body.key, node_id=body.node_id, pool=pool, idem_key=body.idem_key, offer=offer)
+        _lease(book, when, task, lease)
     return tuple(offers)
+
+
+@dataclass(slots=True)
+class _Picked:
+    """Tasks chosen for one pull, before they are leased together."""
+
+    left: Counter[int]
+    """Of each credit, by its index."""
+    tasks: dict[Task, str] = field(default_factory=dict)
+    """With the pool that takes it, oldest first."""
+    of_pool: Counter[str] = field(default_factory=Counter)
+
+    def add(self, task: Task, index: int, pool: str) -> None:
+        self.left[index] -= 1
+        self.tasks[task] = pool
+        self.of_pool[pool] += 1
 
 
 def _serve(book: Book, when: Instant, parked: ParkedPull) -> None:
@@ -70,23 +92,23 @@ def _taker(book: Book, when: Instant, task: Task) -> ParkedPull | None:
 
 
 def _oldest(
-    book: Book, when: Instant, node: Node, credits: tuple[Credit, ...], left: list[int]
+    book: Book, when: Instant, node: Node, credits: tuple[Credit, ...], picked: _Picked
 ) -> tuple[Task, int] | None:
     best: tuple[Task, int] | None = None
     for index, credit in enumerate(credits):
-        if left[index] <= 0:
+        if picked.left[index] <= 0:
             continue
-        for task in _first_of_each_kind(book, when, node, credit):
+        for task in _first_of_each_kind(book, when, node, credit, picked):
             if best is None or task.demand.number < best[0].demand.number:
                 best = task, index
     return best
 
 
-def _first_of_each_kind(book: Book, when: Instant, node: Node, credit: Credit) -> Iterator[Task]:
-    pool = _pool_for(node, credit)
+def _first_of_each_kind(book: Book, when: Instant, node: Node, credit: Credit, picked: _Picked) -> Iterator[Task]:
+    pool = _pool_for(node, credit, picked)
     for kind in dict.fromkeys(pool.kinds if pool else ()):
         tasks = (book.tasks[task_id] for _, task_id in book.queue.line((credit.model_digest, kind)))
-        task = next((task for task in tasks if not _avoids(task, node, when)), None)
+        task = next((task for task in tasks if task not in picked.tasks and not _avoids(task, node, when)), None)
         if task is not None:
             yield task
 
@@ -96,23 +118,26 @@ def _can(node: Node, credit: Credit, task: Task) -> bool:
     return pool is not None and task.line[0] == credit.model_digest and task.line[1] in pool.kinds
 
 
-def _pool_for(node: Node, credit: Credit) -> Pool | None:
+def _pool_for(node: Node, credit: Credit, picked: _Picked | None = None) -> Pool | None:
     """The pool that the credit names, if it was advertised with this model and has room. One that was not yet waits for
     the beat that tells of it: what nobody advertised has no bound."""
     pool = node.pools.get(credit.pool)
-    if pool is None or pool.model_digest != credit.model_digest or len(node.leases) >= MAX_LEASES:
+    if pool is None or pool.model_digest != credit.model_digest:
         return None
-    return pool if node.busy[credit.pool] < pool.slots * LEASES_PER_SLOT else None
+    more, more_here = (len(picked.tasks), picked.of_pool[pool.name]) if picked else (0, 0)
+    if len(node.leases) + more >= MAX_LEASES or node.busy[pool.name] + more_here >= pool.slots * LEASES_PER_SLOT:
+        return None
+    return pool
 
 
 def _avoids(task: Task, node: Node, when: Instant) -> bool:
     return task.avoid.get(node.record.node_id, when.now) > when.now
 
 
-def _lease(book: Book, when: Instant, since: float, task: Task, node_id: str, pool: str) -> Signed:
+def _offer(book: Book, since: float, task: Task, node_id: str) -> OfferBody:
     book.fence += 1
     attempt = task.progress.attempt + 1
-    body = OfferBody(
+    return OfferBody(
         node_id=node_id,
         task=task.demand.spec,
         attempt=attempt,
@@ -122,13 +147,14 @@ def _lease(book: Book, when: Instant, since: float, task: Task, node_id: str, po
         idem_key=f"{task.task_id}/{attempt}",
         nonce=task.demand.nonce,
     )
-    offer = seal(Role.OFFER, encode(body), book.key, book.sign)
-    lease = Lease(key=body.key, node_id=node_id, pool=pool, idem_key=body.idem_key, offer=offer)
+
+
+def _lease(book: Book, when: Instant, task: Task, lease: Lease) -> None:
+    attempt = lease.key.attempt
     book.move(task, msgspec.structs.replace(task.progress, state=TaskState.LEASED, attempt=attempt, lease=lease))
     task.started = False
     task.expires = when.now + min(book.rules.unstarted_s, book.rules.lease_s)
-    book.alarms.set(task.expires, task.task_id, book.fence)
-    return offer
+    book.alarms.set(task.expires, task.task_id, lease.key.fence)
 
 
 def ms(seconds: float) -> int:

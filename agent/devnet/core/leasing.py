@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from agent.core.model import LeaseKey, Outcome, Reason
-from agent.core.wire import MAX_PULL_WAIT_S, Ack, Cancel, Decline, Offers, Pull, StartAck
+from agent.core.wire import MAX_PULL_WAIT_S, Ack, Cancel, Confirmed, Decline, Offers, Pull, StartAck
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Granted, PushTo
 from agent.devnet.core.granting import conclude, grant, ms
@@ -33,13 +33,17 @@ def withdraw(book: Book, pull_id: int) -> None:
     book.waiting.remove(pull_id)
 
 
-def start(book: Book, when: Instant, node_id: str, key: LeaseKey) -> Decision[StartAck]:
-    """Confirm a lease before anything runs; asking again confirms again."""
+def start(book: Book, when: Instant, node_id: str, keys: tuple[LeaseKey, ...]) -> Decision[StartAck]:
+    """Confirm leases before anything runs; asking again confirms again."""
+    return book.decide(StartAck(leases=tuple(_confirm(book, when, node_id, key) for key in keys)))
+
+
+def _confirm(book: Book, when: Instant, node_id: str, key: LeaseKey) -> Confirmed:
     task = book.held_by(node_id, key)
     if task is None:
-        return book.decide(StartAck(key=key, ok=False, detail=_why_not_held(book, node_id, key)))
+        return Confirmed(key=key, ok=False, detail=_why_not_held(book, node_id, key))
     renew(book, when, task)
-    return book.decide(StartAck(key=key, ok=True, lease_ms=ms(book.rules.lease_s)))
+    return Confirmed(key=key, ok=True, lease_ms=ms(book.rules.lease_s))
 
 
 def decline(book: Book, when: Instant, node_id: str, message: Decline) -> Decision[Ack]:

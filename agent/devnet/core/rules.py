@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from agent.core.model import Reason, Value
-from agent.core.wire import MAX_MESSAGE_BYTES, RefusalCode
+from agent.core.wire import MAX_MESSAGE_BYTES, Refusal, RefusalCode
 
 
 class Instant(NamedTuple):
@@ -51,6 +51,8 @@ PASSING = frozenset(
 
 MAX_OFFERS_BYTES = MAX_MESSAGE_BYTES - (16 << 10)
 """All offers of one reply, as JSON; the rest is for the frame around them."""
+PATH_BYTES = 1 << 10
+"""What each offer's place under a common signature takes: ten siblings of 67 bytes, and their frame."""
 MAX_OFFER_BYTES = 512 << 10
 """One offer, as JSON within JSON: a task that does not fit could never be delivered."""
 MAX_CREDITS = 1024
@@ -69,6 +71,10 @@ class Refused(Exception):
         self.code = code
         self.message = message
         self.retry_after_s = retry_after_s
+
+    def told(self) -> Refusal:
+        """As a message."""
+        return Refusal(code=self.code, message=self.message[:1000], retry_after_s=self.retry_after_s)
 
 
 def bad_message(message: str) -> Refused:

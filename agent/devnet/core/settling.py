@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
 from agent.core.model import Outcome, Reason, Signed, Usage
-from agent.core.proof.signed import seal
+from agent.core.proof.signed import seal_all
 from agent.core.text import plain
 from agent.core.wire import (
+    MAX_DELIVERIES,
+    Answer,
+    Delivery,
     OfferBody,
     Receipt,
     ReceiptBody,
     ReceiptStatus,
+    Refusal,
     Result,
     ResultBody,
     Role,
@@ -26,32 +32,66 @@ from agent.devnet.core.granting import conclude
 from agent.devnet.core.judging import faults_of
 from agent.devnet.core.leasing import avoid_after_return
 from agent.devnet.core.records import UNHARMED, Episode, Lease, LedgerLine, Settlement, Task, TaskState
-from agent.devnet.core.rules import PASSING, Instant
+from agent.devnet.core.rules import PASSING, Instant, Refused, bad_message
 
 _OFFER = msgspec.json.Decoder(OfferBody)
 
 
-def deliver(book: Book, when: Instant, node_id: str, message: Result, blob_bytes: int | None) -> Decision[Receipt]:
-    """Judge a result and acknowledge it. `blob_bytes` is the size of the named blob, None when it is not here.
+class _Judged(NamedTuple):
+    """A receipt to be signed, and the accepted result that it closes."""
 
-    Raises Refused as `open_delivery` does.
+    body: ReceiptBody
+    accepted: Delivered | None = None
+    offer: Signed | None = None
+
+
+def deliver(
+    book: Book, when: Instant, node_id: str, message: Result, blob_bytes: Sequence[int | None]
+) -> Decision[Receipt]:
+    """Judge results in their order and acknowledge each; their receipts share one signature.
+
+    `blob_bytes` has the size of each delivery's blob, None when it is not here. Raises Refused for too many at once;
+    what is wrong with one delivery is its answer.
     """
-    delivered = open_delivery(book, node_id, message, blob_bytes)
+    if len(message.deliveries) > MAX_DELIVERIES:
+        raise bad_message(f"a result message carries {MAX_DELIVERIES} deliveries at most")
+    judged = [
+        _take(book, when, node_id, delivery, size)
+        for delivery, size in zip(message.deliveries, blob_bytes, strict=True)
+    ]
+    bodies = [encode(one.body) for one in judged if isinstance(one, _Judged)]
+    receipts = iter(seal_all(Role.RECEIPT, bodies, book.key, book.sign))
+    answers = tuple(_answer(book, one, receipts) for one in judged)
+    return conclude(book, when, Receipt(answers=answers))
+
+
+def _take(book: Book, when: Instant, node_id: str, delivery: Delivery, blob_bytes: int | None) -> _Judged | Refusal:
+    try:
+        delivered = open_delivery(book, node_id, delivery, blob_bytes)
+    except Refused as error:
+        return error.told()
     status, detail = _judge(book, node_id, delivered)
     task = book.tasks.get(delivered.body.task_id)
     if status is ReceiptStatus.DUPLICATE:
         assert task is not None
-        first = msgspec.structs.replace(task.receipts[delivered.body.idem_key], status=status)
-        return book.decide(_receipt(book, first))
+        return _Judged(msgspec.structs.replace(task.receipts[delivered.body.idem_key], status=status))
     body = _receipt_body(book, when, node_id, delivered, status, detail)
-    receipt = _receipt(book, body)
     if status is ReceiptStatus.ACCEPTED:
         assert task is not None
-        _accept(book, when, task, delivered, body, receipt.signed)
-    elif status is ReceiptStatus.REJECTED and task and book.held_by(node_id, delivered.body.key):
+        return _Judged(body, delivered, _accept(book, when, task, delivered, body))
+    if status is ReceiptStatus.REJECTED and task and book.held_by(node_id, delivered.body.key):
         book.avoid(task, node_id, when.now + book.rules.pause_after_decline_s)
         book.end_lease(task, when, Outcome.FAILED, Reason.PROOF_FAILED, f"rejected: {detail}", counts=True)
-    return conclude(book, when, receipt)
+    return _Judged(body)
+
+
+def _answer(book: Book, judged: _Judged | Refusal, receipts: Iterator[Signed]) -> Answer:
+    if isinstance(judged, Refusal):
+        return Answer(refusal=judged)
+    receipt = next(receipts)
+    if judged.accepted is not None and judged.offer is not None:
+        book.write(SaveSettlement(settlement=_settlement(judged.offer, judged.accepted, judged.body, receipt)))
+    return Answer(signed=receipt)
 
 
 def _judge(book: Book, node_id: str, delivered: Delivered) -> tuple[ReceiptStatus, str]:
@@ -83,30 +123,31 @@ def _came_too_late(task: Task, lease: Lease, body: ResultBody) -> str:
             return f"the task is {task.progress.state.value}: {task.progress.detail}".removesuffix(": ")
 
 
-def _accept(book: Book, when: Instant, task: Task, delivered: Delivered, receipt: ReceiptBody, signed: Signed) -> None:
+def _accept(book: Book, when: Instant, task: Task, delivered: Delivered, receipt: ReceiptBody) -> Signed:
+    """Returns the offer that the result answers."""
     lease = task.progress.lease
     assert lease is not None
     body = delivered.body
     task.receipts[body.idem_key] = receipt
-    book.write(
-        SaveSettlement(
-            settlement=Settlement(
-                idem_key=body.idem_key,
-                task_id=task.task_id,
-                offer=lease.offer,
-                result=delivered.signed,
-                receipt=signed,
-                receipt_body=receipt,
-                usage=body.usage,
-                output=delivered.output,
-                blob=delivered.blob,
-            )
-        )
-    )
     if body.outcome is Outcome.SUCCEEDED:
         _settle(book, when, task, body, receipt)
     elif task.progress.state is TaskState.LEASED:
         _unsettled(book, when, task, lease, body)
+    return lease.offer
+
+
+def _settlement(offer: Signed, delivered: Delivered, body: ReceiptBody, receipt: Signed) -> Settlement:
+    return Settlement(
+        idem_key=body.idem_key,
+        task_id=body.task_id,
+        offer=offer,
+        result=delivered.signed,
+        receipt=receipt,
+        receipt_body=body,
+        usage=delivered.body.usage,
+        output=delivered.output,
+        blob=delivered.blob,
+    )
 
 
 def _settle(book: Book, when: Instant, task: Task, body: ResultBody, receipt: ReceiptBody) -> None:
@@ -177,7 +218,3 @@ def _receipt_body(
         amount_micros=price_micros(body.usage, book.rules.price_micros_per_million_tokens) if pays else 0,
         currency=book.rules.currency if pays else "",
     )
-
-
-def _receipt(book: Book, body: ReceiptBody) -> Receipt:
-    return Receipt(signed=seal(Role.RECEIPT, encode(body), book.key, book.sign))
