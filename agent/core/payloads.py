@@ -18,6 +18,7 @@ class Role(StrEnum):
     OFFER = "ga/v1/offer"
     RESULT = "ga/v1/result"
     RECEIPT = "ga/v1/receipt"
+    BUNDLE = "ga/v1/bundle"
 
 
 class OfferBody(Value, forbid_unknown_fields=True):
