@@ -179,9 +179,7 @@ class Composer:
         herald.owes(await report.recall())
         execute = Execute(spine, caller, pools, stream, top_logprobs=top)
         retention_s = config.proof.retention_s
-        prove = Prove(
-            spine, identity, pools, edges.transcripts, top_logprobs=top, retention_s=retention_s, storage=storage
-        )
+        prove = Prove(spine, identity, pools, edges.transcripts, retention_s=retention_s, storage=storage)
         pull = Pull(spine, caller, identity, edges.outbox)
         advertise = Advertise(spine, caller, herald, pulse, self._rng, drain_limit_s=config.node.drain_limit_s)
         self._probe = probe = Probe(

@@ -194,6 +194,8 @@ class Finished(Value):
     """Digest of the exact request body that the engine got."""
     prompt_sha256: str = ""
     """Digest of the prompt's token ids (u32 little-endian), where the engine tells them."""
+    n_probs: int = 0
+    """Candidates per token that the request asked for."""
 
 
 EngineOutput = Piece | Vectors | Finished
@@ -298,6 +300,10 @@ class Outbox(Protocol):
         """Whether `idem_key`, or this attempt of the task under any other, is settled or waiting: its offer is a replay
         then, or one attempt given out twice. Raises StorageError.
         """
+        ...
+
+    async def settled_many(self, offers: Sequence[tuple[LeaseKey, str]]) -> Sequence[bool]:
+        """`settled` of each, all in one look that waits for no write. Raises StorageError."""
         ...
 
 

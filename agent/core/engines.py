@@ -17,6 +17,7 @@ from agent.core.model import (
     ChatInput,
     CompletionInput,
     EmbeddingInput,
+    ExecInput,
     Reason,
     Sampling,
     TaskKind,
@@ -137,6 +138,8 @@ class Request(Value):
     """Canonical JSON: keys sorted, no spaces."""
     max_line_bytes: int
     max_answer_bytes: int
+    n_probs: int = 0
+    """Candidates per token that it asks for."""
 
     @property
     def sha256(self) -> str:
@@ -164,9 +167,13 @@ def unsupported(profile: Profile, task: TaskSpec) -> str:
     return f"{profile.name} does not take {' and '.join(refused)} over this API" if refused else ""
 
 
-def build_request(profile: Profile, model: str, task: TaskSpec, top_logprobs: int) -> Request:
+def build_request(
+    profile: Profile, model: str, task: TaskSpec, top_logprobs: int, prompt_ids: tuple[int, ...] = ()
+) -> Request:
     """The request for `task`. `top_logprobs` is cut to what the engine allows; 0 asks for none.
 
+    With `prompt_ids` a chat, too, is sent as the tokens that its template made: then every generated token comes back,
+    also those that a chat's answer holds back (stop strings, end of text), and the prompt is known to the token.
     Raises EngineError (UNSUPPORTED_KIND, UNSUPPORTED_SAMPLING).
     """
     if why := unsupported(profile, task):
@@ -175,6 +182,8 @@ def build_request(profile: Profile, model: str, task: TaskSpec, top_logprobs: in
     match task.input:
         case EmbeddingInput(texts=texts):
             return _embedding_request(model, texts)
+        case ChatInput() | CompletionInput() if prompt_ids:
+            return _completion_request(profile, model, task, top_logprobs, prompt_ids)
         case ChatInput(messages=messages):
             top = min(top_logprobs, profile.chat_top_logprobs)
             fields = _generation(profile, model, task) | {"messages": messages}
@@ -182,11 +191,19 @@ def build_request(profile: Profile, model: str, task: TaskSpec, top_logprobs: in
                 fields |= {"logprobs": True, "top_logprobs": top}
             return _streamed("/v1/chat/completions", fields, task.max_tokens, top)
         case CompletionInput(prompt=prompt):
-            top = min(top_logprobs, profile.completion_top_logprobs)
-            fields = _generation(profile, model, task) | {"prompt": prompt}
-            if top:
-                fields["logprobs"] = top
-            return _streamed("/v1/completions", fields, task.max_tokens, top)
+            return _completion_request(profile, model, task, top_logprobs, prompt)
+        case ExecInput():
+            raise EngineError(Reason.UNSUPPORTED_KIND, f"{profile.name} runs no programs")
+
+
+def _completion_request(
+    profile: Profile, model: str, task: TaskSpec, top_logprobs: int, prompt: str | tuple[int, ...]
+) -> Request:
+    top = min(top_logprobs, profile.completion_top_logprobs)
+    fields = _generation(profile, model, task) | {"prompt": prompt}
+    if top:
+        fields["logprobs"] = top
+    return _streamed("/v1/completions", fields, task.max_tokens, top)
 
 
 def _generation(profile: Profile, model: str, task: TaskSpec) -> dict[str, Any]:
@@ -222,6 +239,7 @@ def _streamed(path: str, fields: dict[str, Any], max_tokens: int, top: int) -> R
         body=canonical_json(fields),
         max_line_bytes=max(256 << 10, 16 * token_bytes),
         max_answer_bytes=(1 << 20) + max_tokens * token_bytes,
+        n_probs=top,
     )
 
 

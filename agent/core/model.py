@@ -99,6 +99,17 @@ class Reason(StrEnum):
     ABORTED = "aborted"
     INTERNAL = "internal"
     """A fault of the agent itself; the log has the traceback."""
+    # a program's end: the attempt succeeded all the same, and its result tells this
+    PROGRAM_FAILED = "program_failed"
+    """It ended by itself, with a status other than 0 or by a signal."""
+    OUT_OF_MEMORY = "out_of_memory"
+    WALL_TIME = "wall_time"
+    DISK_FULL = "disk_full"
+    # what a program needs was not to be had
+    BLOB_UNAVAILABLE = "blob_unavailable"
+    """The coordinator does not have it, or has other bytes than it said."""
+    BUNDLE_REFUSED = "bundle_refused"
+    """It is no archive of the kind that is taken."""
     # an offer was declined
     WRONG_NODE = "wrong_node"
     MALFORMED_OFFER = "malformed_offer"
@@ -109,6 +120,10 @@ class Reason(StrEnum):
     UNSUPPORTED_SAMPLING = "unsupported_sampling"
     CONTEXT_TOO_LONG = "context_too_long"
     NO_CREDIT = "no_credit"
+    UNTRUSTED_BUNDLE = "untrusted_bundle"
+    """Its publisher is not one that the owner listed, or did not sign it."""
+    LIMIT_TOO_HIGH = "limit_too_high"
+    """A program asks for more than the owner allows."""
     # the node takes no work (also used to decline)
     STARTING = "starting"
     DRAINING = "draining"
@@ -129,6 +144,8 @@ class TaskKind(StrEnum):
     CHAT = "chat"
     COMPLETION = "completion"
     EMBEDDING = "embedding"
+    EXEC = "exec"
+    """Runs a program; the pool's engine is the sandbox itself."""
 
 
 class FinishReason(StrEnum):
@@ -166,7 +183,58 @@ class EmbeddingInput(Value, tag="embedding", tag_field="kind", forbid_unknown_fi
     texts: tuple[str, ...]
 
 
-TaskInput = ChatInput | CompletionInput | EmbeddingInput
+class Blob(Value, forbid_unknown_fields=True):
+    """Bytes, named by their digest."""
+
+    sha256: str
+    """64 lower-case hex digits."""
+    bytes: Count
+
+
+class Bundle(Value, forbid_unknown_fields=True):
+    """A program as somebody published it: an archive (`core.archive`) whose files the task finds in /bundle."""
+
+    sha256: str
+    bytes: Count
+    publisher: str
+    """Ed25519 public key, hex. An owner runs bundles of those publishers alone that the configuration lists."""
+    signature: str
+    """The publisher's, over `core.program.bundle_digest`."""
+
+
+class ExecLimits(Value, forbid_unknown_fields=True):
+    """The most that a program may use; an owner who allows less declines the task."""
+
+    memory_bytes: Count = 512 << 20
+    cpu_millis: Count = 1000
+    """Thousandths of a processor."""
+    pids: Count = 64
+    """Processes and threads."""
+    wall_s: Count = 600
+    tmp_bytes: Count = 64 << 20
+    """Size of /tmp; it counts as memory."""
+    out_bytes: Count = 16 << 20
+    """Size of /out, and of what is collected from it."""
+    stdout_bytes: Count = 1 << 20
+
+
+class ExecInput(Value, tag="exec", tag_field="kind", forbid_unknown_fields=True):
+    """A program to run, in a sandbox of its own: /bundle and /in are read-only, /out is collected."""
+
+    bundle: Bundle
+    argv: tuple[str, ...]
+    env: dict[str, str] = msgspec.field(default_factory=dict)
+    inputs: dict[str, Blob] = msgspec.field(default_factory=dict)
+    """Name in /in → content."""
+    outputs: tuple[str, ...] = ("**",)
+    """What to collect: patterns of paths below /out (`core.globs`)."""
+    cwd: str = "/out"
+    merge_stderr: bool = False
+    """Send stderr the way of stdout, in order; else its tail comes with the result."""
+    limits: ExecLimits = ExecLimits()
+
+
+TaskInput = ChatInput | CompletionInput | EmbeddingInput | ExecInput
 
 
 class Sampling(Value, forbid_unknown_fields=True):
@@ -183,11 +251,12 @@ class Sampling(Value, forbid_unknown_fields=True):
 
 
 class TaskSpec(Value, forbid_unknown_fields=True):
-    """What is asked: one inference task."""
+    """What is asked: one task."""
 
     task_id: str
     model_digest: str
-    """Manifest digest of the model, `sha256:` + 64 hex digits (see `core.manifest`)."""
+    """Manifest digest of the model, `sha256:` + 64 hex digits (see `core.manifest`); of a program, what it finds
+    around it: `core.program.RUNTIME`."""
     input: TaskInput
     sampling: Sampling
     max_tokens: Count
@@ -202,6 +271,8 @@ class TaskSpec(Value, forbid_unknown_fields=True):
                 return TaskKind.COMPLETION
             case EmbeddingInput():
                 return TaskKind.EMBEDDING
+            case ExecInput():
+                return TaskKind.EXEC
 
 
 class LeaseKey(Value, forbid_unknown_fields=True):

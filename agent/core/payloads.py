@@ -19,6 +19,7 @@ class Role(StrEnum):
     RESULT = "ga/v1/result"
     RECEIPT = "ga/v1/receipt"
     BATCH = "ga/v1/batch"
+    BUNDLE = "ga/v1/bundle"
 
 
 class OfferBody(Value, forbid_unknown_fields=True):

@@ -14,41 +14,44 @@ import msgspec
 from agent.core import wire
 from agent.core.errors import ConflictError
 from agent.core.model import LeaseKey, Signed, Value
-from agent.edges.database import DamagedError, Database, read_only
+from agent.edges.database import Database
+from agent.edges.sqlite_faults import DamagedError
+from agent.edges.sqlite_file import read_only
 from agent.ports import OutboxRow
 
 OUTBOX_NAME = "outbox.db"
 DEFAULT_BUDGET_BYTES = 2 << 30
-"""Beyond this the oldest bundles are dropped; their ledger lines stay. A bundle is about 6 KiB and its output."""
+"""Beyond this the oldest papers are dropped; their ledger lines stay. An attempt's are about 6 KiB and its output."""
 ANSWER_CHARS = 4 << 20
 """`pending` loads no further row beyond this: a backlog of large outputs is never in memory at once."""
 UNSENT_MAX = 100_000
 """About 20 MB of keys. A node stops taking work far below this."""
-_DROP_AT_ONCE = 8
-"""For each bundle that comes in: enough to get below the budget again soon, little enough to keep most."""
+_LOOK_EVERY = 16
+"""Settled attempts between two looks at the file's size."""
+_LARGE_CHARS = 1 << 20
+"""An output that is worth a look by itself."""
+_DROP_AT_ONCE = 64
+"""At each look: enough to get below the budget again soon, little enough to keep most."""
 
 _SCHEMA = (
     (
-        """CREATE TABLE outbox (
+        # An attempt has one line from its end on: first it waits (no status), then a receipt settles it.
+        """CREATE TABLE attempts (
             seq INTEGER PRIMARY KEY,
             task_id TEXT NOT NULL, attempt INTEGER NOT NULL, fence INTEGER NOT NULL,
             idem_key TEXT NOT NULL UNIQUE,
-            offer TEXT NOT NULL, result TEXT NOT NULL, output TEXT,
+            status TEXT, amount_micros INTEGER, currency TEXT, received_at INTEGER,
             UNIQUE (task_id, attempt)
         ) STRICT""",
-        """CREATE TABLE ledger (
-            seq INTEGER PRIMARY KEY,
-            task_id TEXT NOT NULL, attempt INTEGER NOT NULL,
-            idem_key TEXT NOT NULL UNIQUE,
-            status TEXT NOT NULL, amount_micros INTEGER NOT NULL, currency TEXT NOT NULL,
-            received_at INTEGER NOT NULL,
-            UNIQUE (task_id, attempt)
+        "CREATE INDEX waiting ON attempts (seq) WHERE status IS NULL",
+        # Apart from their line, so that dropping them gives whole pages back, and written once: settling adds the
+        # receipt beside them.
+        """CREATE TABLE papers (
+            seq INTEGER PRIMARY KEY REFERENCES attempts, offer TEXT NOT NULL, result TEXT NOT NULL, output TEXT
         ) STRICT""",
-        # Apart from its line, so that dropping a bundle gives whole pages back.
-        "CREATE TABLE bundles (seq INTEGER PRIMARY KEY REFERENCES ledger, bundle TEXT NOT NULL) STRICT",
+        "CREATE TABLE receipts (seq INTEGER PRIMARY KEY REFERENCES papers, receipt TEXT NOT NULL) STRICT",
     ),
 )
-_COLUMNS = "task_id, attempt, fence, idem_key, offer, result, output"
 
 
 class LedgerLine(Value):
@@ -99,7 +102,11 @@ class SqliteOutbox:
         await self._database.run(lambda file: _settle(file, row, receipt, body, self._budget_bytes))
 
     async def settled(self, key: LeaseKey, idem_key: str) -> bool:
-        return await self._database.read(lambda file: _known(file, idem_key) or _ended(file, key))
+        (known,) = await self.settled_many([(key, idem_key)])
+        return known
+
+    async def settled_many(self, offers: Sequence[tuple[LeaseKey, str]]) -> Sequence[bool]:
+        return await self._database.read(lambda file: _known(file, offers))
 
     async def close(self) -> None:
         await self._database.close()
@@ -122,50 +129,54 @@ def read_bundle(path: Path, task_id: str) -> wire.ReceiptBundle | None:
 
 
 def _put(file: sqlite3.Connection, row: OutboxRow) -> None:
-    if _known(file, row.idem_key):
-        return
     key = row.key
-    if _ended(file, key):
+    line = file.execute(
+        "INSERT INTO attempts (task_id, attempt, fence, idem_key) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (key.task_id, key.attempt, key.fence, row.idem_key),
+    )
+    if line.rowcount:
+        _keep_papers(file, line.lastrowid, row)
+    elif file.execute("SELECT 1 FROM attempts WHERE idem_key = ?", (row.idem_key,)).fetchone() is None:
         raise ConflictError(
             f"attempt {key.attempt} of task {key.task_id} ended before, under another idempotency key",
             remedy="The coordinator gave one attempt out twice: tell its operator",
         )
-    values = (key.task_id, key.attempt, key.fence, row.idem_key, _json(row.offer), _json(row.result), row.output)
-    file.execute(f"INSERT INTO outbox ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)  # noqa: S608
+
+
+def _keep_papers(file: sqlite3.Connection, seq: int | None, row: OutboxRow) -> None:
+    file.execute("INSERT INTO papers VALUES (?, ?, ?, ?)", (seq, _json(row.offer), _json(row.result), row.output))
 
 
 def _pending(file: sqlite3.Connection, limit: int, skip: Collection[str]) -> list[OutboxRow]:
-    """Walks the keys, which lie before a row's long texts, and reads only the rows that are wanted."""
+    """Walks the lines of what waits, and reads only the papers that are wanted."""
     rows: list[OutboxRow] = []
     room = ANSWER_CHARS
-    with closing(file.execute("SELECT seq, idem_key FROM outbox ORDER BY seq")) as keys:
-        for seq, idem_key in keys:
+    lines = "SELECT seq, idem_key, task_id, attempt, fence FROM attempts WHERE status IS NULL ORDER BY seq"
+    with closing(file.execute(lines)) as waiting:
+        for seq, idem_key, task_id, attempt, fence in waiting:
             if len(rows) == limit or room <= 0:
                 break
             if idem_key not in skip:
-                columns = file.execute(f"SELECT {_COLUMNS} FROM outbox WHERE seq = ?", (seq,)).fetchone()  # noqa: S608
-                rows.append(_row(columns))
-                room -= sum(len(text) for text in columns if isinstance(text, str))
+                papers = file.execute("SELECT offer, result, output FROM papers WHERE seq = ?", (seq,)).fetchone()
+                key = LeaseKey(task_id=task_id, attempt=attempt, fence=fence)
+                rows.append(_row(key, idem_key, papers))
+                room -= sum(len(text) for text in papers if text is not None)
     return rows
 
 
 def _unsent(file: sqlite3.Connection) -> dict[str, LeaseKey]:
-    query = "SELECT idem_key, task_id, attempt, fence FROM outbox ORDER BY seq LIMIT ?"
+    query = "SELECT idem_key, task_id, attempt, fence FROM attempts WHERE status IS NULL ORDER BY seq LIMIT ?"
     return {
         idem_key: LeaseKey(task_id=task_id, attempt=attempt, fence=fence)
         for idem_key, task_id, attempt, fence in file.execute(query, (UNSENT_MAX,))
     }
 
 
-def _row(columns: tuple[Any, ...]) -> OutboxRow:
-    task_id, attempt, fence, idem_key, offer, result, output = columns
-    return OutboxRow(
-        key=LeaseKey(task_id=task_id, attempt=attempt, fence=fence),
-        idem_key=idem_key,
-        offer=_signed(offer),
-        result=_signed(result),
-        output=output,
-    )
+def _row(key: LeaseKey, idem_key: str, papers: tuple[str, str, str | None] | None) -> OutboxRow:
+    if papers is None:
+        raise DamagedError("an attempt in it has no papers")
+    offer, result, output = papers
+    return OutboxRow(key=key, idem_key=idem_key, offer=_signed(offer), result=_signed(result), output=output)
 
 
 def _signed(text: str) -> Signed:
@@ -178,59 +189,80 @@ def _signed(text: str) -> Signed:
 def _settle(
     file: sqlite3.Connection, row: OutboxRow, receipt: Signed, body: wire.ReceiptBody, budget_bytes: int
 ) -> None:
-    key, money = row.key, (body.status.value, body.amount_micros, body.currency, body.received_at)
-    line = file.execute(
-        "INSERT INTO ledger (task_id, attempt, idem_key, status, amount_micros, currency, received_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-        (key.task_id, key.attempt, row.idem_key, *money),
-    )
-    file.execute("DELETE FROM outbox WHERE idem_key = ?", (row.idem_key,))
-    if not line.rowcount:
+    seq = _settle_line(file, row, body)
+    if seq is None:  # it was before
         return
-    bundle = wire.ReceiptBundle(
-        coordinator_key=receipt.key, offer=row.offer, result=row.result, receipt=receipt, output=row.output
+    if seq % _LOOK_EVERY == 0 or len(row.output or "") > _LARGE_CHARS:
+        _drop_old_papers(file, budget_bytes)
+    file.execute("INSERT INTO receipts VALUES (?, ?)", (seq, _json(receipt)))
+
+
+def _settle_line(file: sqlite3.Connection, row: OutboxRow, body: wire.ReceiptBody) -> int | None:
+    """The number of the line that this settled; None when it was settled before."""
+    key, money = row.key, (body.status.value, body.amount_micros, body.currency, body.received_at)
+    waited = file.execute(
+        "UPDATE attempts SET (status, amount_micros, currency, received_at) = (?, ?, ?, ?) "
+        "WHERE idem_key = ? AND status IS NULL RETURNING seq",
+        (*money, row.idem_key),
+    ).fetchall()
+    if waited:
+        seq: int = waited[0][0]
+        return seq
+    lost = file.execute(
+        "INSERT INTO attempts (task_id, attempt, fence, idem_key, status, amount_micros, currency, received_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (key.task_id, key.attempt, key.fence, row.idem_key, *money),
     )
-    _drop_old_bundles(file, budget_bytes)
-    file.execute("INSERT INTO bundles VALUES (?, ?)", (line.lastrowid, _json(bundle)))
+    if not lost.rowcount:
+        return None
+    _keep_papers(file, lost.lastrowid, row)
+    return lost.lastrowid
 
 
-def _drop_old_bundles(file: sqlite3.Connection, budget_bytes: int) -> None:
-    """Free pages are reused, so that the file stops growing at the budget."""
+def _drop_old_papers(file: sqlite3.Connection, budget_bytes: int) -> None:
+    """Of what is settled. Free pages are reused, so that the file stops growing at the budget."""
     pages, free, size = (
         file.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
     )
-    if (pages - free) * size > budget_bytes:
-        oldest = "SELECT seq FROM bundles ORDER BY seq LIMIT ?"
-        file.execute(f"DELETE FROM bundles WHERE seq IN ({oldest})", (_DROP_AT_ONCE,))  # noqa: S608
+    if (pages - free) * size <= budget_bytes:
+        return
+    oldest = [line[0] for line in file.execute("SELECT seq FROM receipts ORDER BY seq LIMIT ?", (_DROP_AT_ONCE,))]
+    for table in ("receipts", "papers"):
+        file.executemany(f"DELETE FROM {table} WHERE seq = ?", [(seq,) for seq in oldest])  # noqa: S608
 
 
-def _known(file: sqlite3.Connection, idem_key: str) -> bool:
-    query = "SELECT 1 FROM outbox WHERE idem_key = ?1 UNION ALL SELECT 1 FROM ledger WHERE idem_key = ?1"
-    return file.execute(query, (idem_key,)).fetchone() is not None
-
-
-def _ended(file: sqlite3.Connection, key: LeaseKey) -> bool:
-    """Whether this attempt has a result already, under whatever idempotency key."""
-    query = (
-        "SELECT 1 FROM outbox WHERE task_id = ?1 AND attempt = ?2 "
-        "UNION ALL SELECT 1 FROM ledger WHERE task_id = ?1 AND attempt = ?2"
+def _known(file: sqlite3.Connection, offers: Sequence[tuple[LeaseKey, str]]) -> list[bool]:
+    """One statement for all: each step of SQLite lets go of the interpreter, and has to get it back."""
+    asked = msgspec.json.encode([(idem_key, key.task_id, key.attempt) for key, idem_key in offers]).decode()
+    found = file.execute(
+        "WITH asked AS (SELECT key AS number, json_extract(value, '$[0]') AS idem_key, "
+        "json_extract(value, '$[1]') AS task_id, json_extract(value, '$[2]') AS attempt FROM json_each(?)) "
+        "SELECT number FROM asked JOIN attempts USING (idem_key) "
+        "UNION SELECT number FROM asked JOIN attempts USING (task_id, attempt)",
+        (asked,),
     )
-    return file.execute(query, (key.task_id, key.attempt)).fetchone() is not None
+    known = {number for (number,) in found}
+    return [number in known for number in range(len(offers))]
 
 
 def _ledger(file: sqlite3.Connection, limit: int) -> list[LedgerLine]:
     names = LedgerLine.__struct_fields__
-    rows = file.execute(f"SELECT {', '.join(names)} FROM ledger ORDER BY seq DESC LIMIT ?", (limit,))  # noqa: S608
-    return [msgspec.convert(dict(zip(names, row, strict=True)), LedgerLine) for row in rows]
+    query = f"SELECT {', '.join(names)} FROM attempts WHERE status IS NOT NULL ORDER BY seq DESC LIMIT ?"  # noqa: S608
+    return [msgspec.convert(dict(zip(names, line, strict=True)), LedgerLine) for line in file.execute(query, (limit,))]
 
 
 def _bundle(file: sqlite3.Connection, task_id: str) -> wire.ReceiptBundle | None:
-    row = file.execute(
-        "SELECT bundle FROM ledger JOIN bundles USING (seq) WHERE task_id = ? "
-        "ORDER BY status = 'accepted' DESC, seq DESC LIMIT 1",
+    papers = file.execute(
+        "SELECT offer, result, receipt, output FROM attempts JOIN papers USING (seq) JOIN receipts USING (seq) "
+        "WHERE task_id = ? ORDER BY status = 'accepted' DESC, seq DESC LIMIT 1",
         (task_id,),
     ).fetchone()
-    return msgspec.json.decode(row[0], type=wire.ReceiptBundle) if row else None
+    if papers is None:
+        return None
+    offer, result, receipt = map(_signed, papers[:3])
+    return wire.ReceiptBundle(
+        coordinator_key=receipt.key, offer=offer, result=result, receipt=receipt, output=papers[3]
+    )
 
 
 def _json(value: Any) -> str:

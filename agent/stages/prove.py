@@ -36,7 +36,6 @@ class Prove:
         pools: Mapping[str, EnginePool],
         transcripts: Transcripts,
         *,
-        top_logprobs: int,
         retention_s: float,
         storage: StorageGate,
     ) -> None:
@@ -44,7 +43,6 @@ class Prove:
         self._identity = identity
         self._pools = pools
         self._transcripts = transcripts
-        self._top_logprobs = top_logprobs
         self._retention_s = retention_s
         self._storage = storage
         self._mailbox = spine.mailbox(ev.Prove)
@@ -96,7 +94,7 @@ class Prove:
             command.offer,
             self._pools[command.pool].facts,
             node_key=self._identity.public_key,
-            n_probs=self._top_logprobs,
+            n_probs=product.finished.n_probs,
             finish=product.finished.finish,
             usage=product.finished.usage,
             request_sha256=product.finished.request_sha256,

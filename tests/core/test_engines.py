@@ -45,6 +45,31 @@ def test_the_bytes_of_a_chat_request_to_llama_server_never_change() -> None:
     assert request.sha256 == hashlib.sha256(request.body).hexdigest()
 
 
+def test_a_chat_whose_prompt_tokens_are_known_is_sent_as_them() -> None:
+    sampling = Sampling(seed=7, temperature_micros=700_000, min_p_micros=50_000, stop=("\n",))
+    request = build_request(PROFILES["llama-server"], "tiny", task(sampling=sampling), 40, (1, 300, 7))
+    assert request.path == "/v1/completions"
+    assert (
+        request.body
+        == (
+            '{"cache_prompt":false,"logprobs":40,"max_tokens":16,"min_keep":2,"min_p":0.05,"model":"tiny",'
+            '"prompt":[1,300,7],"samplers":["top_k","top_p","min_p","temperature"],"seed":7,'
+            '"stop":["\\n"],"stream":true,"stream_options":{"include_usage":true},"temperature":0.7,'
+            '"timings_per_token":true,"top_k":40,"top_p":0.95}'
+        ).encode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("profile", "given", "asked"),
+    [("llama-server", CHAT, 40), ("vllm", CHAT, 20), ("openai", CompletionInput(prompt="x"), 5), ("tei", None, 0)],
+)
+def test_a_request_tells_how_many_candidates_it_really_asks_for(
+    profile: str, given: TaskInput | None, asked: int
+) -> None:
+    assert build_request(PROFILES[profile], "m", task(given or EmbeddingInput(texts=("x",))), 40).n_probs == asked
+
+
 @pytest.mark.parametrize("micros", [0, 1, 100_000, 333_333, 700_000, 999_999, 1_000_001, 2_000_000])
 def test_micro_units_arrive_as_the_decimal_that_was_meant(micros: int) -> None:
     request = build_request(

@@ -18,8 +18,9 @@ import pytest
 from agent.core import wire
 from agent.core.errors import ConflictError, StorageError
 from agent.core.model import LeaseKey, Signed
-from agent.edges.database import Database, read_only
+from agent.edges.database import Database
 from agent.edges.outbox import ANSWER_CHARS, SqliteOutbox, read_bundle, read_ledger
+from agent.edges.sqlite_file import read_only
 from agent.ports import OutboxRow
 from tests.builders import signed
 
@@ -145,6 +146,16 @@ async def test_an_offer_is_known_by_its_key_and_by_its_attempt(outbox: SqliteOut
     assert not await outbox.settled(LeaseKey(task_id="t1", attempt=2, fence=3), "t1:2")
 
 
+async def test_a_look_at_many_answers_each(outbox: SqliteOutbox):
+    items = [row(f"t{number}", idem_key="key'\"\\é" if number == 1 else "") for number in range(4)]
+    for item in items[:2]:
+        await outbox.put(item)
+    await outbox.settle(items[0], *receipt(items[0]))
+    assert await outbox.settled_many([(item.key, item.idem_key) for item in items]) == [True, True, False, False]
+    assert await outbox.settled_many([(items[2].key, items[1].idem_key), (items[1].key, "other")]) == [True, True]
+    assert await outbox.settled_many([]) == []
+
+
 async def test_what_waits_is_told_without_its_content(outbox: SqliteOutbox):
     rows = [row(f"t{number}", attempt=number) for number in range(3)]
     for item in rows:
@@ -221,10 +232,11 @@ async def test_old_bundles_make_room_but_their_lines_stay(path: Path):
 # --------------------------------------------------------------------------- one writer
 
 
-async def test_many_writers_at_once_share_one_transaction(path: Path):
+@pytest.mark.parametrize("busy", [False, True], ids=["in one turn of the loop", "while the disk is busy"])
+async def test_writers_at_once_share_one_transaction(path: Path, busy: bool):
     database = Database(path, [["CREATE TABLE t (x INTEGER UNIQUE) STRICT"]], sound)
     released = threading.Event()
-    held = asyncio.create_task(database.run(lambda file: released.wait(10)))
+    held = asyncio.create_task(database.run(lambda file: released.wait(10))) if busy else None
     await asyncio.sleep(0)
 
     def insert(number: int):
@@ -237,12 +249,33 @@ async def test_many_writers_at_once_share_one_transaction(path: Path):
         return work
 
     writers = [asyncio.create_task(database.run(insert(number))) for number in range(64)]
-    await asyncio.sleep(0)
-    released.set()
-    await held
+    if held:
+        await asyncio.sleep(0)
+        released.set()
+        await held
     assert await asyncio.gather(*writers) == list(range(1, 65))
     assert read_only(path, _count) == 64
     await database.close()
+
+
+async def test_who_looks_waits_for_no_writer(outbox: SqliteOutbox):
+    await outbox.put(row("t1"))
+    released = threading.Event()
+    held = asyncio.create_task(outbox._database.run(lambda file: released.wait(10)))
+    await asyncio.sleep(0)
+    assert await outbox.settled_many([(row("t1").key, "t1:1"), (row("t2").key, "t2:1")]) == [True, False]
+    assert [item.key.task_id for item in await outbox.pending(9)] == ["t1"]
+    assert not held.done()
+    released.set()
+    assert await held
+
+
+async def test_a_caller_that_gives_up_harms_nobody_in_its_group(outbox: SqliteOutbox):
+    puts = [asyncio.create_task(outbox.put(row(f"t{number}"))) for number in range(3)]
+    await asyncio.sleep(0)
+    puts[1].cancel()
+    await asyncio.gather(puts[0], puts[2])
+    assert {"t0", "t2"} <= {item.key.task_id for item in await outbox.pending(9)}
 
 
 def _count(file: sqlite3.Connection) -> int:

@@ -71,6 +71,9 @@ class SimOutbox:
         ended |= {(body.task_id, body.attempt) for body in self._disk.ledger.values()}
         return idem_key in self._disk.rows or idem_key in self._disk.ledger or (key.task_id, key.attempt) in ended
 
+    async def settled_many(self, offers: Sequence[tuple[LeaseKey, str]]) -> Sequence[bool]:
+        return [await self.settled(key, idem_key) for key, idem_key in offers]
+
     async def _write(self) -> None:
         await asyncio.sleep(self._disk.write_s * self._chance.random())
         _room(self._disk)

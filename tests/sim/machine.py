@@ -150,7 +150,7 @@ class Machine:
         execute = Execute(spine, caller, pools, stream, top_logprobs=2)
         self.report = report = Report(spine, caller, identity, outbox, pulse, storage)
         transcripts = SimTranscripts(self.disk, chance)
-        prove = Prove(spine, identity, pools, transcripts, top_logprobs=2, retention_s=3600, storage=storage)
+        prove = Prove(spine, identity, pools, transcripts, retention_s=3600, storage=storage)
         pull = Pull(spine, caller, identity, outbox)
         advertise = Advertise(spine, caller, herald, pulse, chance, drain_limit_s=20)
         probe = Probe(

@@ -222,6 +222,9 @@ class PaperOutbox:
         ended |= {(body.task_id, body.attempt) for body in self.ledger.values()}
         return idem_key in self.rows or idem_key in self.ledger or (key.task_id, key.attempt) in ended
 
+    async def settled_many(self, offers: Sequence[tuple[LeaseKey, str]]) -> Sequence[bool]:
+        return [await self.settled(key, idem_key) for key, idem_key in offers]
+
     def _check_readable(self) -> None:
         if self.unreadable:
             raise StorageError("the database is locked")
@@ -282,7 +285,7 @@ class Rig:
         self.report = Report(self.spine, self.caller, self.identity, self.outbox, self.pulse, storage)
         self.herald = Herald(self.spine, self.identity, builders.fingerprint())
         self.prove = Prove(
-            self.spine, self.identity, pools, self.transcripts, top_logprobs=40, retention_s=3600, storage=storage
+            self.spine, self.identity, pools, self.transcripts, retention_s=3600, storage=storage
         )
         self.pull = Pull(self.spine, self.caller, self.identity, self.outbox)
         self.advertise = Advertise(self.spine, self.caller, self.herald, self.pulse, rng, drain_limit_s=60)

@@ -97,8 +97,8 @@ class OpenAIClient:
 
     async def generate(self, task: TaskSpec) -> AsyncGenerator[EngineOutput, None]:
         """Pieces or Vectors, then Finished. Raises EngineError. Closing it stops the engine's work on this task."""
-        request = engines.build_request(self.profile, self.model, task, self._top)
         if isinstance(task.input, EmbeddingInput):
+            request = engines.build_request(self.profile, self.model, task, self._top)
             reply = await self._exchange(
                 request.path, request.body, self._patience.first_token_s, request.max_answer_bytes
             )
@@ -109,7 +109,8 @@ class OpenAIClient:
         prompt_ids = self._prompts.pop(task.input, None)
         if prompt_ids is None:
             prompt_ids = await self._prompt_ids(task.input)
-        answer = Answer(top_logprobs=self._top, max_tokens=task.max_tokens)
+        request = engines.build_request(self.profile, self.model, task, self._top, prompt_ids)
+        answer = Answer(top_logprobs=request.n_probs, max_tokens=task.max_tokens)
         async with contextlib.aclosing(self._payloads(request)) as payloads:
             async for payload in payloads:
                 for token in answer.feed(payload):
@@ -124,6 +125,7 @@ class OpenAIClient:
             usage=usage,
             request_sha256=request.sha256,
             prompt_sha256=engines.prompt_digest(known) if known else "",
+            n_probs=request.n_probs,
         )
 
     async def _payloads(self, request: Request) -> AsyncGenerator[bytes, None]:

@@ -87,8 +87,6 @@ class Bubblewrap:
 
     async def start(self, spec: SandboxSpec) -> BubblewrapHandle:
         """Raises SandboxError when it cannot be built or a limit of `spec` cannot be enforced."""
-        if spec.limits.stdout_bytes or spec.limits.out_bytes:
-            raise SandboxError("this sandbox has neither stdout nor /out")
         means = choose(spec.limits, self.machine)
         recipe = self.recipe(spec, means)
         group = self._cgroups.create(spec.name, means) if self._cgroups and means.needs_group else None
@@ -116,6 +114,8 @@ class Bubblewrap:
             argv=spec.argv,
             seccomp=_filter(pinned=means.pinned_threads is not None),
             stderr_bytes=spec.limits.stderr_bytes,
+            stdout=spec.limits.stdout_bytes > 0,
+            places=tuple(profile.scratch(spec.limits)),
         )
 
     def _in_place(self, spec: SandboxSpec) -> _Placed:

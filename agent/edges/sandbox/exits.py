@@ -11,6 +11,8 @@ _CAUSES = {
     ExitKind.STOPPED: "stopped by the agent",
     ExitKind.WALL_TIME: "ran longer than allowed",
     ExitKind.OUT_OF_MEMORY: "used more memory than allowed",
+    ExitKind.DISK_FULL: "failed with no room left in its file systems",
+    ExitKind.OUTPUT: "wrote more to stdout than allowed",
 }
 _SIGNALS = {
     signal.SIGSEGV: "it crashed: invalid memory access",
@@ -49,6 +51,8 @@ def _cause_detail(cause: ExitKind, limits: Limits) -> str:
         return f"{_CAUSES[cause]} ({limits.wall_s:g} s)"
     if cause is ExitKind.OUT_OF_MEMORY and limits.memory_bytes is not None:
         return f"{_CAUSES[cause]} ({limits.memory_bytes >> 20} MiB)"
+    if cause is ExitKind.OUTPUT:
+        return f"{_CAUSES[cause]} ({limits.stdout_bytes} bytes)"
     return _CAUSES[cause]
 
 

@@ -24,6 +24,23 @@ async def readable(fd: int) -> None:
         loop.remove_reader(fd)
 
 
+async def writable(fd: int) -> None:
+    """Until `fd` takes a byte, or nobody holds the other end."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        loop.remove_writer(fd)
+        if not ready.done():
+            ready.set_result(None)
+
+    loop.add_writer(fd, wake)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(fd)
+
+
 async def read_to_end(fd: int, limit: int) -> bytes:
     """What comes until the other side closes, or the first `limit` bytes."""
     received = b""

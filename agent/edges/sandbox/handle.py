@@ -14,6 +14,7 @@ from agent.edges.sandbox.confine import Confinement
 from agent.edges.sandbox.exits import classify
 from agent.edges.sandbox.fds import readable
 from agent.edges.sandbox.launch import Launched
+from agent.edges.sandbox.output import Output
 from agent.edges.sandbox.processes import bury
 from agent.ports import ExitKind, SandboxExit, SandboxSpec
 
@@ -26,6 +27,9 @@ class BubblewrapHandle:
         self._limits = spec.limits
         self._confinement = confinement
         self._cause: ExitKind | None = None
+        self._output = None
+        if launched.stdout is not None:
+            self._output = Output(launched.stdout, spec.limits.stdout_bytes, self._too_much_output)
         loop = asyncio.get_running_loop()
         self._wall = None if spec.limits.wall_s is None else loop.call_later(spec.limits.wall_s, self._out_of_time)
         self._watch = loop.create_task(confinement.watch(self._out_of_memory), name=f"sandbox-watch-{spec.name}")
@@ -40,20 +44,25 @@ class BubblewrapHandle:
         """Last lines of stderr, control characters removed."""
         return plain(self._launched.stderr.read(), self._limits.stderr_bytes)
 
-    async def stdout(self) -> AsyncIterator[bytes]:
-        """Nothing: `Bubblewrap.start` refuses `stdout_bytes` so far."""
-        nothing: tuple[bytes, ...] = ()
-        for piece in nothing:
-            yield piece
+    def stdout(self) -> AsyncIterator[bytes]:
+        """What the program writes, as it comes; ends with the program, or with what is allowed. One reader: without
+        one the program waits once a pipe is full. Nothing without `stdout_bytes`."""
+        return self._output.pieces() if self._output is not None else _nothing()
 
     @property
     def out_fd(self) -> int | None:
-        """None: `Bubblewrap.start` refuses `out_bytes` so far."""
-        return None
+        """Descriptor of /out, open for reading until `close`, also after the program's end; None without `out_bytes`.
+
+        What lies there was made by the program: follow nothing in it.
+        """
+        return self._launched.places.out
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill what still runs, give up /out and what is left unread. Idempotent."""
         self.kill()
+        if self._output is not None:
+            self._output.close()
+        self._launched.places.close()
 
     async def wait(self) -> SandboxExit:
         """The end; any number of callers may wait, and cancelling one leaves the sandbox alone."""
@@ -84,6 +93,10 @@ class BubblewrapHandle:
 
     def _out_of_memory(self) -> None:
         self._ended_by(ExitKind.OUT_OF_MEMORY)
+        self._destroy()
+
+    def _too_much_output(self) -> None:
+        self._ended_by(ExitKind.OUTPUT)
         self._destroy()
 
     def _destroy(self) -> None:
@@ -118,19 +131,29 @@ class BubblewrapHandle:
         try:
             code = await self._ended()
         except asyncio.CancelledError:  # the loop is shutting down: the sandbox goes with it
-            self._destroy()
+            self.close()
             self._confinement.release()
             raise
         if self._wall is not None:
             self._wall.cancel()
         self._watch.cancel()
-        # In version 1 the kernel may have killed a child only, which the program outlived.
-        if code != 0 and self._cause is None and self._confinement.out_of_memory():
-            self._cause = ExitKind.OUT_OF_MEMORY
+        cause = self._cause or self._found(code)
+        self._launched.places.close(keep_out=True)
         # A group counts as full until the kernel has quite forgotten its dead.
         await asyncio.to_thread(self._confinement.release)
         os.close(self._launched.init_pidfd)
-        return classify(code, self._cause, self._limits, self.stderr_tail())
+        return classify(code, cause, self._limits, self.stderr_tail())
+
+    def _found(self, code: int) -> ExitKind | None:
+        """Why it ended, where we did not end it."""
+        if self._output is not None and self._output.overrun():
+            return ExitKind.OUTPUT
+        if code == 0:
+            return None
+        # In version 1 the kernel may have killed a child only, which the program outlived.
+        if self._confinement.out_of_memory():
+            return ExitKind.OUT_OF_MEMORY
+        return ExitKind.DISK_FULL if self._launched.places.full() else None
 
     async def _ended(self) -> int:
         """bubblewrap's exit status, once everything inside is dead and all it wrote has been read."""
@@ -146,3 +169,8 @@ class BubblewrapHandle:
         code = launched.monitor.wait()
         bury(launched.monitor.pid, launched.init_pidfd)
         return code
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    for piece in tuple[bytes, ...]():
+        yield piece

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from agent.core.errors import SandboxError
 from agent.core.text import plain
-from agent.edges.sandbox.fds import Tail, read_to_end, readable
+from agent.edges.sandbox.fds import Tail, read_to_end, readable, writable
+from agent.edges.sandbox.places import Places, hold
 from agent.edges.sandbox.processes import bury, tree
 from agent.edges.sandbox.remedies import remedy_for
 
@@ -33,11 +34,15 @@ class Recipe(NamedTuple):
     command: Sequence[str]
     """Words up to and including the path of the bubblewrap that builds the sandbox."""
     options: Callable[[Mapping[str, int]], Sequence[str]]
-    """Its options, given the descriptors for `seccomp`, `info-fd` and `block-fd`."""
+    """Its options, given the descriptors for `seccomp`, `info-fd`, `block-fd` and `built`."""
     argv: Sequence[str]
     """The program, as seen inside."""
     seccomp: bytes
     stderr_bytes: int
+    stdout: bool = False
+    """Whether its stdout is wanted."""
+    places: tuple[str, ...] = ()
+    """Paths inside of the file systems that are to be held open."""
 
 
 class Launched(NamedTuple):
@@ -49,6 +54,9 @@ class Launched(NamedTuple):
     """The sandbox's pid 1, in our numbers. Killing it kills everything inside."""
     init_pidfd: int
     stderr: Tail
+    stdout: int | None
+    """Reading end of a pipe."""
+    places: Places
 
 
 class _Held(NamedTuple):
@@ -57,7 +65,12 @@ class _Held(NamedTuple):
     """Reading end: bubblewrap tells the pid of the sandbox's first process."""
     gate: int
     """Writing end: that process goes on when a byte comes."""
+    built: int
+    """Writing end of a pipe that is full until bubblewrap, after the last mount, reads what is in it."""
+    go_on: Callable[[], None]
+    """Closes `built`, for whose end bubblewrap waits then. Idempotent."""
     stderr: int
+    stdout: int | None
 
 
 async def launch(recipe: Recipe, confine: Callable[[int], None]) -> Launched:
@@ -66,39 +79,51 @@ async def launch(recipe: Recipe, confine: Callable[[int], None]) -> Launched:
     Nothing of ours runs between fork and exec; limits are put on the held process from outside. Raises SandboxError,
     with bubblewrap's own words, when the sandbox cannot be built; then nothing of it is left.
     """
+    with contextlib.ExitStack() as ends:
+        try:
+            held = _spawn(recipe, ends)
+        except OSError as error:
+            raise SandboxError(f"{recipe.command[0]} cannot be started: {error.strerror}") from error
+        return await _go_on(held, recipe, confine)
+
+
+async def _go_on(held: _Held, recipe: Recipe, confine: Callable[[int], None]) -> Launched:
+    pidfd, places, tail = -1, Places({}), Tail(recipe.stderr_bytes)
     try:
-        held = _spawn(recipe)
-    except OSError as error:
-        raise SandboxError(f"{recipe.command[0]} cannot be started: {error.strerror}") from error
-    pidfd = -1
-    try:
-        tail = Tail(recipe.stderr_bytes)
         reader = os.fdopen(held.stderr, "rb", 0)
         await asyncio.get_running_loop().connect_read_pipe(lambda: tail, reader)
         async with asyncio.timeout(LAUNCH_LIMIT_S):
             init_pid = _init_pid(held.monitor.pid, await read_to_end(held.facts, 4096))
             pidfd = os.pidfd_open(init_pid)
             confine(init_pid)
+            await writable(held.built)
+            places = hold(init_pid, recipe.places)
+            held.go_on()
             await _let_go(held.gate)
             await _tied(init_pid, pidfd)
     except (SandboxError, OSError, TimeoutError) as error:
-        await _abandon(held.monitor, pidfd, tail)
+        await _abandon(held, pidfd, places, tail)
         raise _explained(error, tail) from error
     except BaseException:  # cancelled: leave nothing behind
-        await asyncio.shield(_abandon(held.monitor, pidfd, tail))
+        await asyncio.shield(_abandon(held, pidfd, places, tail))
         raise
-    finally:
-        os.close(held.facts)
-        os.close(held.gate)
-    return Launched(held.monitor, init_pid, pidfd, tail)
+    return Launched(held.monitor, init_pid, pidfd, tail, held.stdout, places)
 
 
-def _spawn(recipe: Recipe) -> _Held:
-    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+def _spawn(recipe: Recipe, ends: contextlib.ExitStack) -> _Held:
+    """`ends` closes what nobody needs once the program runs."""
+    with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours, contextlib.ExitStack() as building:
         facts, facts_in = _pipe(ours, theirs)
         gate_out, gate = _gate(theirs, ours)
+        built_out, built = _full_pipe(theirs, building)
         stderr, stderr_in = _pipe(ours, theirs)
-        fds = {"info-fd": facts_in, "block-fd": gate_out, "seccomp": _memory_file("seccomp", recipe.seccomp, theirs)}
+        stdout, stdout_in = _pipe(ours, theirs) if recipe.stdout else (None, subprocess.DEVNULL)
+        fds = {
+            "info-fd": facts_in,
+            "block-fd": gate_out,
+            "built": built_out,
+            "seccomp": _memory_file("seccomp", recipe.seccomp, theirs),
+        }
         words = b"".join(os.fsencode(word) + b"\0" for word in recipe.options(fds))
         # Options in a file stay out of /proc/1/cmdline, which the sandbox can read; a pipe could be too short for them.
         args = _memory_file("args", words, theirs)
@@ -108,12 +133,15 @@ def _spawn(recipe: Recipe) -> _Held:
             env={},
             cwd="/",
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=stdout_in,
             stderr=stderr_in,
             start_new_session=True,
         )
         ours.pop_all()
-        return _Held(monitor, facts, gate, stderr)
+        ends.callback(os.close, facts)
+        ends.callback(os.close, gate)
+        go_on = ends.enter_context(building.pop_all()).close
+        return _Held(monitor, facts, gate, built, go_on, stderr, stdout)
 
 
 def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[int, int]:
@@ -134,6 +162,14 @@ def _gate(theirs: contextlib.ExitStack, ours: contextlib.ExitStack) -> tuple[int
         os.close(reader)
     theirs.callback(os.close, both)
     return both, writer
+
+
+def _full_pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[int, int]:
+    """A pipe with room for one write, which is taken: it takes another as soon as somebody reads."""
+    out, into = _pipe(reading, writing)
+    fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 1)  # rounded up to a page: one buffer, full however little is in it
+    os.write(into, b"\n")
+    return out, into
 
 
 def _memory_file(name: str, content: bytes, stack: contextlib.ExitStack) -> int:
@@ -192,7 +228,8 @@ def _waits(pid: int) -> bool:
     return False
 
 
-async def _abandon(monitor: subprocess.Popen[bytes], pidfd: int, tail: Tail) -> None:
+async def _abandon(held: _Held, pidfd: int, places: Places, tail: Tail) -> None:
+    monitor = held.monitor
     with contextlib.suppress(ProcessLookupError):
         # The group, since bubblewrap dies with its parent only once it has asked to.
         os.killpg(monitor.pid, signal.SIGKILL)
@@ -201,8 +238,10 @@ async def _abandon(monitor: subprocess.Popen[bytes], pidfd: int, tail: Tail) -> 
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     monitor.wait()
     bury(monitor.pid, pidfd)
-    if pidfd >= 0:
-        os.close(pidfd)
+    places.close()
+    for fd in (pidfd, held.stdout):
+        if fd is not None and fd >= 0:
+            os.close(fd)
     await tail.closed.wait()
 
 

@@ -7,15 +7,16 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from agent.core.errors import SandboxError
-from agent.ports import SandboxSpec
+from agent.ports import Limits, SandboxSpec
 
 TMP = "/tmp"  # noqa: S108 (always a tmpfs of our own)
 SHM = "/dev/shm"  # noqa: S108 (likewise)
+OUT = "/out"
 INSIDE_ID = 65534
 """User and group id inside: nobody."""
 SHM_BYTES = 64 << 20
 RUN_BYTES = 1 << 20
-_RESERVED = ("/proc", "/dev", "/sys", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/run", "/sock")
+_RESERVED = ("/proc", "/dev", "/sys", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/run", "/sock", OUT)
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": TMP, "TMPDIR": TMP, "USER": "nobody", "LANG": "C.UTF-8"}
 # The loader's cache and the links of Debian's alternatives, through which some libraries are found. No passwd, no
 # resolver, no certificates: nothing inside needs them.
@@ -72,7 +73,8 @@ def options(
     """Everything that bubblewrap reads from `--args`.
 
     `mounts` and `socket_dir` are where the sources are found when bubblewrap runs; `fds` maps the options `seccomp`,
-    `info-fd` and `block-fd` to descriptors. Raises SandboxError for a mount point that would cover the profile's own.
+    `info-fd` and `block-fd` to descriptors, and `built` to one that bubblewrap reads to its end when everything is
+    mounted. Raises SandboxError for a mount point that would cover the profile's own.
     """
     words = [
         "--unshare-user",
@@ -87,17 +89,20 @@ def options(
     words += _system()
     for device in devices:
         words += ["--dev-bind", str(device), str(device)]
-    words += _scratch(spec.limits.tmp_bytes)
+    words += _scratch(spec.limits)
     for source, inside in mounts:
         words += ["--ro-bind", str(source), _mount_point(inside)]
     if socket_dir is not None:
         words += ["--bind", str(socket_dir), "/sock"]
+    if "built" in fds:
+        words += ["--file", str(fds["built"]), "/dev/null"]
     # bubblewrap's /dev and root are writable tmpfs of no size until now.
-    words += ["--remount-ro", "/dev", "--remount-ro", "/run", "--remount-ro", "/", "--chdir", TMP]
+    words += ["--remount-ro", "/dev", "--remount-ro", "/run", "--remount-ro", "/", "--chdir", _directory(spec.cwd)]
     for name, value in (_ENVIRONMENT | spec.env).items():
         words += ["--setenv", name, value]
-    for option, fd in fds.items():
-        words += [f"--{option}", str(fd)]
+    for option in ("seccomp", "info-fd", "block-fd"):
+        if option in fds:
+            words += [f"--{option}", str(fds[option])]
     if any("\0" in word for word in words):
         raise SandboxError(f"a path or variable of sandbox {spec.name} contains a NUL byte")
     return words
@@ -113,11 +118,24 @@ def _system() -> list[str]:
     return [*words, "--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
 
 
-def _scratch(tmp_bytes: int) -> list[str]:
+def scratch(limits: Limits) -> dict[str, int]:
+    """The places that a program may fill, with their sizes in bytes."""
+    places = {TMP: limits.tmp_bytes, SHM: SHM_BYTES}
+    return places | {OUT: limits.out_bytes} if limits.out_bytes else places
+
+
+def _scratch(limits: Limits) -> list[str]:
     words: list[str] = []
-    for path, size, mode in ((TMP, tmp_bytes, "1777"), (SHM, SHM_BYTES, "1777"), ("/run", RUN_BYTES, "0755")):
-        words += ["--size", str(size), "--perms", mode, "--tmpfs", path]
-    return words
+    for path, size in scratch(limits).items():
+        words += ["--size", str(size), "--perms", "1777", "--tmpfs", path]
+    return [*words, "--size", str(RUN_BYTES), "--perms", "0755", "--tmpfs", "/run"]
+
+
+def _directory(inside: str) -> str:
+    path = PurePosixPath(inside)
+    if not path.is_absolute() or ".." in path.parts:
+        raise SandboxError(f"working directory {inside} is not an absolute path inside the sandbox")
+    return str(path)
 
 
 def _mount_point(inside: str) -> str:

@@ -1,0 +1,57 @@
+"""What SQLite and the disk report, classified."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from agent.core.errors import StorageError
+
+_LITTLE_SPACE_BYTES = 1 << 20
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+class DamagedError(Exception):
+    """The file is no sound database, or what it holds is not what was written. Work inside it may raise this."""
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether the file itself is bad, rather than the disk, the statement or the moment."""
+    return isinstance(error, DamagedError) or _code(error) in _DAMAGE
+
+
+def classified(error: Exception, path: Path) -> Exception:
+    """A StorageError for what the disk or SQLite reports; anything else is a bug and stays what it is."""
+    if not isinstance(error, (DamagedError, sqlite3.Error, OSError)):
+        return error
+    if _is_full(error, path):
+        storage = StorageError(
+            f"the disk with {path} is full",
+            full=True,
+            remedy=f"Free space in {path.parent}; nothing that was kept is lost",
+        )
+    elif _code(error) == sqlite3.SQLITE_BUSY:
+        storage = StorageError(f"{path} is in use by another process", remedy="Is another agent using this state_dir?")
+    else:
+        storage = StorageError(f"{path} cannot be used: {error}", remedy="Check the disk, and who may write there")
+    storage.__cause__ = error
+    return storage
+
+
+def _code(error: BaseException) -> int:
+    """SQLite's primary result code; 0 when the error has none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _is_full(error: Exception, path: Path) -> bool:
+    """SQLite says "I/O error" where it could not grow its shared memory, so there the free space decides."""
+    if _code(error) == sqlite3.SQLITE_FULL:
+        return True
+    if _code(error) not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and not isinstance(error, OSError):
+        return False
+    try:
+        space = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return space.f_bavail * space.f_frsize < _LITTLE_SPACE_BYTES
