@@ -28,6 +28,7 @@ from agent.edges.transcripts import DIRECTORY_NAME, FileTranscripts
 from agent.ports import Clock, EnginePool, GpuProbe
 from agent.stages.advertise import Advertise
 from agent.stages.calls import Caller
+from agent.stages.deliver import Deliver
 from agent.stages.drain import Drain
 from agent.stages.execute import Execute
 from agent.stages.herald import Herald
@@ -175,8 +176,9 @@ class Composer:
         caller, stream = Caller(link, clock, pulse, self._rng), Stream(link)
 
         storage = StorageGate(spine)
-        report = Report(spine, caller, identity, edges.outbox, pulse, storage)
-        herald.owes(await report.recall())
+        deliver = Deliver(spine, caller, identity, edges.outbox, pulse, storage)
+        herald.owes(await deliver.recall())
+        report = Report(spine, caller, identity, edges.outbox, storage, deliver)
         execute = Execute(spine, caller, pools, stream, top_logprobs=top)
         retention_s = config.proof.retention_s
         prove = Prove(spine, identity, pools, edges.transcripts, retention_s=retention_s, storage=storage)
@@ -194,7 +196,7 @@ class Composer:
             period_s=config.gpu.period_s,
             report=edges.seen,
         )
-        overview = Overview(spine, herald, execute, report, link, pulse, name=self._name, url=url)
+        overview = Overview(spine, herald, execute, deliver, link, pulse, name=self._name, url=url)
         loops = {
             "probe": probe.run(),
             "advertise": advertise.run(),
@@ -203,6 +205,7 @@ class Composer:
             "stream": stream.run(),
             "prove": prove.run(),
             "report": report.run(),
+            "deliver": deliver.run(),
             "watch": Watch(spine, pulse).run(),
         }
-        return Parts(spine, advertise, Drain(spine, pull, report, link), overview, pulse, loops)
+        return Parts(spine, advertise, Drain(spine, pull, deliver, link), overview, pulse, loops)

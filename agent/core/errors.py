@@ -76,6 +76,10 @@ class LinkError(AgentError):
         self.code = code
         self.retry_after_s = retry_after_s
 
+    def again(self) -> LinkError:
+        """The same failure for one more waiter: an exception that is shared would collect everybody's traceback."""
+        return LinkError(self.fault, self.message, code=self.code, retry_after_s=self.retry_after_s, remedy=self.remedy)
+
 
 class EngineError(AgentError):
     """An engine could not do a task; `reason` goes into the attempt's outcome."""

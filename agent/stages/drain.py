@@ -13,8 +13,8 @@ from agent.core.errors import LinkError
 from agent.core.model import Outcome, Reason, State
 from agent.core.node import NodeState
 from agent.ports import Link
+from agent.stages.deliver import Deliver
 from agent.stages.pull import Pull
-from agent.stages.report import Report
 from agent.stages.spine import Spine
 
 RECEIPT_GRACE_S = 5.0
@@ -27,10 +27,10 @@ BYE_S = 2.0
 class Drain:
     """The way out. `abort` may come at any moment of it."""
 
-    def __init__(self, spine: Spine, pull: Pull, report: Report, link: Link) -> None:
+    def __init__(self, spine: Spine, pull: Pull, deliver: Deliver, link: Link) -> None:
         self._spine = spine
         self._pull = pull
-        self._report = report
+        self._deliver = deliver
         self._link = link
         self._log = structlog.get_logger("drain")
 
@@ -46,14 +46,14 @@ class Drain:
             self._spine.feed(ev.AbortAsked(reason=Reason.ABORTED))
             await self._durable(HAND_BACK_GRACE_S, asyncio.Event())
         await self._within(
-            RECEIPT_GRACE_S, lambda: not self._report.unsent and self._spine.node.state is NodeState.DRAINED
+            RECEIPT_GRACE_S, lambda: not self._deliver.unsent and self._spine.node.state is NodeState.DRAINED
         )
         await self._bye()
         return self._told(before)
 
     def _told(self, before: Mapping[Outcome, int]) -> bool:
         """Say what became of everything."""
-        counts, unsent = self._spine.node.counts, self._report.unsent
+        counts, unsent = self._spine.node.counts, self._deliver.unsent
         kept = (a for a in self._spine.node.attempts.values() if a.offer.idem_key not in unsent)
         abandoned = [attempt.key.task_id for attempt in kept]
         self._log.info(
@@ -78,7 +78,7 @@ class Drain:
 
     def _is_durable(self) -> bool:
         attempts = self._spine.node.attempts.values()
-        stored = all(a.state is State.REPORTING and a.offer.idem_key in self._report.unsent for a in attempts)
+        stored = all(a.state is State.REPORTING and a.offer.idem_key in self._deliver.unsent for a in attempts)
         return stored and self._pull.in_flight == 0
 
     async def _within(self, limit_s: float, condition: Callable[[], bool]) -> bool:

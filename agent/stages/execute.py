@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping
-from typing import Any
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from agent.core import events as ev
 from agent.core import lease, wire
@@ -18,11 +18,21 @@ from agent.stages.containment import contained
 from agent.stages.generation import Generation
 from agent.stages.spine import Spine
 from agent.stages.stream import Stream
+from agent.stages.together import Together
 
 STAGING_LIMIT_S = 60.0
 """An engine that is not back by then fails the attempt, so that another node can have the task."""
 CONFIRM_CAP_S = 4.0
 """Retries of a start are quick: the lease is short and nothing runs yet."""
+
+
+class Started(NamedTuple):
+    """What the coordinator said of one start."""
+
+    lease: wire.Confirmed | None
+    """None: nothing."""
+    asked_at: float
+    """Monotonic time at which it was asked."""
 
 
 class Execute:
@@ -37,13 +47,14 @@ class Execute:
         self._stream = stream
         self._top_logprobs = top_logprobs
         self._working: dict[LeaseKey, asyncio.Task[None]] = {}
+        self._starts = Together(self._send_starts)
         self._mailbox = spine.mailbox(ev.ConfirmStart, ev.Stage, ev.Generate, ev.StopWork)
         self.tokens: dict[LeaseKey, int] = {}
         """Tokens so far of every running attempt, for status."""
 
     async def run(self) -> None:
         """Run until cancelled; then every engine stream is closed before this returns."""
-        async with asyncio.TaskGroup() as group:
+        async with contextlib.aclosing(self._starts), asyncio.TaskGroup() as group:
             while True:
                 command = await self._mailbox.get()
                 match command:
@@ -87,9 +98,8 @@ class Execute:
     async def _ask_start(self, key: LeaseKey) -> None:
         failures = 0
         while True:  # the lease's own deadline ends this: the core then stops the work
-            asked_at = self._clock.monotonic()
             try:
-                ack = await self._caller.ask(wire.Start(key=key), wire.StartAck)
+                started = await self._starts.ask(key)
             except LinkError as error:
                 if not passes(error):
                     self._happened(key, Event.START_REFUSED, detail=error.message)
@@ -97,15 +107,23 @@ class Execute:
                 await self._caller.back_off(failures, error, cap_s=CONFIRM_CAP_S)
                 failures += 1
                 continue
-            self._started(key, ack, asked_at)
+            self._started(key, started)
             return
 
-    def _started(self, key: LeaseKey, ack: wire.StartAck, asked_at: float) -> None:
-        if ack.ok and ack.key == key:
-            deadline = lease.local_deadline(asked_at, ack.lease_ms / 1000)
+    async def _send_starts(self, keys: Sequence[LeaseKey]) -> Sequence[Started]:
+        """One message for all attempts that are about to start. Raises LinkError."""
+        asked_at = self._clock.monotonic()
+        ack = await self._caller.ask(wire.Start(keys=tuple(keys)), wire.StartAck)
+        told = {confirmed.key: confirmed for confirmed in ack.leases}
+        return [Started(told.get(key), asked_at) for key in keys]
+
+    def _started(self, key: LeaseKey, started: Started) -> None:
+        lease_ = started.lease
+        if lease_ is not None and lease_.ok:
+            deadline = lease.local_deadline(started.asked_at, lease_.lease_ms / 1000)
             self._happened(key, Event.START_CONFIRMED, lease_deadline=deadline)
         else:
-            self._happened(key, Event.START_REFUSED, detail=ack.detail or "the lease no longer stands")
+            self._happened(key, Event.START_REFUSED, detail=(lease_ and lease_.detail) or "the lease no longer stands")
 
     # ------------------------------------------------------------------ STAGING
 

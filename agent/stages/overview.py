@@ -17,9 +17,9 @@ from agent.core.status import (
 )
 from agent.core.watchdog import Pulse
 from agent.ports import Link
+from agent.stages.deliver import Deliver
 from agent.stages.execute import Execute
 from agent.stages.herald import Herald
-from agent.stages.report import Report
 from agent.stages.spine import Spine
 
 SILENT_S = 30.0
@@ -34,7 +34,7 @@ class Overview:
         spine: Spine,
         herald: Herald,
         execute: Execute,
-        report: Report,
+        deliver: Deliver,
         link: Link,
         pulse: Pulse,
         *,
@@ -44,7 +44,7 @@ class Overview:
         self._spine = spine
         self._herald = herald
         self._execute = execute
-        self._report = report
+        self._deliver = deliver
         self._link = link
         self._pulse = pulse
         self._name = name
@@ -69,7 +69,7 @@ class Overview:
             pools=tuple(self._pools(now)),
             attempts=tuple(self._attempt(attempt, now) for attempt in node.attempts.values()),
             recent=tuple(node.closed),
-            outbox_waiting=len(self._report.unsent),
+            outbox_waiting=len(self._deliver.unsent),
             totals=self._totals(),
         )
 
@@ -139,6 +139,6 @@ class Overview:
             done=counts[Outcome.SUCCEEDED],
             failed=counts[Outcome.FAILED] + counts[Outcome.EXPIRED],
             handed_back=counts[Outcome.HANDED_BACK],
-            earned_micros=self._report.earned_micros,
-            currency=self._report.currency,
+            earned_micros=self._deliver.earned_micros,
+            currency=self._deliver.currency,
         )

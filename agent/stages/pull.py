@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import structlog
@@ -81,7 +81,7 @@ class Pull:
         reply = await self._caller.ask(wire.Pull(credits=(credit,)), wire.Offers)
         if len(reply.offers) > credit.count:
             self._log.warning("pull.too_many_offers", asked=credit.count, offered=len(reply.offers))
-        taken = [await self._consider(signed, asked_at) for signed in reply.offers]
+        taken = await self._consider(reply.offers, asked_at)
         if taken and not any(taken) and self._spine.node.credit(credit.pool) is not None:
             raise LinkError(
                 LinkFault.BROKEN,
@@ -90,19 +90,25 @@ class Pull:
             )
         return bool(taken)
 
-    async def _consider(self, signed: Signed, asked_at: float) -> bool:
-        """Whether the offer became an attempt."""
-        offer = self._verified(signed)
-        if offer is None:
-            return False
+    async def _consider(self, offers: Sequence[Signed], asked_at: float) -> list[bool]:
+        """Whether each offer became an attempt."""
+        read = [(offer, signed) for signed in offers if (offer := self._verified(signed)) is not None]
         try:
-            settled = await self._outbox.settled(offer.key, offer.idem_key)
-        except StorageError as error:  # whether it is a replay is unknown: not taken, and its lease ends by itself
-            self._log.error("offer.unchecked", task=offer.task.task_id, detail=str(error))
-            return False
-        known = offer.key in self._spine.node.attempts
-        self._spine.feed(ev.OfferArrived(offer=offer, signed=signed, asked_at=asked_at, settled=settled))
-        return not known and offer.key in self._spine.node.attempts
+            settled = await self._outbox.settled_many([(offer.key, offer.idem_key) for offer, _ in read])
+        except StorageError as error:  # whether they are replays is unknown: none is taken, and their leases end
+            self._log.error("offers.unchecked", tasks=[offer.task.task_id for offer, _ in read], detail=str(error))
+            return [False] * len(offers)
+        arrived = (
+            ev.OfferArrived(offer=offer, signed=signed, asked_at=asked_at, settled=was_settled)
+            for (offer, signed), was_settled in zip(read, settled, strict=True)
+        )
+        return [*map(self._arrived, arrived), *[False] * (len(offers) - len(read))]
+
+    def _arrived(self, event: ev.OfferArrived) -> bool:
+        key = event.offer.key
+        known = key in self._spine.node.attempts
+        self._spine.feed(event)
+        return not known and key in self._spine.node.attempts
 
     def _verified(self, signed: Signed) -> wire.OfferBody | None:
         """The offer, if the pinned coordinator signed exactly this. Nothing of a bad one is acted on, not even to

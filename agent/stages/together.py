@@ -47,7 +47,7 @@ class Together(Generic[T, R]):
             if not answer.done():
                 answer.set_result(value)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Give up what is under way; whoever still waits is left waiting, and cancelled by its owner."""
         for task in self._sending:
             task.cancel()

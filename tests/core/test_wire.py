@@ -22,10 +22,10 @@ UP_FRAMES = [
     for message in (
         wire.Beat(held=(KEY,), load=(wire.PoolLoad(pool="cpu", busy=1, free=0),)),
         wire.Pull(credits=(wire.Credit(pool="cpu", model_digest="sha256:00", count=1),)),
-        wire.Start(key=KEY),
+        wire.Start(keys=(KEY,)),
         wire.Decline(key=KEY, reason=Reason.DRAINING),
         wire.Chunk(key=KEY, index=0, text="größe 🦙", tokens=1),
-        wire.Result(signed=SIGNED, output="x"),
+        wire.Result(deliveries=(wire.Delivery(signed=SIGNED, output="x"),)),
         wire.Bye(),
     )
 ]
@@ -36,9 +36,9 @@ DOWN_FRAMES = [
         wire.Welcome(session="s", session_ttl_s=1, proto=1, server_time=0.5, beat_s=10, lease_s=40, wanted=(KEY,)),
         wire.BeatAck(lease_ms=1, beat_s=1, lost=(KEY,), directives=(wire.Directive(kind="drain"),)),
         wire.Offers(offers=(SIGNED,)),
-        wire.StartAck(key=KEY, ok=True),
+        wire.StartAck(leases=(wire.Confirmed(key=KEY, ok=True),)),
         wire.Ack(),
-        wire.Receipt(signed=SIGNED),
+        wire.Receipt(answers=(wire.Answer(signed=SIGNED),)),
         wire.Cancel(key=KEY, reason=Reason.LEASE_REVOKED),
         wire.Directed(directive=wire.Directive(kind="pause")),
         wire.Refusal(code=wire.RefusalCode.BUSY, message="later", retry_after_s=1),
@@ -198,8 +198,9 @@ def test_every_message_but_a_chunk_has_its_one_reply() -> None:
 
 
 def test_the_largest_inline_output_fits_into_a_frame_however_it_is_escaped() -> None:
-    worst = wire.Result(
+    worst = wire.Delivery(
         signed=Signed(payload="x" * 8192, key="a" * 64, signature="b" * 128),
         output="\x01" * wire.MAX_INLINE_OUTPUT_BYTES,
     )
-    assert len(wire.encode(wire.UpFrame(seq=wire.MAX_MESSAGE_BYTES, msg=worst))) <= wire.MAX_MESSAGE_BYTES
+    message = wire.Result(deliveries=(worst,))
+    assert len(wire.encode(wire.UpFrame(seq=wire.MAX_MESSAGE_BYTES, msg=message))) <= wire.MAX_MESSAGE_BYTES

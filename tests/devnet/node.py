@@ -136,8 +136,8 @@ class ScriptedNode:
         payloads = [open_signed(wire.Role.OFFER, it, self.key, verify) for it in reply.offers]
         return [msgspec.json.decode(payload, type=wire.OfferBody) for payload in payloads]
 
-    async def start(self, offer: wire.OfferBody) -> wire.StartAck:
-        return await self.call(wire.Start(key=offer.key), wire.StartAck)
+    async def start(self, offer: wire.OfferBody) -> wire.Confirmed:
+        return (await self.call(wire.Start(keys=(offer.key,)), wire.StartAck)).leases[0]
 
     async def chunk(self, offer: wire.OfferBody, index: int, text: str) -> None:
         message = wire.Chunk(key=offer.key, index=index, text=text, tokens=1)
@@ -148,9 +148,12 @@ class ScriptedNode:
         else:
             await self.call(message, wire.Ack)
 
-    async def deliver(self, result: wire.Result) -> wire.ReceiptBody:
-        receipt = await self.call(result, wire.Receipt)
-        payload = open_signed(wire.Role.RECEIPT, receipt.signed, self.key, verify)
+    async def deliver(self, delivery: wire.Delivery) -> wire.ReceiptBody:
+        receipt = await self.call(wire.Result(deliveries=(delivery,)), wire.Receipt)
+        answer = receipt.answers[0]
+        if answer.refusal is not None:
+            raise AssertionError(answer.refusal)
+        payload = open_signed(wire.Role.RECEIPT, answer.signed, self.key, verify)
         return msgspec.json.decode(payload, type=wire.ReceiptBody)
 
     async def put_blob(self, name: str, body: bytes) -> Answer:

@@ -190,7 +190,7 @@ def test_a_started_lease_lives_as_long_as_beats_renew_it_and_no_longer() -> None
     node = world.enrolled()
     task_id = world.submit()
     (offer,) = world.pull(node)
-    assert world.start(node, offer.key) == wire.StartAck(key=offer.key, ok=True, lease_ms=40_000)
+    assert world.start(node, offer.key) == wire.Confirmed(key=offer.key, ok=True, lease_ms=40_000)
     for _ in range(5):
         world.sweep(39.0)
         assert world.beat(node, offer.key).renewed == (offer.key,)

@@ -129,8 +129,10 @@ async def test_a_session_of_one_node_cannot_deliver_for_another(
     thief = await join(seed=2)
     await requester.submit(builders.MODEL, builders.task().input, max_tokens=16)
     (offer,) = await node.pull()
-    stolen = await thief.post("/v1/result", wire.UpFrame(seq=50, msg=node.actor.success(offer)))
-    assert (stolen.status, stolen.code) == (401, "bad_signature")
+    theirs = wire.Result(deliveries=(node.actor.success(offer),))
+    (stolen,) = (await thief.call(theirs, wire.Receipt)).answers
+    assert stolen.refusal
+    assert stolen.refusal.code is wire.RefusalCode.BAD_SIGNATURE
     assert (await node.deliver(node.actor.success(offer))).status is wire.ReceiptStatus.ACCEPTED
 
 

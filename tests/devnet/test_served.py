@@ -172,8 +172,9 @@ async def test_a_large_output_goes_up_as_a_blob_and_comes_back_whole(requester: 
     (offer,) = await node.pull()
     text = "long " * 100_000
     result = node.actor.success(offer, text, blob=True)
-    early = await node.post("/v1/result", wire.UpFrame(seq=500, msg=result))
-    assert (early.status, early.code) == (404, "not_found")
+    (early,) = (await node.call(wire.Result(deliveries=(result,)), wire.Receipt)).answers
+    assert early.refusal
+    assert early.refusal.code is wire.RefusalCode.NOT_FOUND
     assert (await node.put_blob(sha256(text), text.encode())).status == 201
     assert (await node.put_blob(sha256(text), text.encode())).status == 201
     assert (await node.deliver(result)).status is wire.ReceiptStatus.ACCEPTED

@@ -16,7 +16,6 @@ from agent.devnet.core import effects, settling
 from agent.devnet.core.asking import SamplingAsked
 from agent.devnet.core.judging import HIDDEN_TOKENS
 from agent.devnet.core.records import MAX_STORY, TaskState
-from agent.devnet.core.rules import Refused
 from tests import builders
 from tests.devnet.world import Actor, World, sha256, transcript_of
 
@@ -233,13 +232,13 @@ def test_an_output_that_came_as_a_blob_is_accepted_by_its_digest() -> None:
     assert world.deliver(node, node.success(offer, blob=True), blob_bytes=5).status is ReceiptStatus.ACCEPTED
 
 
-def _spelled_upper(result: wire.Result) -> wire.Result:
+def _spelled_upper(result: wire.Delivery) -> wire.Delivery:
     signed = msgspec.structs.replace(result.signed, signature=result.signed.signature.upper())
     return msgspec.structs.replace(result, signed=signed)
 
 
-def _resigned(node: Actor, payload: bytes, role: wire.Role = wire.Role.RESULT) -> wire.Result:
-    return wire.Result(signed=seal(role, payload, node.keys.public, node.keys.sign))
+def _resigned(node: Actor, payload: bytes, role: wire.Role = wire.Role.RESULT) -> wire.Delivery:
+    return wire.Delivery(signed=seal(role, payload, node.keys.public, node.keys.sign))
 
 
 @pytest.mark.parametrize(
@@ -266,9 +265,9 @@ def _resigned(node: Actor, payload: bytes, role: wire.Role = wire.Role.RESULT) -
 def test_what_nobody_can_be_held_to_is_refused_and_changes_nothing(forge: Any, code: str) -> None:
     world, node, offer = leased()
     before = len(world.writes)
-    with pytest.raises(Refused) as refused:
-        settling.deliver(world.book, world.when, node.node_id, forge(node, offer), None)
-    assert refused.value.code == code
+    (answer,) = world.deliver_all(node, (forge(node, offer),))
+    assert isinstance(answer, wire.Refusal)
+    assert answer.code == code
     assert len(world.writes) == before
     assert world.deliver(node, node.success(offer)).status is ReceiptStatus.ACCEPTED
 

@@ -87,7 +87,7 @@ class Actor:
 
     def success(
         self, offer: wire.OfferBody, output: str = "Blue.", *, blob: bool = False, **changes: Any
-    ) -> wire.Result:
+    ) -> wire.Delivery:
         """A result that everything agrees with, but for `changes` of its body."""
         usage = changes.pop("usage", Usage(prompt_tokens=10, completion_tokens=3))
         fields: dict[str, Any] = {
@@ -99,11 +99,11 @@ class Actor:
             "commitment": self.commitment(offer, output, usage),
         }
         signed = self.signed(offer, **{**fields, **changes})
-        return wire.Result(signed=signed, output=None if blob else output, blob=sha256(output) if blob else None)
+        return wire.Delivery(signed=signed, output=None if blob else output, blob=sha256(output) if blob else None)
 
-    def ending(self, offer: wire.OfferBody, outcome: Outcome, reason: Reason, **changes: Any) -> wire.Result:
+    def ending(self, offer: wire.OfferBody, outcome: Outcome, reason: Reason, **changes: Any) -> wire.Delivery:
         """A result without an output."""
-        return wire.Result(signed=self.signed(offer, outcome=outcome, reason=reason, **changes))
+        return wire.Delivery(signed=self.signed(offer, outcome=outcome, reason=reason, **changes))
 
     def signed(self, offer: wire.OfferBody, **changes: Any) -> Signed:
         fields: dict[str, Any] = {
@@ -187,8 +187,9 @@ class World:
         ]
         return [msgspec.json.decode(payload, type=wire.OfferBody) for payload in payloads]
 
-    def start(self, actor: Actor, key: LeaseKey) -> wire.StartAck:
-        return self.take(leasing.start(self.book, self.when, actor.node_id, key))
+    def start(self, actor: Actor, key: LeaseKey) -> wire.Confirmed:
+        (lease,) = self.take(leasing.start(self.book, self.when, actor.node_id, (key,))).leases
+        return lease
 
     def decline(self, actor: Actor, key: LeaseKey, reason: Reason = Reason.UNKNOWN_MODEL) -> None:
         self.take(leasing.decline(self.book, self.when, actor.node_id, wire.Decline(key=key, reason=reason)))
@@ -196,9 +197,25 @@ class World:
     def beat(self, actor: Actor, *held: LeaseKey, **changes: Any) -> wire.BeatAck:
         return self.take(presence.beat(self.book, self.when, actor.node_id, wire.Beat(held=held, **changes)))
 
-    def deliver(self, actor: Actor, result: wire.Result, blob_bytes: int | None = None) -> wire.ReceiptBody:
-        receipt = self.take(settling.deliver(self.book, self.when, actor.node_id, result, blob_bytes))
-        payload = open_signed(wire.Role.RECEIPT, receipt.signed, self.keys.public, verify)
+    def deliver(self, actor: Actor, delivery: wire.Delivery, blob_bytes: int | None = None) -> wire.ReceiptBody:
+        (answer,) = self.deliver_all(actor, (delivery,), (blob_bytes,))
+        assert isinstance(answer, wire.ReceiptBody), answer
+        return answer
+
+    def deliver_all(
+        self, actor: Actor, deliveries: tuple[wire.Delivery, ...], blob_bytes: tuple[int | None, ...] = ()
+    ) -> list[wire.ReceiptBody | wire.Refusal]:
+        """What one message brings, an answer each."""
+        message = wire.Result(deliveries=deliveries)
+        sizes = blob_bytes or (None,) * len(deliveries)
+        receipt = self.take(settling.deliver(self.book, self.when, actor.node_id, message, sizes))
+        return [self._read(answer) for answer in receipt.answers]
+
+    def _read(self, answer: wire.Answer) -> wire.ReceiptBody | wire.Refusal:
+        if answer.signed is None:
+            assert answer.refusal is not None
+            return answer.refusal
+        payload = open_signed(wire.Role.RECEIPT, answer.signed, self.keys.public, verify)
         return msgspec.json.decode(payload, type=wire.ReceiptBody)
 
     def cancel(self, task_id: str) -> TaskState:

@@ -12,7 +12,7 @@ import msgspec
 from agent.core import wire
 from agent.core.errors import LinkError
 from agent.edges.link.describe import described
-from agent.edges.link.faults import again, broken, closed, refused, unreachable
+from agent.edges.link.faults import broken, closed, refused, unreachable
 from agent.edges.link.limits import LinkLimits
 from agent.edges.link.mailbox import Mailbox
 from agent.edges.link.session import Gate, Session, checked, greet, packed
@@ -90,7 +90,7 @@ class MemoryLink:
             limit_s = self._limits.reply_limit_s(message)
             await asyncio.wait([work, cut], timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
             if cut.done():
-                raise again(cut.result())
+                raise cut.result().again()
             if not work.done():
                 raise unreachable(f"no answer in {limit_s} s")
             return checked(work.result(), seq, message, ENDPOINT)

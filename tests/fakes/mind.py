@@ -186,10 +186,10 @@ class Mind:
                 return wire.BeatAck(lease_ms=40_000, beat_s=10, renewed=held)
             case wire.Pull():
                 return wire.Offers(offers=self.offers)
-            case wire.Start(key=key):
-                return wire.StartAck(key=key, ok=True, lease_ms=40_000)
-            case wire.Result():
-                return wire.Receipt(signed=SIGNED)
+            case wire.Start(keys=keys):
+                return wire.StartAck(leases=tuple(wire.Confirmed(key=key, ok=True, lease_ms=40_000) for key in keys))
+            case wire.Result(deliveries=deliveries):
+                return wire.Receipt(answers=tuple(wire.Answer(signed=SIGNED) for _ in deliveries))
             case _:
                 return wire.Ack()
 

@@ -16,6 +16,7 @@ from tests import builders
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.mind import Mind, Raw, Reply
 from tests.scenarios.world import AgentProcess
+from tests.stages.rig import confirmed
 
 LEASE_MS = 8_000
 
@@ -41,8 +42,8 @@ class LyingMind(Mind):
 
     def results(self) -> list[wire.ResultBody]:
         """Bodies of all results that were sent so far, repetitions included."""
-        sent = [frame.msg for frame in self.frames if isinstance(frame.msg, wire.Result)]
-        return [msgspec.json.decode(message.signed.payload, type=wire.ResultBody) for message in sent]
+        sent = [it for frame in self.frames if isinstance(frame.msg, wire.Result) for it in frame.msg.deliveries]
+        return [msgspec.json.decode(delivery.signed.payload, type=wire.ResultBody) for delivery in sent]
 
     def count(self, kind: type[wire.Up]) -> int:
         return sum(isinstance(frame.msg, kind) for frame in self.frames)
@@ -53,7 +54,12 @@ class LyingMind(Mind):
             await self.arrived.wait_for(lambda: self.count(kind) >= count)
 
     def receipt(self, message: wire.Result, keys: KeyPair | None = None, **changes: Any) -> wire.Receipt:
-        result = msgspec.json.decode(message.signed.payload, type=wire.ResultBody)
+        """An answer for each delivery."""
+        signed = (self._receipt(delivery.signed, keys or self.keys, **changes) for delivery in message.deliveries)
+        return wire.Receipt(answers=tuple(wire.Answer(signed=it) for it in signed))
+
+    def _receipt(self, delivered: Signed, keys: KeyPair, **changes: Any) -> Signed:
+        result = msgspec.json.decode(delivered.payload, type=wire.ResultBody)
         body = wire.ReceiptBody(
             **{
                 "receipt_id": f"r-{result.task_id}",
@@ -63,20 +69,19 @@ class LyingMind(Mind):
                 "fence": result.fence,
                 "idem_key": result.idem_key,
                 "status": wire.ReceiptStatus.ACCEPTED,
-                "result_sha256": hashlib.sha256(message.signed.payload.encode()).hexdigest(),
+                "result_sha256": hashlib.sha256(delivered.payload.encode()).hexdigest(),
                 "received_at": 0,
                 **changes,
             }
         )
-        keys = keys or self.keys
-        return wire.Receipt(signed=seal(wire.Role.RECEIPT, wire.encode(body), keys.public_key, keys.sign))
+        return seal(wire.Role.RECEIPT, wire.encode(body), keys.public_key, keys.sign)
 
     def _honest(self, message: wire.UpMessage) -> Reply:
         match message:
             case wire.Beat(held=held):
                 return wire.BeatAck(lease_ms=LEASE_MS, beat_s=0.5, renewed=held)
-            case wire.Start(key=key):
-                return wire.StartAck(key=key, ok=True, lease_ms=LEASE_MS)
+            case wire.Start():
+                return confirmed(message, lease_ms=LEASE_MS)
             case wire.Result():
                 return self.receipt(message)
             case _:

@@ -18,7 +18,7 @@ from tests import builders
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import AgentProcess, World, external
-from tests.stages.rig import Rig
+from tests.stages.rig import Rig, confirmed
 
 LONG_S, SHORT_S = 30.0, 0.5
 
@@ -163,7 +163,7 @@ async def staging(rig: Rig) -> None:
     """An attempt that waits for its engine."""
     rig.coordinator.answers[wire.Start] = lambda start: (
         rig.pool_ready(False),
-        wire.StartAck(key=start.key, ok=True, lease_ms=40_000),
+        confirmed(start),
     )[1]
     rig.coordinator.offer(builders.offer())
     await rig.until(lambda: state(rig) is State.STAGING)

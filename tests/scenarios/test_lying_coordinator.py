@@ -18,6 +18,7 @@ from tests.fakes.mind import Act, Raw
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.liar import Liar, raw
 from tests.scenarios.world import PATIENCE_S, AgentProcess, external
+from tests.stages.rig import confirmed
 
 
 @pytest.fixture
@@ -131,15 +132,16 @@ async def test_offers_that_lie_are_refused_by_name_and_nothing_of_them_runs(
 
 async def test_leases_without_measure_do_no_harm(agent: AgentProcess, liar: Liar) -> None:
     for_ever = 2**53 - 1
-    liar.mind.next_time(wire.Start, lambda f: wire.StartAck(key=f.msg.key, ok=True, lease_ms=for_ever))  # type: ignore[union-attr]
+    liar.mind.next_time(wire.Start, lambda f: confirmed(f.msg, lease_ms=for_ever))  # type: ignore[union-attr]
     liar.mind.offer(builders.offer("for-ever", lease_ms=for_ever, deadline_ms=for_ever))
     await agent.start()
     await agent.saw("result.receipted", task="for-ever")
     # Confirmed for no time at all: the offer's own lease still stands.
-    liar.mind.next_time(wire.Start, lambda f: wire.StartAck(key=f.msg.key, ok=True, lease_ms=0))  # type: ignore[union-attr]
+    liar.mind.next_time(wire.Start, lambda f: confirmed(f.msg, lease_ms=0))  # type: ignore[union-attr]
     await does_a_task(agent, liar, "confirmed-for-nothing")
     # The confirmation of another lease is none.
-    liar.mind.next_time(wire.Start, wire.StartAck(key=LeaseKey(task_id="x", attempt=1, fence=1), ok=True, lease_ms=9))
+    another = LeaseKey(task_id="x", attempt=1, fence=1)
+    liar.mind.next_time(wire.Start, confirmed(wire.Start(keys=(another,)), lease_ms=9))
     liar.mind.offer(builders.offer("mixed-up"))
     assert (await agent.saw("attempt.closed", task="mixed-up"))["reason"] == Reason.START_REFUSED.value
     await does_a_task(agent, liar, "after")

@@ -58,7 +58,7 @@ class Authority:
         self._lives = 0
         self.owner: Owner
         self.alive = False
-        self._receipts: dict[int, list[wire.Receipt]] = {}
+        self._answers: dict[int, list[wire.Answer]] = {}
 
     def start(self) -> None:
         """A new process that has nothing but the disk, with a monotonic clock of its own."""
@@ -147,8 +147,8 @@ class Authority:
 
     def _confused(self, node: int, receipt: wire.Receipt) -> wire.Receipt:
         """Sometimes a receipt that was meant for another result of the same node."""
-        known = self._receipts.setdefault(node, [])
-        known.append(receipt)
+        known = self._answers.setdefault(node, [])
+        known.extend(receipt.answers)
         if self._chance.random() < self._world.noise.confuse:
-            return self._chance.choice(known)
+            return wire.Receipt(answers=tuple(self._chance.choice(known) for _ in receipt.answers))
         return receipt

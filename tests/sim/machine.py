@@ -19,6 +19,7 @@ from agent.devnet.core.records import NodeRecord
 from agent.ports import HostFacts
 from agent.stages.advertise import Advertise
 from agent.stages.calls import Caller
+from agent.stages.deliver import Deliver
 from agent.stages.drain import BYE_S, HAND_BACK_GRACE_S, RECEIPT_GRACE_S, Drain
 from agent.stages.execute import Execute
 from agent.stages.herald import Herald
@@ -148,7 +149,8 @@ class Machine:
         caller, stream = Caller(link, clock, pulse, chance), Stream(link)
         storage = StorageGate(spine)
         execute = Execute(spine, caller, pools, stream, top_logprobs=2)
-        self.report = report = Report(spine, caller, identity, outbox, pulse, storage)
+        self.deliver = deliver = Deliver(spine, caller, identity, outbox, pulse, storage)
+        report = Report(spine, caller, identity, outbox, storage, deliver)
         transcripts = SimTranscripts(self.disk, chance)
         prove = Prove(spine, identity, pools, transcripts, retention_s=3600, storage=storage)
         pull = Pull(spine, caller, identity, outbox)
@@ -165,7 +167,7 @@ class Machine:
             period_s=10.0,
             report=GpuReport(),
         )
-        self._drain = Drain(spine, pull, report, link)
+        self._drain = Drain(spine, pull, deliver, link)
         self._parts = {
             "probe": probe.run,
             "advertise": advertise.run,
@@ -174,11 +176,12 @@ class Machine:
             "stream": stream.run,
             "prove": prove.run,
             "report": report.run,
+            "deliver": deliver.run,
             "watch": Watch(spine, pulse).run,
         }
 
     async def _run(self) -> None:
-        self._herald.owes(await self.report.recall())
+        self._herald.owes(await self.deliver.recall())
         for name, part in self._parts.items():
             task = self.owner.spawn(part(), name)
             task.add_done_callback(self._ended)

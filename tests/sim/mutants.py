@@ -18,10 +18,10 @@ from agent.devnet.core.effects import Decision, SaveLedgerLine
 from agent.devnet.core.records import LedgerLine, TaskState
 from agent.devnet.desk import Desk
 from agent.devnet.sessions import Sessions
+from agent.stages.deliver import Deliver
 from agent.stages.drain import Drain
 from agent.stages.execute import Execute
 from agent.stages.herald import Herald
-from agent.stages.report import Report
 from tests.sim import authority, machine
 from tests.sim.clock import SimClock
 from tests.sim.disk import SimOutbox
@@ -51,12 +51,13 @@ _judge = settling._judge
 _deliver = settling.deliver
 _handle = Node.handle
 _restore = authority.restore
-_ask_receipt = Report._ask_receipt
+_ask = Deliver._ask
 
 
-async def _deletes_before_it_asks(self: Report, row: Any) -> Any:
-    self._outbox._disk.rows.pop(row.idem_key, None)  # type: ignore[attr-defined]
-    return await _ask_receipt(self, row)
+async def _deletes_before_it_asks(self: Deliver, rows: Any) -> Any:
+    for row in rows:
+        self._outbox._disk.rows.pop(row.idem_key, None)  # type: ignore[attr-defined]
+    return await _ask(self, rows)
 
 
 class WallClock(SimClock):
@@ -76,8 +77,8 @@ def _counts_from_the_answer(self: Node, event: Any, now: float) -> Any:
     return _handle(self, event, now)
 
 
-def _started_from_the_answer(self: Execute, key: Any, ack: wire.StartAck, asked_at: float) -> None:
-    _started(self, key, ack, self._clock.monotonic())
+def _started_from_the_answer(self: Execute, key: Any, started: Any) -> None:
+    _started(self, key, started._replace(asked_at=self._clock.monotonic()))
 
 
 _started = Execute._started
@@ -87,26 +88,33 @@ async def _does_not_ask(self: Execute, key: Any) -> None:
     self._spine.feed(Happened(key=key, event=Event.START_CONFIRMED))
 
 
-def _believes_receipts(self: Report, receipt: Any, row: Any) -> wire.ReceiptBody:
+def _believes_receipts(self: Deliver, receipt: Any, row: Any) -> wire.ReceiptBody:
     return msgspec.json.decode(receipt.payload, type=wire.ReceiptBody)
 
 
-def _pays_again(book: Any, when: Any, node_id: str, message: Any, blob_bytes: int | None) -> Decision[wire.Receipt]:
+def _pays_again(book: Any, when: Any, node_id: str, message: Any, blob_bytes: Any) -> Decision[wire.Receipt]:
     decision = _deliver(book, when, node_id, message, blob_bytes)
-    body = msgspec.json.decode(decision.reply.signed.payload, type=wire.ReceiptBody)
-    if body.status is not wire.ReceiptStatus.DUPLICATE or not body.amount_micros:
-        return decision
-    line = LedgerLine(
+    again = []
+    for delivery, answer in zip(message.deliveries, decision.reply.answers, strict=True):
+        if answer.signed is None:
+            continue
+        body = msgspec.json.decode(answer.signed.payload, type=wire.ReceiptBody)
+        if body.status is wire.ReceiptStatus.DUPLICATE and body.amount_micros:
+            again.append(SaveLedgerLine(line=_line(body, delivery, when.at)))
+    return Decision(decision.reply, (*decision.writes, *again), decision.notices)
+
+
+def _line(body: wire.ReceiptBody, delivery: wire.Delivery, at: int) -> LedgerLine:
+    return LedgerLine(
         receipt_id=body.receipt_id,
-        node_id=node_id,
+        node_id=body.node_id,
         task_id=body.task_id,
         idem_key=body.idem_key,
-        usage=msgspec.json.decode(message.signed.payload, type=wire.ResultBody).usage,
+        usage=msgspec.json.decode(delivery.signed.payload, type=wire.ResultBody).usage,
         amount_micros=body.amount_micros,
         currency=body.currency,
-        at=when.at,
+        at=at,
     )
-    return Decision(decision.reply, (*decision.writes, SaveLedgerLine(line=line)), decision.notices)
 
 
 async def _writes_later(self: SimOutbox, row: Any) -> None:
@@ -134,9 +142,10 @@ def _renews_everything(book: Any, when: Any, node_id: str, keys: Any) -> Any:
     return tuple(keys)
 
 
-def _confirms_everything(book: Any, when: Any, node_id: str, key: Any) -> Decision[wire.StartAck]:
-    _start(book, when, node_id, key)
-    return Decision(wire.StartAck(key=key, ok=True, lease_ms=int(book.rules.lease_s * 1000)))
+def _confirms_everything(book: Any, when: Any, node_id: str, keys: Any) -> Decision[wire.StartAck]:
+    _start(book, when, node_id, keys)
+    lease_ms = int(book.rules.lease_s * 1000)
+    return Decision(wire.StartAck(leases=tuple(wire.Confirmed(key=key, ok=True, lease_ms=lease_ms) for key in keys)))
 
 
 _renew_all = presence._renew_all
@@ -157,7 +166,7 @@ def _always(value: Any) -> Callable[..., Any]:
 
 MUTANTS: dict[str, tuple[Patch, ...]] = {
     "the coordinator ignores the fence of a result": ((settling, "_judge", _accepts_any_fence),),
-    "the outbox row is deleted before the receipt": ((Report, "_ask_receipt", _deletes_before_it_asks),),
+    "the outbox row is deleted before the receipt": ((Deliver, "_ask", _deletes_before_it_asks),),
     "leases expire by the wall clock": ((machine, "SimClock", WallClock),),
     "a lease counts from the answer": (
         (Node, "handle", _counts_from_the_answer),
@@ -170,7 +179,7 @@ MUTANTS: dict[str, tuple[Patch, ...]] = {
         (leasing, "start", _confirms_everything),
     ),
     "busy slots are not counted": ((Node, "busy", _always(0)),),
-    "a receipt is believed whatever it is for": ((Report, "_verified", _believes_receipts),),
+    "a receipt is believed whatever it is for": ((Deliver, "_verified", _believes_receipts),),
     "a duplicate is paid again": ((settling, "deliver", _pays_again),),
     "the outbox acknowledges before it writes": ((SimOutbox, "put", _writes_later),),
     "hello forgets what is unsent": ((Herald, "_owed", _always(())),),

@@ -19,12 +19,13 @@ from agent.core.errors import ConflictError, EngineError, LinkError, LinkFault, 
 from agent.core.fingerprint import Pool
 from agent.core.model import FinishReason, LeaseKey, Reason, Signed, TaskSpec, Usage
 from agent.core.node import Node
-from agent.core.proof.signed import open_signed, seal
+from agent.core.proof.signed import open_signed, seal, seal_all
 from agent.core.watchdog import Pulse
 from agent.edges.signing import KeyPair, verify
 from agent.ports import EngineOutput, Finished, OutboxRow, Piece
 from agent.stages.advertise import Advertise
 from agent.stages.calls import Caller
+from agent.stages.deliver import Deliver
 from agent.stages.drain import Drain
 from agent.stages.execute import Execute
 from agent.stages.herald import Herald
@@ -52,15 +53,21 @@ class PaperCoordinator:
         self.blobs: dict[str, bytes] = {}
         self.answers: dict[type, Answer] = {}
         self.down = False
-        self._offers: asyncio.Queue[Signed] = asyncio.Queue()
+        self._offers: asyncio.Queue[tuple[Signed, ...]] = asyncio.Queue()
         self._pushes: asyncio.Queue[wire.Push] = asyncio.Queue()
         self._seen = asyncio.Condition()
 
     def offer(self, body: wire.OfferBody) -> None:
         self.offer_signed(seal(wire.Role.OFFER, wire.encode(body), self.keys.public_key, self.keys.sign))
 
-    def offer_signed(self, signed: Signed) -> None:
+    def offer_signed(self, *signed: Signed) -> None:
+        """The answer to one pull."""
         self._offers.put_nowait(signed)
+
+    def offer_together(self, *bodies: wire.OfferBody) -> None:
+        """Under one signature."""
+        payloads = [wire.encode(body) for body in bodies]
+        self.offer_signed(*seal_all(wire.Role.OFFER, payloads, self.keys.public_key, self.keys.sign))
 
     def push(self, message: wire.Push) -> None:
         self._pushes.put_nowait(message)
@@ -69,7 +76,11 @@ class PaperCoordinator:
         return [message for message in self.messages if isinstance(message, kind)]
 
     def results(self) -> list[wire.ResultBody]:
-        return [msgspec.json.decode(m.signed.payload, type=wire.ResultBody) for m in self.sent(wire.Result)]
+        return [
+            msgspec.json.decode(it.signed.payload, type=wire.ResultBody)
+            for message in self.sent(wire.Result)
+            for it in message.deliveries
+        ]
 
     async def saw(self, kind: type, count: int = 1) -> Any:
         """Wait for message number `count` of a kind."""
@@ -91,15 +102,21 @@ class PaperCoordinator:
     async def _honest(self, message: wire.UpMessage) -> wire.DownMessage:
         match message:
             case wire.Pull():
-                return wire.Offers(offers=(await self._offers.get(),))
+                return wire.Offers(offers=await self._offers.get())
             case wire.Beat(held=held):
                 return wire.BeatAck(lease_ms=40_000, beat_s=10, renewed=held)
-            case wire.Start(key=key):
-                return wire.StartAck(key=key, ok=True, lease_ms=40_000)
-            case wire.Result(signed=signed):
-                return wire.Receipt(signed=self.receipt(signed))
+            case wire.Start():
+                return confirmed(message)
+            case wire.Result():
+                return self.receipts(message)
             case _:
                 return wire.Ack()
+
+    def receipts(self, message: wire.Result, keys: KeyPair | None = None, **changes: Any) -> wire.Receipt:
+        """An answer for each delivery."""
+        return wire.Receipt(
+            answers=tuple(wire.Answer(signed=self.receipt(it.signed, keys, **changes)) for it in message.deliveries)
+        )
 
     def receipt(self, signed: Signed, keys: KeyPair | None = None, **changes: Any) -> Signed:
         result = msgspec.json.decode(signed.payload, type=wire.ResultBody)
@@ -282,19 +299,18 @@ class Rig:
         self.stream = Stream(self.coordinator)
         self.execute = Execute(self.spine, self.caller, pools, self.stream, top_logprobs=40)
         storage = StorageGate(self.spine)
-        self.report = Report(self.spine, self.caller, self.identity, self.outbox, self.pulse, storage)
+        self.deliver = Deliver(self.spine, self.caller, self.identity, self.outbox, self.pulse, storage)
+        self.report = Report(self.spine, self.caller, self.identity, self.outbox, storage, self.deliver)
         self.herald = Herald(self.spine, self.identity, builders.fingerprint())
-        self.prove = Prove(
-            self.spine, self.identity, pools, self.transcripts, retention_s=3600, storage=storage
-        )
+        self.prove = Prove(self.spine, self.identity, pools, self.transcripts, retention_s=3600, storage=storage)
         self.pull = Pull(self.spine, self.caller, self.identity, self.outbox)
         self.advertise = Advertise(self.spine, self.caller, self.herald, self.pulse, rng, drain_limit_s=60)
         self.watch = Watch(self.spine, self.pulse)
-        self.drain = Drain(self.spine, self.pull, self.report, self.coordinator)
+        self.drain = Drain(self.spine, self.pull, self.deliver, self.coordinator)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Rig:
-        self.herald.owes(await self.report.recall())
+        self.herald.owes(await self.deliver.recall())
         loops = [
             self.advertise.run(),
             self.pull.run(["main"]),
@@ -302,6 +318,7 @@ class Rig:
             self.stream.run(),
             self.prove.run(),
             self.report.run(),
+            self.deliver.run(),
             self.watch.run(),
         ]
         self._tasks = [asyncio.create_task(loop) for loop in loops]
@@ -337,10 +354,17 @@ class Rig:
                 await asyncio.sleep(0)
 
     def opened(self, result: wire.Result) -> wire.ResultBody:
-        """A result's body, once the node's signature was verified."""
-        raw = open_signed(wire.Role.RESULT, result.signed, self.identity.public_key, verify)
+        """The body of a result's only delivery, once the node's signature was verified."""
+        (delivery,) = result.deliveries
+        raw = open_signed(wire.Role.RESULT, delivery.signed, self.identity.public_key, verify)
         return msgspec.json.decode(raw, type=wire.ResultBody)
 
 
 def crash(reason: Reason = Reason.ENGINE_CRASHED) -> EngineError:
     return EngineError(reason, "the engine died: Illegal instruction")
+
+
+def confirmed(message: wire.Start, *, ok: bool = True, lease_ms: int = 40_000, detail: str = "") -> wire.StartAck:
+    """The same answer to every key."""
+    leases = (wire.Confirmed(key=key, ok=ok, lease_ms=lease_ms, detail=detail) for key in message.keys)
+    return wire.StartAck(leases=tuple(leases))

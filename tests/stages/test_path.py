@@ -18,7 +18,7 @@ from agent.core.proof.signed import seal
 from agent.edges.signing import KeyPair
 from agent.ports import OutboxRow
 from tests import builders
-from tests.stages.rig import Rig, crash
+from tests.stages.rig import Rig, confirmed, crash
 
 
 async def test_a_task_is_computed_committed_to_and_receipted() -> None:
@@ -29,21 +29,21 @@ async def test_a_task_is_computed_committed_to_and_receipted() -> None:
         await rig.until(lambda: rig.outbox.ledger)
         body = rig.opened(result)
         assert (body.outcome, body.reason) == (Outcome.SUCCEEDED, Reason.COMPLETED)
-        assert msgspec.json.decode(result.output)["text"] == "red, green"
-        assert hashlib.sha256(result.output.encode()).hexdigest() == body.output_sha256
+        assert msgspec.json.decode(result.deliveries[0].output)["text"] == "red, green"
+        assert hashlib.sha256(result.deliveries[0].output.encode()).hexdigest() == body.output_sha256
         assert body.commitment is not None
         header = read_commitment(body.commitment, rig.identity.public_key)
         check_against_offer(header, offer)
         assert header.output_sha256 == body.output_sha256
         assert list(rig.transcripts.kept) == [offer.key]
         assert rig.outbox.rows == {}
-        assert rig.report.earned_micros == 250
+        assert rig.deliver.earned_micros == 250
         assert rig.node.attempts == {}
 
 
 async def test_nothing_runs_before_the_start_is_confirmed() -> None:
     async with Rig() as rig:
-        rig.coordinator.answers[wire.Start] = lambda m: wire.StartAck(key=m.key, ok=False, detail="leased again")
+        rig.coordinator.answers[wire.Start] = lambda m: confirmed(m, ok=False, detail="leased again")
         rig.coordinator.offer(builders.offer())
         await rig.until(lambda: rig.node.closed)
         assert rig.engine.started == 0
@@ -81,7 +81,7 @@ async def test_offers_that_the_pinned_coordinator_did_not_sign_are_not_acted_on(
         await rig.pass_time(60.0)
         await rig.until(lambda: rig.outbox.ledger)
         assert rig.engine.started == 1
-        assert [start.key.task_id for start in rig.coordinator.sent(wire.Start)] == ["good"]
+        assert [key.task_id for start in rig.coordinator.sent(wire.Start) for key in start.keys] == ["good"]
 
 
 async def test_an_offer_that_does_not_fit_is_declined_before_it_starts() -> None:
@@ -160,7 +160,7 @@ async def test_a_partitioned_node_stops_its_own_work_before_the_lease_ends() -> 
     async with Rig() as rig:
         rig.engine.go.clear()
         rig.coordinator.offer(builders.offer(lease_ms=20_000))
-        rig.coordinator.answers[wire.Start] = lambda m: wire.StartAck(key=m.key, ok=True, lease_ms=20_000)
+        rig.coordinator.answers[wire.Start] = lambda m: confirmed(m, lease_ms=20_000)
         await rig.engine.began.wait()
         rig.coordinator.down = True
         await rig.pass_time(17.5)
@@ -204,8 +204,8 @@ async def test_a_receipt_that_the_coordinator_did_not_sign_settles_nothing() -> 
     async with Rig() as rig:
         stranger = KeyPair.generate()
         wrong = [
-            lambda m: wire.Receipt(signed=rig.coordinator.receipt(m.signed, stranger)),
-            lambda m: wire.Receipt(signed=rig.coordinator.receipt(m.signed, idem_key="another")),
+            lambda m: rig.coordinator.receipts(m, stranger),
+            lambda m: rig.coordinator.receipts(m, idem_key="another"),
         ]
         for number, answer in enumerate(wrong, start=1):
             rig.coordinator.answers[wire.Result] = answer
@@ -220,7 +220,7 @@ async def test_a_receipt_that_the_coordinator_did_not_sign_settles_nothing() -> 
 
 async def test_a_receipt_for_other_bytes_than_were_sent_settles_nothing() -> None:
     async with Rig() as rig:
-        lie = lambda m: wire.Receipt(signed=rig.coordinator.receipt(m.signed, result_sha256="00" * 32))  # noqa: E731
+        lie = lambda m: rig.coordinator.receipts(m, result_sha256="00" * 32)  # noqa: E731
         rig.coordinator.answers[wire.Result] = lie
         rig.coordinator.offer(builders.offer())
         await rig.coordinator.saw(wire.Result)
@@ -279,8 +279,9 @@ async def test_a_large_output_goes_up_as_a_blob_first() -> None:
         rig.engine.words = ["x" * 1000] * 200
         rig.coordinator.offer(builders.offer())
         result = await rig.coordinator.saw(wire.Result)
-        assert result.output is None
-        assert hashlib.sha256(rig.coordinator.blobs[result.blob]).hexdigest() == rig.opened(result).output_sha256
+        (delivery,) = result.deliveries
+        assert delivery.output is None
+        assert hashlib.sha256(rig.coordinator.blobs[delivery.blob]).hexdigest() == rig.opened(result).output_sha256
 
 
 async def test_results_of_an_earlier_life_are_told_in_the_hello_and_delivered() -> None:
@@ -291,7 +292,7 @@ async def test_results_of_an_earlier_life_are_told_in_the_hello_and_delivered() 
         await first.until(lambda: first.outbox.rows)
     second = Rig()
     second.outbox = first.outbox
-    second.report._outbox = first.outbox
+    second.deliver._outbox = first.outbox
     second.identity.coordinator_key = second.coordinator.keys.public_key
     async with second:
         assert second.herald.hello("00").unsent == (builders.offer().key,)
@@ -410,7 +411,7 @@ async def test_one_open_gate_never_hides_another_that_is_still_shut() -> None:
         rig.transcripts.fails = full
         rig.coordinator.offer(builders.offer("waits"))
         await rig.until(rig.node.gates)
-        rig.report._storage.works(builders.offer("other").key)
+        rig.deliver._storage.works(builders.offer("other").key)
         assert [gate.reason for gate in rig.node.gates()] == [Reason.STORAGE_FULL]
         rig.transcripts.fails = None
         await rig.pass_time(6.0)
@@ -434,13 +435,12 @@ async def test_nothing_new_is_taken_while_a_thousand_results_wait_for_receipts()
         for number in range(999):
             key, idem_key, signed = builders.offer(f"t{number}").key, str(number), builders.signed()
             rig.outbox.rows[idem_key] = OutboxRow(key=key, idem_key=idem_key, offer=signed, result=signed, output=None)
-            rig.report.unsent[idem_key] = key
+            rig.deliver.unsent[idem_key] = key
         rig.coordinator.offer(builders.offer())
         await rig.until(rig.node.gates)
         assert [gate.reason for gate in rig.node.gates()] == [Reason.OUTBOX_BACKLOG]
         rig.outbox.rows.clear()
-        rig.report.unsent.clear()
-        await rig.pass_time(3.0)
+        await rig.pass_time(70.0, step_s=1.0)
         await rig.until(lambda: not rig.node.gates())
 
 
@@ -492,7 +492,7 @@ async def test_results_that_are_refused_for_good_hold_up_no_newer_one() -> None:
     for number in range(600):
         await rig.outbox.put(_earlier(f"t{number}"))
     async with rig:
-        await rig.coordinator.saw(wire.Result, 600)
+        await rig.coordinator.saw(wire.Result, 600 + 19)  # 19 messages of up to 32, then each by itself
         del rig.coordinator.answers[wire.Result]
         rig.coordinator.offer(builders.offer("newer"))
         await rig.until(lambda: list(rig.outbox.ledger) == [builders.offer("newer").idem_key])
@@ -519,4 +519,58 @@ async def test_a_result_that_the_outbox_lost_with_its_file_gives_its_lease_up() 
         rig.outbox.rows.clear()
         await rig.pass_time(40)
         await rig.until(lambda: not rig.node.held())
-        assert rig.report.unsent == {}
+        assert rig.deliver.unsent == {}
+
+
+async def test_what_ends_together_is_signed_once_started_in_one_message_and_delivered_in_one() -> None:
+    async with Rig(slots=8) as rig:
+        rig.engine.go.clear()
+        names = [f"t{number}" for number in range(8)]
+        rig.coordinator.offer_together(*map(builders.offer, names))
+        await rig.until(lambda: rig.engine.started == 8)
+        assert [len(start.keys) for start in rig.coordinator.sent(wire.Start)] == [8]
+        rig.engine.go.set()
+        await rig.until(lambda: len(rig.outbox.ledger) == 8)
+        sent = [it for message in rig.coordinator.sent(wire.Result) for it in message.deliveries]
+        assert sorted(body.task_id for body in rig.coordinator.results()) == names
+        assert len({it.signed.signature for it in sent}) < 8
+
+
+async def test_a_delivery_that_is_refused_leaves_those_beside_it_settled() -> None:
+    def refuses_one(message: wire.Result) -> wire.Receipt:
+        answers = rig.coordinator.receipts(message).answers
+        refusal = wire.Answer(refusal=wire.Refusal(code=wire.RefusalCode.TOO_LARGE, message="too large"))
+        bad = ["bad" in it.signed.payload for it in message.deliveries]
+        return wire.Receipt(answers=tuple(refusal if it else fine for it, fine in zip(bad, answers, strict=True)))
+
+    async with Rig(slots=3) as rig:
+        rig.coordinator.answers[wire.Result] = refuses_one
+        rig.coordinator.offer_together(*map(builders.offer, ["good-1", "bad", "good-2"]))
+        await rig.until(lambda: len(rig.outbox.ledger) == 2)
+        await rig.until(lambda: not rig.node.held())
+        assert list(rig.outbox.rows) == [builders.offer("bad").idem_key]
+
+
+async def test_answers_that_are_not_one_for_each_delivery_settle_nothing() -> None:
+    async with Rig() as rig:
+        rig.coordinator.answers[wire.Result] = lambda _: wire.Receipt(answers=())
+        rig.coordinator.offer(builders.offer())
+        await rig.coordinator.saw(wire.Result)
+        await rig.until(lambda: rig.deliver.unsent)
+        assert not rig.outbox.ledger
+        del rig.coordinator.answers[wire.Result]
+        await rig.pass_time(3.0)
+        await rig.until(lambda: rig.outbox.ledger)
+
+
+async def test_a_message_that_one_delivery_spoils_is_sent_again_in_parts() -> None:
+    def chokes(message: wire.Result) -> wire.Receipt:
+        if any("bad" in it.signed.payload for it in message.deliveries):
+            raise LinkError(LinkFault.REFUSED, "what is this", code=wire.RefusalCode.BAD_MESSAGE)
+        return rig.coordinator.receipts(message)
+
+    async with Rig(slots=3) as rig:
+        rig.coordinator.answers[wire.Result] = chokes
+        rig.coordinator.offer_together(*map(builders.offer, ["good-1", "bad", "good-2"]))
+        await rig.until(lambda: len(rig.outbox.ledger) == 2)
+        assert list(rig.outbox.rows) == [builders.offer("bad").idem_key]

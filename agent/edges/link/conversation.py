@@ -12,7 +12,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType
 from agent.core import wire
 from agent.core.errors import LinkError
 from agent.core.text import plain
-from agent.edges.link.faults import MAX_DETAIL, again, broken, classified, refused, unreachable
+from agent.edges.link.faults import MAX_DETAIL, broken, classified, refused, unreachable
 from agent.edges.link.limits import LinkLimits
 from agent.edges.link.session import Session, checked, packed
 from agent.edges.link.tls import Endpoint
@@ -122,12 +122,12 @@ class Conversation:
                 await self._send(raw)
                 outcome = await waiter
         if isinstance(outcome, LinkError):
-            raise again(outcome) from outcome
+            raise outcome.again() from outcome
         return outcome
 
     async def _send(self, raw: bytes) -> None:
         if self.fault is not None:
-            raise again(self.fault) from self.fault
+            raise self.fault.again() from self.fault
         try:
             with classified(self._endpoint, "send"):
                 await self._frames.send(raw)

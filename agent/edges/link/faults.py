@@ -57,13 +57,6 @@ def broken(endpoint: Endpoint, what: str) -> LinkError:
     return LinkError(LinkFault.BROKEN, f"{endpoint.name} does not speak this protocol: {what}", remedy=PEER_REMEDY)
 
 
-def again(error: LinkError) -> LinkError:
-    """The same failure for one more waiter: an exception that is shared would collect everybody's traceback."""
-    return LinkError(
-        error.fault, error.message, code=error.code, retry_after_s=error.retry_after_s, remedy=error.remedy
-    )
-
-
 def closed() -> LinkError:
     """Our side closed the link."""
     return LinkError(LinkFault.CLOSED, "the link to the coordinator is closed")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.errors import ProofError
-from agent.core.proof.merkle import leaf_hash, path, root, verify_path
+from agent.core.proof.merkle import leaf_hash, path, root, root_and_paths, verify_path
 
 COUNTS = st.integers(1, 70)
 
@@ -68,3 +68,11 @@ def test_an_absurd_count_costs_nothing():
 def test_there_is_no_path_to_a_leaf_that_is_not_there():
     with pytest.raises(IndexError):
         path(hashes_of(3), 3)
+
+
+@given(st.integers(0, 70))
+def test_all_paths_at_once_are_those_of_each(count: int):
+    hashes = hashes_of(count)
+    top, paths = root_and_paths(hashes)
+    assert top == root(hashes)
+    assert [tuple(siblings) for siblings in paths] == [path(hashes, index) for index in range(count)]

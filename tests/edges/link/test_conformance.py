@@ -17,7 +17,13 @@ from tests.fakes.mind import KEY, SIGNED, HangUp, Raw, Silence, TestNode
 
 BEAT = wire.Beat(held=(KEY,), state="active")
 PULL = wire.Pull(credits=(wire.Credit(pool="cpu", model_digest="sha256:" + "0" * 64, count=1),), wait_s=0)
-RESULT = wire.Result(signed=SIGNED, output="forty-two")
+
+
+def result(output: str) -> wire.Result:
+    return wire.Result(deliveries=(wire.Delivery(signed=SIGNED, output=output),))
+
+
+RESULT = result("forty-two")
 CHUNK = wire.Chunk(key=KEY, index=0, text="forty", tokens=1)
 
 
@@ -110,9 +116,9 @@ async def test_the_clock_offset_is_learnt_from_the_welcome(peer: Peer) -> None:
     [
         (BEAT, wire.BeatAck(lease_ms=40_000, beat_s=10, renewed=(KEY,))),
         (PULL, wire.Offers(offers=(SIGNED,))),
-        (wire.Start(key=KEY), wire.StartAck(key=KEY, ok=True, lease_ms=40_000)),
+        (wire.Start(keys=(KEY,)), wire.StartAck(leases=(wire.Confirmed(key=KEY, ok=True, lease_ms=40_000),))),
         (wire.Decline(key=KEY, reason=Reason.DRAINING), wire.Ack()),
-        (RESULT, wire.Receipt(signed=SIGNED)),
+        (RESULT, wire.Receipt(answers=(wire.Answer(signed=SIGNED),))),
         (wire.Bye(reason="update"), wire.Ack()),
     ],
     ids=lambda value: type(value).__name__,
@@ -126,7 +132,7 @@ async def test_each_message_arrives_whole_and_gets_its_reply(
 
 
 async def test_text_of_every_script_survives(peer: Peer) -> None:
-    words = wire.Result(signed=SIGNED, output='Grüße, 世界 🦙 \u0000 \u2028 \\ " </script>')
+    words = result('Grüße, 世界 🦙 \u0000 \u2028 \\ " </script>')
     await peer.link().call(words)
     assert peer.mind.frames[0].msg == words
 
@@ -166,8 +172,8 @@ async def test_a_blob_arrives_whole(peer: Peer) -> None:
 async def test_parallel_calls_get_their_own_replies(peer: Peer) -> None:
     keys = [wire.LeaseKey(task_id=f"t{number}", attempt=1, fence=number) for number in range(60)]
     link = peer.link()
-    replies = await asyncio.gather(*(link.call(wire.Start(key=key)) for key in keys))
-    assert [reply.key for reply in replies if isinstance(reply, wire.StartAck)] == keys
+    replies = await asyncio.gather(*(link.call(wire.Start(keys=(key,))) for key in keys))
+    assert [reply.leases[0].key for reply in replies if isinstance(reply, wire.StartAck)] == keys
 
 
 async def test_a_beat_does_not_wait_for_a_pull(peer: Peer) -> None:
@@ -255,14 +261,14 @@ async def test_a_replayed_number_is_refused_by_the_coordinator(peer: Peer) -> No
 async def test_a_message_over_the_limit_is_never_sent(peer: Peer) -> None:
     link = peer.link()
     await link.call(BEAT)
-    error = await fault_of(link.call(wire.Result(signed=SIGNED, output="x" * wire.MAX_MESSAGE_BYTES)))
+    error = await fault_of(link.call(result("x" * wire.MAX_MESSAGE_BYTES)))
     assert error.code is RefusalCode.TOO_LARGE
     assert len(peer.mind.frames) == 1
 
 
 async def test_a_message_as_large_as_the_limit_goes_through(peer: Peer) -> None:
-    empty = len(wire.encode(wire.UpFrame(seq=1, msg=wire.Result(signed=SIGNED, output=""))))
-    await peer.link().call(wire.Result(signed=SIGNED, output="x" * (wire.MAX_MESSAGE_BYTES - empty)))
+    empty = len(wire.encode(wire.UpFrame(seq=1, msg=result(""))))
+    await peer.link().call(result("x" * (wire.MAX_MESSAGE_BYTES - empty)))
     assert len(peer.mind.frames) == 1
 
 

@@ -72,8 +72,8 @@ class Scene:
         await self.submit()
         offer = await self.pull()
         assert offer is not None
-        reply = await self.link.call(wire.Start(key=offer.key))
-        assert reply == wire.StartAck(key=offer.key, ok=True, lease_ms=40_000)
+        reply = await self.link.call(wire.Start(keys=(offer.key,)))
+        assert reply == wire.StartAck(leases=(wire.Confirmed(key=offer.key, ok=True, lease_ms=40_000),))
         return offer
 
     def failure(self, offer: wire.OfferBody) -> wire.Result:
@@ -87,11 +87,14 @@ class Scene:
             reason=Reason.ENGINE_CRASHED,
         )
         keys = self.node.keys
-        return wire.Result(signed=seal(wire.Role.RESULT, wire.encode(body), keys.public_key, keys.sign))
+        signed = seal(wire.Role.RESULT, wire.encode(body), keys.public_key, keys.sign)
+        return wire.Result(deliveries=(wire.Delivery(signed=signed),))
 
     def receipt(self, reply: wire.DownMessage) -> wire.ReceiptBody:
         assert isinstance(reply, wire.Receipt)
-        payload = open_signed(wire.Role.RECEIPT, reply.signed, self.coordinator.public_key, verify)
+        (answer,) = reply.answers
+        assert answer.signed is not None
+        payload = open_signed(wire.Role.RECEIPT, answer.signed, self.coordinator.public_key, verify)
         return msgspec.json.decode(payload, type=wire.ReceiptBody)
 
 
@@ -148,9 +151,9 @@ async def test_a_declined_offer_is_acknowledged(scene: Scene) -> None:
 
 async def test_a_lease_that_is_not_ours_is_neither_started_nor_renewed(scene: Scene) -> None:
     key = wire.LeaseKey(task_id="t-nobody", attempt=1, fence=1)
-    started = await scene.link.call(wire.Start(key=key))
+    started = await scene.link.call(wire.Start(keys=(key,)))
     assert isinstance(started, wire.StartAck)
-    assert not started.ok
+    assert [lease.ok for lease in started.leases] == [False]
     beat = await scene.link.call(wire.Beat(held=(key,)))
     assert isinstance(beat, wire.BeatAck)
     assert beat.lost == (key,)
@@ -196,10 +199,11 @@ async def test_parallel_messages_are_all_answered(scene: Scene) -> None:
 
 async def test_the_largest_message_goes_through(scene: Scene) -> None:
     offer = await scene.started()
-    result = msgspec.structs.replace(scene.failure(offer), output="")
-    empty = len(wire.encode(wire.UpFrame(seq=9, msg=result)))
-    full = msgspec.structs.replace(result, output="x" * (wire.MAX_MESSAGE_BYTES - empty))
-    assert isinstance(await outcome(scene.link, full), wire.Receipt | wire.RefusalCode)
+    (delivery,) = scene.failure(offer).deliveries
+    with_output = lambda text: wire.Result(deliveries=(msgspec.structs.replace(delivery, output=text),))  # noqa: E731
+    empty = len(wire.encode(wire.UpFrame(seq=9, msg=with_output(""))))
+    full = with_output("x" * (wire.MAX_MESSAGE_BYTES - empty))
+    assert isinstance(await outcome(scene.link, full), wire.Receipt)
     assert len(scene.node.welcomes) == 1  # judged as a message; the stream did not break over it
 
 
