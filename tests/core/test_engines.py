@@ -49,14 +49,11 @@ def test_a_chat_whose_prompt_tokens_are_known_is_sent_as_them() -> None:
     sampling = Sampling(seed=7, temperature_micros=700_000, min_p_micros=50_000, stop=("\n",))
     request = build_request(PROFILES["llama-server"], "tiny", task(sampling=sampling), 40, (1, 300, 7))
     assert request.path == "/v1/completions"
-    assert (
-        request.body
-        == (
-            '{"cache_prompt":false,"logprobs":40,"max_tokens":16,"min_keep":2,"min_p":0.05,"model":"tiny",'
-            '"prompt":[1,300,7],"samplers":["top_k","top_p","min_p","temperature"],"seed":7,'
-            '"stop":["\\n"],"stream":true,"stream_options":{"include_usage":true},"temperature":0.7,'
-            '"timings_per_token":true,"top_k":40,"top_p":0.95}'
-        ).encode()
+    assert request.body == (
+        b'{"cache_prompt":false,"logprobs":40,"max_tokens":16,"min_keep":2,"min_p":0.05,"model":"tiny",'
+        b'"prompt":[1,300,7],"samplers":["top_k","top_p","min_p","temperature"],"seed":7,'
+        b'"stop":["\\n"],"stream":true,"stream_options":{"include_usage":true},"temperature":0.7,'
+        b'"timings_per_token":true,"top_k":40,"top_p":0.95}'
     )
 
 
