@@ -27,7 +27,7 @@ def some_f32(chance: random.Random) -> float:
     """Any 32 bits that are a number, infinities too."""
     while True:
         [value] = struct.unpack("<f", chance.randbytes(4))
-        if value == value:  # noqa: PLR0124  (only NaN differs from itself)
+        if value == value:
             return value
 
 
