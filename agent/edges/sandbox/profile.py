@@ -38,8 +38,10 @@ class Stage:
     namespace of its own; the second, unprivileged, finds them there. The mounts end with the sandbox.
 
     The first one also makes a pid namespace: root without capabilities, which its monitor is, may not signal another
-    user, not even at its death, but when the first process of a pid namespace dies, the kernel kills all in it. The
-    second looks itself up in /proc by number, so it needs that namespace's. The first one's `--proc` would cover parts
+    user, not even at its death, but when the first process of a pid namespace dies, the kernel kills all in it. That
+    first process is unshare(1), which ends when the second bubblewrap does, whatever that leaves behind: bubblewrap's
+    own would wait for a sandbox whose builder died, of a broken pipe say because the agent was killed. The second
+    looks itself up in /proc by number, so it needs that namespace's. The first one's `--proc` would cover parts
     of it, and then the kernel lets nobody without privileges mount another; unshare(1) mounts a whole one.
     """
 
@@ -53,12 +55,12 @@ class Stage:
 
     def command(self, bwrap: Path, tools: Tools, user_id: int) -> list[str]:
         """The words to put before the inner command."""
-        words = [str(bwrap), "--unshare-pid", "--die-with-parent"]
+        words = [str(bwrap), "--unshare-pid", "--as-pid-1", "--die-with-parent"]
         words += ["--dev-bind", "/", "/", "--perms", "0755", "--tmpfs", TMP]
         for number, (option, source) in enumerate(self._binds):
             words += [option, str(source), f"{TMP}/{number}"]
-        words += ["--remount-ro", TMP, "--", str(tools.unshare), "--mount-proc", "--", str(tools.setpriv)]
-        words += ["--reuid", str(user_id), "--regid", str(user_id), "--clear-groups"]
+        words += ["--remount-ro", TMP, "--", str(tools.unshare), "--mount-proc", "--fork", "--"]
+        words += [str(tools.setpriv), "--reuid", str(user_id), "--regid", str(user_id), "--clear-groups"]
         return [*words, "--bounding-set=-all", "--inh-caps=-all", "--"]
 
 
