@@ -72,7 +72,7 @@ class GpuSample(Value):
 
 
 class GpuCondition(Value):
-    """Readings of the 10 s tier: wear, links and slow counters. Counters start with the driver unless said otherwise."""
+    """Readings of the 10 s tier: wear, links, counters. These start with the driver unless said otherwise."""
 
     energy_mj: int | None = None
     power_throttled_ns: int | None = None
@@ -282,7 +282,9 @@ def _on_bus(gpu: Gpu, here: Mapping[str, PciGpu], seen: Collection[str]) -> Gpu:
     if address in here and here[address].answers:
         return gpu
     if address in here:
-        detail = f"The GPU no longer answers on the PCI bus ({address}). Reboot; if it comes back, check power and seating"
+        detail = (
+            f"The GPU no longer answers on the PCI bus ({address}). Reboot; if it comes back, check power and seating"
+        )
     elif address and address in seen:
         detail = f"The GPU is gone from the PCI bus ({address}). Check its power and seating, then reboot"
     else:
