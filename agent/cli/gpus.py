@@ -147,11 +147,15 @@ def _faults(report: GpuReport) -> Iterator[str]:
 
 
 def _reasons(report: GpuReport) -> Iterator[str]:
-    """One line per reason: which fields, on which GPUs."""
+    """One line per reason: which fields, on which GPUs. What the table has no column for is told in JSON alone."""
+    from agent.core.gpu import GpuCondition
+
     found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for gpu in report.gpus:
         by_reason: dict[str, list[str]] = {}
         for field, reason in gpu.absent.items():
+            if field in GpuCondition.__struct_fields__:
+                continue
             by_reason.setdefault(reason, []).append(field)
         for reason, fields in by_reason.items():
             found.setdefault((reason, tuple(fields)), []).append(str(gpu.index))

@@ -72,7 +72,7 @@ class GpuSample(Value):
 
 
 class GpuCondition(Value):
-    """Readings of the 10 s tier: wear, links and slow counters. Counters start with the driver unless said otherwise."""
+    """Readings of the 10 s tier: wear, links, counters. These start with the driver unless said otherwise."""
 
     energy_mj: int | None = None
     power_throttled_ns: int | None = None

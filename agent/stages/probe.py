@@ -10,7 +10,7 @@ import structlog
 
 from agent.core import events as ev
 from agent.core.fingerprint import Fingerprint, Model, SandboxFacts
-from agent.core.gpu import Gpu, GpuReport, GpuSample
+from agent.core.gpu import GpuReport, still
 from agent.core.watchdog import Pulse
 from agent.ports import EnginePool, GpuProbe, HostProbe
 from agent.stages.herald import Herald
@@ -26,7 +26,7 @@ def fingerprint(
         hostname=facts.hostname,
         cpu=facts.cpu,
         memory_bytes=facts.memory_bytes,
-        gpus=tuple(_still(gpu) for gpu in report.gpus),
+        gpus=tuple(still(gpu) for gpu in report.gpus),
         gpu_note=report.detail,
         pools=tuple(pool.facts for pool in pools),
         models=models,
@@ -34,11 +34,6 @@ def fingerprint(
         versions=msgspec.structs.replace(facts.versions, driver=report.driver, cuda=report.cuda),
         boot_id=facts.boot_id,
     )
-
-
-def _still(gpu: Gpu) -> Gpu:
-    lasting = {name: reason for name, reason in gpu.absent.items() if name not in GpuSample.__struct_fields__}
-    return msgspec.structs.replace(gpu, sample=GpuSample(), absent=lasting)
 
 
 class Probe:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,6 +74,18 @@ def test_a_key_is_never_saved_over_another(tmp_path: Path):
         KeyPair.generate().save(tmp_path / "key")
     assert KeyPair.load(tmp_path / "key").public_key == first.public_key
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_key_is_written_as_others_write_it_and_read_however_pem_is_spelled():
+    keys = KeyPair.generate()
+    pem = keys.to_pem()
+    others = load_pem_private_key(pem, password=None)
+    assert others.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) == pem
+    for spelled in (pem.replace(b"\n", b"\r\n"), b"a comment\n" + pem, pem[:-1]):
+        assert KeyPair.from_pem(spelled).public_key == keys.public_key
+    for broken in (pem[:60], pem.replace(b"MC4CAQ", b"MC4CAg"), pem.replace(b"PRIVATE", b"PUBLIC"), b""):
+        with pytest.raises(ValueError, match="not an"):
+            KeyPair.from_pem(broken)
 
 
 def test_another_kind_of_key_is_refused():

@@ -66,6 +66,8 @@ def check_leaves(leaves: Sequence[bytes], commitment: Commitment) -> tuple[Leaf,
 
 def _check_shape(leaves: Sequence[Leaf]) -> None:
     """Where leaves begin and end is not the node's choice: full ones, but for the last of a run of one kind."""
+    if not leaves:
+        raise ProofError("transcript_leaves", "there is no end leaf")
     for index, leaf in enumerate(leaves):
         if leaf.index != index or (leaf.kind is LeafKind.END) != (index == len(leaves) - 1):
             raise ProofError("transcript_leaves", f"leaf {index} is out of place")

@@ -18,6 +18,7 @@ from agent.core.errors import EngineError
 from agent.core.fingerprint import Pool
 from agent.core.model import Reason, TaskKind, TaskSpec, Value
 from agent.edges.engines.openai import OpenAIClient, Patience
+from agent.edges.link.tls import client_context
 from agent.ports import Clock, EngineOutput
 
 _UNIX = "unix:"
@@ -180,7 +181,8 @@ class ExternalPool:
             # A POST that meets the closing of an idle connection cannot be repeated: so none is kept.
             if on_socket:
                 return aiohttp.UnixConnector(path, limit=0, force_close=True)
-            return aiohttp.TCPConnector(limit=0, force_close=True)
+            tls = client_context() if settings.url.startswith("https:") else True
+            return aiohttp.TCPConnector(limit=0, force_close=True, ssl=tls)
 
         return OpenAIClient(
             settings.profile,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 
 import aiohttp
 
@@ -25,11 +25,8 @@ from agent.core.model import (
     TaskSpec,
     Value,
 )
-from agent.core.text import cause, plain
+from agent.edges.engines.http import EngineHttp, classified
 from agent.ports import EngineOutput, Finished, Piece, Vectors
-
-_MAX_REPLY_BYTES = 4 << 20
-"""Bound on short replies. A prompt of 128 Ki tokens as JSON numbers is about 1 MiB."""
 
 _PROMPTS_KEPT = 64
 """Prompts tokenized by `check` whose generation has not begun yet."""
@@ -63,22 +60,21 @@ class OpenAIClient:
     ) -> None:
         self.profile = profile
         self.model = model
-        self._base = base_url.rstrip("/")
         self._top = top_logprobs
         self._patience = patience or Patience()
         self._prompts: dict[TaskInput, tuple[int, ...]] = {}
-        # The slots of the pool bound how many connections there are. No proxies, no cookies, no redirects.
-        self._session = aiohttp.ClientSession(
-            connector=connector(),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._patience.connect_s),
-            auto_decompress=False,
+        # The slots of the pool bound how many connections there are.
+        self._http = EngineHttp(
+            base_url,
+            connector,
+            api_key=api_key,
+            connect_s=self._patience.connect_s,
+            reply_s=self._patience.reply_s,
         )
 
     async def close(self) -> None:
         """Drops every connection; the engine stops what it does for us."""
-        await self._session.close()
+        await self._http.close()
 
     async def check(self, task: TaskSpec, context_tokens: int) -> None:
         """Raises EngineError with the reason to decline for, as far as this engine tells: see ports.EnginePool."""
@@ -99,7 +95,7 @@ class OpenAIClient:
         """Pieces or Vectors, then Finished. Raises EngineError. Closing it stops the engine's work on this task."""
         if isinstance(task.input, EmbeddingInput):
             request = engines.build_request(self.profile, self.model, task, self._top)
-            reply = await self._exchange(
+            reply = await self._http.exchange(
                 request.path, request.body, self._patience.first_token_s, request.max_answer_bytes
             )
             rows, usage = engine_replies.embeddings(reply, len(task.input.texts))
@@ -132,7 +128,7 @@ class OpenAIClient:
         """Payloads of the event stream, until it ends."""
         reader = SseReader(max_line_bytes=request.max_line_bytes, max_total_bytes=request.max_answer_bytes)
         patience = self._patience.first_token_s
-        async with self._response("POST", request.path, request.body, patience) as response:
+        async with self._http.response("POST", request.path, request.body, patience) as response:
             if response.content_type != "text/event-stream":
                 raise garbage(f"it is {response.content_type}, not an event stream")
             # Comments keep a connection open without a token, so only events push the deadline out.
@@ -145,7 +141,7 @@ class OpenAIClient:
                 yield payload
 
     async def _read(self, response: aiohttp.ClientResponse, deadline: float) -> bytes:
-        with _classified():
+        with classified():
             try:
                 async with asyncio.timeout_at(deadline):
                     return await response.content.readany()
@@ -162,20 +158,20 @@ class OpenAIClient:
             return ()
         match given:
             case ChatInput():
-                body = await self._exchange("/apply-template", engines.template_request(given))
+                body = await self._http.exchange("/apply-template", engines.template_request(given))
                 prompt = engine_replies.prompt_text(body)
             case CompletionInput():
                 prompt = given.prompt
             case _:
                 return ()
-        return engine_replies.token_ids(await self._exchange("/tokenize", engines.tokenize_request(prompt)))
+        return engine_replies.token_ids(await self._http.exchange("/tokenize", engines.tokenize_request(prompt)))
 
     # ------------------------------------------------------------------ readiness
 
     async def healthy(self, deadline_s: float) -> bool:
         """Whether the readiness path answers 200 in time. Never raises."""
         try:
-            await self._exchange(self.profile.ready_path, None, deadline_s)
+            await self._http.exchange(self.profile.ready_path, None, deadline_s)
         except EngineError:
             return False
         return True
@@ -197,14 +193,14 @@ class OpenAIClient:
         """Names on `/v1/models`; empty where the engine has no such list. Raises EngineError."""
         if not self.profile.lists_models:
             return ()
-        return engine_replies.served_models(await self._exchange("/v1/models", None))
+        return engine_replies.served_models(await self._http.exchange("/v1/models", None))
 
     async def version(self) -> str:
         """The engine's version for people; empty when it does not tell. Never raises."""
         if not self.profile.version_path:
             return ""
         try:
-            return engine_replies.version(self.profile, await self._exchange(self.profile.version_path, None))
+            return engine_replies.version(self.profile, await self._http.exchange(self.profile.version_path, None))
         except EngineError:
             return ""
 
@@ -212,78 +208,8 @@ class OpenAIClient:
         """Context of one slot in tokens as llama-server has it; 0 elsewhere. Raises EngineError."""
         if not self.profile.tokenizes:
             return 0
-        return engine_replies.slot_context(await self._exchange("/props", None))
-
-    # ------------------------------------------------------------------ HTTP
-
-    async def _exchange(
-        self, path: str, body: bytes | None, deadline_s: float | None = None, limit: int = _MAX_REPLY_BYTES
-    ) -> bytes:
-        """POST `body`, or GET; the whole reply. Raises EngineError."""
-        async with self._response("GET" if body is None else "POST", path, body, deadline_s) as response:
-            reply = await _read_up_to(response, limit + 1, deadline_s or self._patience.reply_s)
-        if len(reply) > limit:
-            raise garbage(f"the reply to {path} is longer than {limit} bytes")
-        return reply
-
-    @contextlib.asynccontextmanager
-    async def _response(
-        self, method: str, path: str, body: bytes | None, deadline_s: float | None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A 200 response; anything else raises EngineError. Leaving it unread closes the connection."""
-        headers = {"Content-Type": "application/json"} if body is not None else {}
-        response: aiohttp.ClientResponse | None = None
-        with _classified():
-            async with asyncio.timeout(deadline_s or self._patience.reply_s):
-                response = await self._session.request(
-                    method, self._base + path, data=body, headers=headers, allow_redirects=False
-                )
-                if response.status != 200:
-                    reply = await _read_up_to(response, 64 << 10, self._patience.reply_s)
-                    response.close()
-                    raise _refusal(response.status, path, engine_replies.error_words(reply))
-        try:
-            yield response
-        finally:
-            response.close()
-
-
-async def _read_up_to(response: aiohttp.ClientResponse, limit: int, deadline_s: float) -> bytes:
-    """At most about `limit` bytes of the body. Raises EngineError."""
-    reply = bytearray()
-    with _classified():
-        async with asyncio.timeout(deadline_s):
-            while len(reply) < limit and (received := await response.content.readany()):
-                reply += received
-    return bytes(reply)
+        return engine_replies.slot_context(await self._http.exchange("/props", None))
 
 
 def _piece(token: Token) -> Piece:
     return Piece(token.text, token.id, token.logprob, token.top_ids, token.top_logprobs)
-
-
-@contextlib.contextmanager
-def _classified() -> Iterator[None]:
-    """Turns what HTTP and sockets raise into EngineError, once."""
-    try:
-        yield
-    except TimeoutError as fault:
-        raise EngineError(Reason.ENGINE_UNAVAILABLE, "the engine did not answer in time") from fault
-    except aiohttp.ClientPayloadError as fault:
-        raise EngineError(Reason.ENGINE_UNAVAILABLE, "the engine broke off in the middle of its answer") from fault
-    except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as fault:
-        raise garbage(f"not HTTP as we know it ({plain(str(fault), 120)})") from fault
-    except (aiohttp.ClientError, OSError) as fault:
-        raise EngineError(
-            Reason.ENGINE_UNAVAILABLE, f"no connection to the engine: {plain(cause(fault), 200)}"
-        ) from fault
-
-
-def _refusal(status: int, path: str, words: str) -> EngineError:
-    """An error status: the request's fault, or the engine's."""
-    message = f"the engine answered {status} to {path}: {words or 'no reason given'}"
-    if status in (401, 403):
-        return EngineError(Reason.ENGINE_REFUSED, message, remedy="Check api_key_file of the pool")
-    if 400 <= status < 500 and status not in (408, 429):
-        return EngineError(Reason.ENGINE_REFUSED, message)
-    return EngineError(Reason.ENGINE_UNAVAILABLE, message)

@@ -1,4 +1,4 @@
-"""Every question the agent asks NVML, and how to believe the answer. The only importer of `pynvml`; see `worker`.
+"""How NVML is asked, and how an answer is believed. Only this file, `facts`, `readings` and `events` import `pynvml`.
 
 Pitfalls handled here, each seen in the field: an old driver raises NVMLLibraryMismatchError, which is no NVMLError;
 NVMLError cannot be hashed or compared with anything but its like; strings may not decode; success is no proof of
@@ -8,39 +8,27 @@ support, so that sentinels and impossible numbers count as absent; the index is 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pynvml
 
-from agent.core.gpu import GpuFault, MigSlice
+from agent.core.gpu import GpuFault
 from agent.edges.gpu import codes
 from agent.edges.gpu.pci import nvidia_devices
 from agent.edges.gpu.text import one_line
 
 T = TypeVar("T")
 Handle = Any
-Question = Callable[[Handle], object]
+Question = tuple[tuple[str, ...], Callable[[Handle], Mapping[str, object]]]
+"""The fields that one question answers, and how it is asked. An answer may be Absent for some of its fields."""
 
 _TRY_OTHER = frozenset({codes.NOT_SUPPORTED, codes.FUNCTION_NOT_FOUND, codes.ARGUMENT_VERSION_MISMATCH})
-_U32_NONE = 0xFFFFFFFF
-_U64_NONE = 0xFFFFFFFFFFFFFFFF
+U32_NONE = 0xFFFFFFFF
+U64_NONE = 0xFFFFFFFFFFFFFFFF
+"""What the driver writes for "not available" where it has no error for it."""
 _NO_TEXT = frozenset({"", "0", "n/a", "[n/a]", "unknown", "[unknown error]", "none"})
-
-# nvml.h: NVML_DEVICE_ARCH_*
-_ARCHITECTURES = {
-    2: "Kepler",
-    3: "Maxwell",
-    4: "Pascal",
-    5: "Volta",
-    6: "Turing",
-    7: "Ampere",
-    8: "Ada",
-    9: "Hopper",
-    10: "Blackwell",
-    13: "Rubin",
-}
 
 
 class DriverError(Exception):
@@ -63,8 +51,16 @@ class Absent(Exception):
     """This field is not told; the message says why."""
 
 
-def _ask(*calls: Callable[[], T]) -> T:
-    """The answer of the first of `calls` that this driver knows."""
+def refusal(code: int) -> DriverError | GpuError | Absent:
+    """What a return code other than success means for who asked."""
+    fault, reason = codes.meaning(code)
+    if fault in codes.WHOLE_DRIVER:
+        return DriverError(fault, reason)
+    return GpuError(fault, reason) if fault in codes.WHOLE_GPU else Absent(reason)
+
+
+def ask(*calls: Callable[[], T]) -> T:
+    """The answer of the first of `calls` that this driver knows. Raises what `refusal` makes of a refusal."""
     reason = ""
     for call in calls:
         try:
@@ -74,161 +70,53 @@ def _ask(*calls: Callable[[], T]) -> T:
         except UnicodeDecodeError:
             raise Absent("the driver's text does not decode") from None
         except pynvml.NVMLError as error:
-            fault, reason = codes.meaning(error.value)
-            if error.value in _TRY_OTHER:
-                continue
-            if fault in codes.WHOLE_DRIVER:
-                raise DriverError(fault, reason) from error
-            if fault in codes.WHOLE_GPU:
-                raise GpuError(fault, reason) from error
-            raise Absent(reason) from error
+            if error.value not in _TRY_OTHER:
+                raise refusal(error.value) from error
+            reason = codes.meaning(error.value)[1]
     raise Absent(reason)
 
 
-def _number(value: int, lowest: int = 0, highest: int = _U32_NONE - 1) -> int:
+def number(value: int, lowest: int = 0, highest: int = U32_NONE - 1) -> int:
+    """`value` if it can be true; raises Absent otherwise."""
     if not lowest <= value <= highest:
         raise Absent(f"the driver answers {value}, which cannot be")
     return value
 
 
-def _bytes(value: int) -> int:
-    return _number(value, 1, _U64_NONE - 1)
-
-
-def _text(function: Callable[..., Any], *args: object) -> str:
+def text(function: Callable[..., Any], *args: object) -> str:
     """The text that `function` reads. Asks beneath the binding's decoder, which gives up on a single odd byte."""
-    raw = _ask(lambda: getattr(function, "__wrapped__", function)(*args))
-    text = one_line(raw if isinstance(raw, bytes) else str(raw))
-    if text.lower() in _NO_TEXT:
-        raise Absent(f"the driver answers {text!r}" if text else "the driver answers nothing")
-    return text
+    raw = ask(lambda: getattr(function, "__wrapped__", function)(*args))
+    found = one_line(raw if isinstance(raw, bytes) else str(raw))
+    if found.lower() in _NO_TEXT:
+        raise Absent(f"the driver answers {found!r}" if found else "the driver answers nothing")
+    return found
 
 
-def _pci(handle: Handle) -> str:
-    pci = _ask(lambda: pynvml.nvmlDeviceGetPciInfo_v3(handle))
+def one(field: str, answer: Callable[[Handle], object]) -> Question:
+    """A question with a single answer."""
+    return (field,), lambda handle: {field: answer(handle)}
+
+
+def told(answer: Callable[[], T]) -> T | Absent:
+    """The answer, or its absence as a value, so that it leaves its neighbours alone."""
+    try:
+        return answer()
+    except Absent as reason:
+        return reason
+
+
+def pci_bus_id(handle: Handle) -> str:
+    """Such as `00000000:3B:00.0`."""
+    pci = ask(lambda: pynvml.nvmlDeviceGetPciInfo_v3(handle))
     return f"{pci.domain:08X}:{pci.bus:02X}:{pci.device:02X}.0"
 
 
-def _architecture(handle: Handle) -> str:
-    number = _number(_ask(lambda: pynvml.nvmlDeviceGetArchitecture(handle)))
-    return _ARCHITECTURES.get(number, f"architecture {number}")
-
-
-def _compute_capability(handle: Handle) -> str:
-    major, minor = _ask(lambda: pynvml.nvmlDeviceGetCudaComputeCapability(handle))
-    return f"{_number(major, 1)}.{_number(minor)}"
-
-
-def _memory(handle: Handle) -> Any:
+def memory(handle: Handle) -> Any:
     """Version 2 tells `reserved` apart; version 1 counts it as used."""
-    return _ask(
+    return ask(
         lambda: pynvml.nvmlDeviceGetMemoryInfo(handle, pynvml.nvmlMemory_v2),
         lambda: pynvml.nvmlDeviceGetMemoryInfo(handle),
     )
-
-
-def _power_limit(handle: Handle) -> int:
-    return _number(
-        _ask(
-            lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle),
-            lambda: pynvml.nvmlDeviceGetPowerManagementLimit(handle),
-        )
-    )
-
-
-def _temperature(handle: Handle) -> int:
-    return _number(
-        _ask(
-            lambda: pynvml.nvmlDeviceGetTemperatureV(handle, pynvml.NVML_TEMPERATURE_GPU),
-            lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
-        ),
-        -50,
-        200,
-    )
-
-
-def _throttle_reasons(handle: Handle) -> int:
-    return _number(
-        _ask(
-            lambda: pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle),
-            lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
-        ),
-        highest=_U64_NONE - 1,
-    )
-
-
-def _pids(handle: Handle, kind: str) -> set[int]:
-    newer = getattr(pynvml, f"nvmlDeviceGet{kind}RunningProcesses_v3")
-    older = getattr(pynvml, f"nvmlDeviceGet{kind}RunningProcesses_v2")
-    return {process.pid for process in _ask(lambda: newer(handle), lambda: older(handle))}
-
-
-def _processes(handle: Handle) -> int:
-    """Distinct pids of all kinds that the driver lists; absent when it lists no kind."""
-    pids: set[int] = set()
-    refusals: list[Absent] = []
-    for kind in ("Compute", "Graphics", "MPSCompute"):
-        try:
-            pids |= _pids(handle, kind)
-        except Absent as refusal:
-            refusals.append(refusal)
-    if len(refusals) == 3:
-        raise refusals[0]
-    return len(pids)
-
-
-def _mig_slices(handle: Handle) -> tuple[MigSlice, ...]:
-    slots = range(_ask(lambda: pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)))
-    return tuple(filter(None, (_mig_slice(handle, slot) for slot in slots)))
-
-
-def _mig_slice(handle: Handle, slot: int) -> MigSlice | None:
-    """None for a slot that holds no slice."""
-    try:
-        part = _ask(lambda: pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, slot))
-        uuid, name = _text(pynvml.nvmlDeviceGetUUID, part), _text(pynvml.nvmlDeviceGetName, part)
-        return MigSlice(uuid=uuid, name=name, memory_total_bytes=_bytes(_memory(part).total))
-    except Absent:
-        return None
-
-
-FACTS: Mapping[str, Question] = {
-    "pci_bus_id": _pci,
-    "name": lambda h: _text(pynvml.nvmlDeviceGetName, h),
-    "serial": lambda h: _text(pynvml.nvmlDeviceGetSerial, h),
-    "compute_capability": _compute_capability,
-    "architecture": _architecture,
-    "cores": lambda h: _number(_ask(lambda: pynvml.nvmlDeviceGetNumGpuCores(h)), 1),
-    "vbios": lambda h: _text(pynvml.nvmlDeviceGetVbiosVersion, h),
-    "numa_node": lambda h: _number(_ask(lambda: pynvml.nvmlDeviceGetNumaNodeId(h))),
-    "minor": lambda h: _number(_ask(lambda: pynvml.nvmlDeviceGetMinorNumber(h))),
-    "memory_total_bytes": lambda h: _bytes(_memory(h).total),
-}
-"""What stays while the driver runs."""
-
-SETTINGS: Mapping[str, Question] = {
-    "power_limit_mw": _power_limit,
-    "persistence": lambda h: bool(_number(_ask(lambda: pynvml.nvmlDeviceGetPersistenceMode(h)), 0, 1)),
-    "ecc": lambda h: bool(_number(_ask(lambda: pynvml.nvmlDeviceGetEccMode(h))[0], 0, 1)),
-    "mig_enabled": lambda h: bool(_number(_ask(lambda: pynvml.nvmlDeviceGetMigMode(h))[0], 0, 1)),
-}
-"""What the owner can change while the driver runs."""
-
-LAYOUT: Mapping[str, Question] = {"mig": _mig_slices}
-"""To be asked where MIG is enabled."""
-
-SAMPLE: Mapping[str, Question] = {
-    "memory_used_bytes": lambda h: _number(_memory(h).used, 0, _U64_NONE - 1),
-    "memory_free_bytes": lambda h: _number(_memory(h).free, 0, _U64_NONE - 1),
-    "utilisation_percent": lambda h: _number(_ask(lambda: pynvml.nvmlDeviceGetUtilizationRates(h)).gpu, 0, 100),
-    "temperature_c": _temperature,
-    "power_mw": lambda h: _number(_ask(lambda: pynvml.nvmlDeviceGetPowerUsage(h))),
-    "sm_clock_mhz": lambda h: _number(_ask(lambda: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_SM))),
-    "memory_clock_mhz": lambda h: _number(_ask(lambda: pynvml.nvmlDeviceGetClockInfo(h, pynvml.NVML_CLOCK_MEM))),
-    "throttle_reasons": _throttle_reasons,
-    "processes": _processes,
-}
-"""What moves."""
 
 
 def open_driver(libraries: tuple[str, ...]) -> None:
@@ -243,7 +131,7 @@ def open_driver(libraries: tuple[str, ...]) -> None:
 
 def driver_version() -> str:
     """Empty when it is not told."""
-    return _or_empty(lambda: _text(pynvml.nvmlSystemGetDriverVersion))
+    return _or_empty(lambda: text(pynvml.nvmlSystemGetDriverVersion))
 
 
 def cuda_version() -> str:
@@ -254,7 +142,7 @@ def cuda_version() -> str:
 def count() -> int:
     """GPUs that the driver lists. Raises DriverError."""
     try:
-        return int(_ask(pynvml.nvmlDeviceGetCount))
+        return int(ask(pynvml.nvmlDeviceGetCount))
     except (Absent, GpuError) as error:
         raise DriverError(GpuFault.TRANSIENT, f"the driver does not count its GPUs: {error}") from error
 
@@ -270,17 +158,21 @@ def handle_of(index: int) -> Handle:
 
 def identity_of(handle: Handle) -> str:
     """The UUID; `PCI:` and the bus address where the driver has none; empty where it has neither."""
-    return _or_empty(lambda: _text(pynvml.nvmlDeviceGetUUID, handle)) or _or_empty(lambda: f"PCI:{_pci(handle)}")
+    return _or_empty(lambda: text(pynvml.nvmlDeviceGetUUID, handle)) or _or_empty(lambda: f"PCI:{pci_bus_id(handle)}")
 
 
-def collect(questions: Mapping[str, Question], handle: Handle, absent: dict[str, str]) -> dict[str, Any]:
+def collect(questions: Iterable[Question], handle: Handle, absent: dict[str, str]) -> dict[str, Any]:
     """Answers by field; what is not told goes to `absent` with its reason. Raises GpuError and DriverError."""
     found: dict[str, Any] = {}
-    for field, question in questions.items():
+    for fields, answers in questions:
         try:
-            found[field] = question(handle)
+            for field, answer in answers(handle).items():
+                if isinstance(answer, Absent):
+                    absent[field] = str(answer)
+                else:
+                    found[field] = answer
         except Absent as reason:
-            absent[field] = str(reason)
+            absent |= dict.fromkeys(fields, str(reason))
     return found
 
 
@@ -292,7 +184,7 @@ def _or_empty(read: Callable[[], str]) -> str:
 
 
 def _cuda() -> str:
-    number = _ask(pynvml.nvmlSystemGetCudaDriverVersion_v2, pynvml.nvmlSystemGetCudaDriverVersion)
+    number = ask(pynvml.nvmlSystemGetCudaDriverVersion_v2, pynvml.nvmlSystemGetCudaDriverVersion)
     return f"{number // 1000}.{number % 1000 // 10}"
 
 

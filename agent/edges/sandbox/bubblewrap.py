@@ -7,7 +7,6 @@ import hashlib
 import os
 import platform
 import shutil
-import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from agent.core.errors import SandboxError
 from agent.core.fingerprint import SandboxFacts
 from agent.edges.sandbox import cgroups, gpus, host, probing, profile, seccomp
 from agent.edges.sandbox.confine import Confinement
-from agent.edges.sandbox.handle import BubblewrapHandle
+from agent.edges.sandbox.handle import RunningSandbox
 from agent.edges.sandbox.launch import Recipe, launch
 from agent.edges.sandbox.mechanisms import Machine, Means, choose
+from agent.edges.sandbox.sources import existing, give, shareable
 from agent.ports import SandboxSpec
 
 _Placed = tuple[list[str], list[tuple[Path, str]], Path | None]
@@ -85,7 +85,7 @@ class Bubblewrap:
             return SandboxFacts(backend="none", usable=False, detail=str(error))
         return await probing.probe(self.start, self.machine, backend, self._bwrap.path)
 
-    async def start(self, spec: SandboxSpec) -> BubblewrapHandle:
+    async def start(self, spec: SandboxSpec) -> RunningSandbox:
         """Raises SandboxError when it cannot be built or a limit of `spec` cannot be enforced."""
         means = choose(spec.limits, self.machine)
         recipe = self.recipe(spec, means)
@@ -96,7 +96,7 @@ class Bubblewrap:
         except BaseException:  # cancelled too: the cgroup must not stay
             confinement.release()
             raise
-        return BubblewrapHandle(launched, spec, confinement)
+        return RunningSandbox(launched, spec, confinement)
 
     def recipe(self, spec: SandboxSpec, means: Means) -> Recipe:
         """What `start` launches. Raises SandboxError for what cannot be mounted or is not there."""
@@ -122,37 +122,23 @@ class Bubblewrap:
         """As an ordinary user: everything is bound from where it lies."""
         return (
             [str(self._bwrap.path)],
-            [(_existing(source), inside) for source, inside in spec.ro_mounts],
+            [(existing(source), inside) for source, inside in spec.ro_mounts],
             spec.socket_dir,
         )
 
     def _staged(self, spec: SandboxSpec, user_id: int) -> _Placed:
         """As root: `user_id` runs bubblewrap, and what it cannot reach is brought to it."""
         stage, bwrap = profile.Stage(), self._bwrap
-        mounts = [(stage.place(_shareable(source)), inside) for source, inside in spec.ro_mounts]
+        mounts = [(stage.place(shareable(source)), inside) for source, inside in spec.ro_mounts]
         socket_dir = None
         if spec.socket_dir is not None:
-            _give(spec.socket_dir, user_id)
+            give(spec.socket_dir, user_id, user_id)
             socket_dir = stage.place(spec.socket_dir, writable=True)
         inner = bwrap.path
         hidden = bwrap.path.is_relative_to(profile.TMP)  # below the stage's own tmpfs
         if hidden or not host.open_to_all(bwrap.path):
             inner = stage.place(bwrap.tree) / bwrap.path.relative_to(bwrap.tree)
         return [*stage.command(bwrap.path, _tools(), user_id), str(inner)], mounts, socket_dir
-
-
-def _existing(source: Path) -> Path:
-    try:
-        return source.resolve(strict=True)
-    except OSError as error:
-        raise SandboxError(f"{source} cannot be mounted: {error.strerror}") from error
-
-
-def _shareable(source: Path) -> Path:
-    path = _existing(source)
-    if not host.readable_by_all(path):
-        raise SandboxError(f"the sandbox's user cannot read {path}", remedy=f"Allow it: `chmod -R a+rX '{path}'`")
-    return path
 
 
 @functools.cache
@@ -170,18 +156,3 @@ def _tools() -> profile.Tools:
             remedy="`apt-get install util-linux`, or run the agent as an ordinary user",
         )
     return profile.Tools(*map(Path, filter(None, found)))
-
-
-def _give(directory: Path, user_id: int) -> None:
-    """Hand a directory of ours to the sandbox's user; root still reaches it. Never through a link."""
-    try:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError as error:
-        raise SandboxError(f"socket directory {directory}: {error.strerror}") from error
-    try:
-        if os.fstat(fd).st_uid not in (os.geteuid(), user_id):
-            raise SandboxError(f"socket directory {directory} belongs to somebody else")
-        os.fchown(fd, user_id, user_id)
-        os.fchmod(fd, stat.S_IRWXU)
-    finally:
-        os.close(fd)

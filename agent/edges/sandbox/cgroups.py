@@ -117,7 +117,7 @@ def find(
 
     `membership` is the text of /proc/self/cgroup; `delegated` tells whether a version 2 directory was given to us.
     """
-    paths = _membership(Path("/proc/self/cgroup").read_text() if membership is None else membership)
+    paths = memberships(Path("/proc/self/cgroup").read_text() if membership is None else membership)
     if (root / "cgroup.controllers").exists():
         return _version_2(tag, _below(root, paths.get("", "/")), delegated or _is_delegated)
     parents = {c: _below(root / c, paths[c]) for c in CONTROLLERS if c in paths and (root / c).is_dir()}
@@ -152,7 +152,7 @@ def _is_delegated(directory: Path) -> bool:
     return False
 
 
-def _membership(text: str) -> dict[str, str]:
+def memberships(text: str) -> dict[str, str]:
     """Controller → path; version 2 has the empty controller."""
     paths: dict[str, str] = {}
     for line in text.splitlines():

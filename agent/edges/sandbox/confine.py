@@ -37,7 +37,7 @@ class Confinement:
         that process turns out to be root on the host."""
         self._pid = pid
         try:
-            _refuse_root(pid)
+            refuse_root(pid)
             if self._group is not None:
                 self._group.admit(pid)
             if self._means.pinned_threads is not None:
@@ -88,7 +88,7 @@ def _some_cpus(count: int, pid: int) -> list[int]:
     return (cpus[first:] + cpus[:first])[:count]
 
 
-def _refuse_root(pid: int) -> None:
+def refuse_root(pid: int) -> None:
     """As root on the host a sandbox could undo most of itself, whatever it believes to be inside."""
     ids = re.search(r"^Uid:\s+(.+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     if ids is None or "0" in ids[1].split():

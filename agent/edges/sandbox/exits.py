@@ -24,12 +24,12 @@ _SIGNALS = {
     signal.SIGXFSZ: "it wrote a larger file than allowed",
     signal.SIGKILL: "it was killed, perhaps by the kernel for lack of memory",
 }
-SETUP_PREFIX = "bwrap: "
-"""How bubblewrap begins its own messages; then the program never ran."""
+SETUP_PREFIXES = ("bwrap: ", "sandbox: ")
+"""How bubblewrap, and the first process of a container, begin their own messages; then the program never ran."""
 
 
 def classify(code: int, cause: ExitKind | None, limits: Limits, stderr: str) -> SandboxExit:
-    """`code` is bubblewrap's: the program's status, 128 + signal, or negative when bubblewrap itself was killed.
+    """`code` is the monitor's: the program's status, 128 + signal, or negative when the monitor itself was killed.
 
     A program that exits with a status above 128 looks like a signalled one; shells have the same ambiguity.
     """
@@ -41,7 +41,7 @@ def classify(code: int, cause: ExitKind | None, limits: Limits, stderr: str) -> 
     if signalled:
         return SandboxExit(kind=ExitKind.SIGNALLED, code=status, detail=_signal_detail(status))
     last = stderr.rstrip("\n").rpartition("\n")[2]
-    if code != 0 and last.startswith(SETUP_PREFIX):
+    if code != 0 and last.startswith(SETUP_PREFIXES):
         return SandboxExit(kind=ExitKind.EXITED, code=code, detail=plain(f"the sandbox could not run it: {last}", 500))
     return SandboxExit(kind=ExitKind.EXITED, code=code, detail=f"exit status {code}")
 

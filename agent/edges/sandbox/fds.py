@@ -41,10 +41,10 @@ async def writable(fd: int) -> None:
         loop.remove_writer(fd)
 
 
-async def read_to_end(fd: int, limit: int) -> bytes:
-    """What comes until the other side closes, or the first `limit` bytes."""
+async def read_until(fd: int, end: bytes, limit: int) -> bytes:
+    """What comes until it ends with `end`, the other side closes, or `limit` bytes are there."""
     received = b""
-    while len(received) < limit:
+    while len(received) < limit and not received.endswith(end):
         await readable(fd)
         chunk = os.read(fd, limit - len(received))
         if not chunk:

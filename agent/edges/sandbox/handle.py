@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 from agent.core.text import plain
-from agent.edges.sandbox.confine import Confinement
 from agent.edges.sandbox.exits import classify
 from agent.edges.sandbox.fds import readable
 from agent.edges.sandbox.launch import Launched
@@ -19,10 +19,26 @@ from agent.edges.sandbox.processes import bury
 from agent.ports import ExitKind, SandboxExit, SandboxSpec
 
 
-class BubblewrapHandle:
-    """A SandboxHandle. Made by `Bubblewrap.start`."""
+class Confining(Protocol):
+    """What holds a sandbox to its limits."""
 
-    def __init__(self, launched: Launched, spec: SandboxSpec, confinement: Confinement) -> None:
+    async def watch(self, exceeded: Callable[[], None]) -> None:
+        """Runs beside the sandbox until its end; calls `exceeded` when it is to be ended for its memory."""
+        ...
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed something inside for its memory limit."""
+        ...
+
+    def release(self) -> None:
+        """Take away what is left once the sandbox is dead. May block."""
+        ...
+
+
+class RunningSandbox:
+    """A SandboxHandle. Made by the `start` of a backend."""
+
+    def __init__(self, launched: Launched, spec: SandboxSpec, confinement: Confining) -> None:
         self._launched = launched
         self._limits = spec.limits
         self._confinement = confinement
@@ -156,12 +172,13 @@ class BubblewrapHandle:
         return ExitKind.DISK_FULL if self._launched.places.full() else None
 
     async def _ended(self) -> int:
-        """bubblewrap's exit status, once everything inside is dead and all it wrote has been read."""
+        """The monitor's exit status, once everything inside is dead and all it wrote has been read."""
         launched = self._launched
         monitor_pidfd = os.pidfd_open(launched.monitor.pid)
         try:
             await readable(monitor_pidfd)
-            # The monitor may end, or be killed, before the sandbox is quite dead.
+            # The monitor may end, or be killed, before the sandbox is quite dead; a container outlives it altogether.
+            self._destroy()
             await readable(launched.init_pidfd)
         finally:
             os.close(monitor_pidfd)

@@ -83,8 +83,8 @@ def _version(path: Path) -> str:
 def sandbox_user(uid_map: str) -> int:
     """The user id for sandboxes of a root agent, given /proc/self/uid_map: ours, or in a container that lacks it, the
     highest that there is. Raises SandboxError where root is the only one."""
-    ranges = [(int(first), int(count)) for first, _, count in (line.split() for line in uid_map.splitlines())]
-    if any(first <= SANDBOX_USER < first + count for first, count in ranges):
+    ranges = _mapped(uid_map)
+    if has_ids(uid_map, range(SANDBOX_USER, SANDBOX_USER + 1)):
         return SANDBOX_USER
     highest = max(first + count - 1 for first, count in ranges)
     if highest == 0:
@@ -93,6 +93,16 @@ def sandbox_user(uid_map: str) -> int:
             remedy="Run the agent as an ordinary user, or on the host",
         )
     return highest
+
+
+def has_ids(uid_map: str, wanted: range) -> bool:
+    """Whether all of `wanted` are ours to use, given /proc/self/uid_map."""
+    return any(first <= wanted.start and wanted.stop <= first + count for first, count in _mapped(uid_map))
+
+
+def _mapped(uid_map: str) -> list[tuple[int, int]]:
+    """(first, count) of each range."""
+    return [(int(first), int(count)) for first, _, count in (line.split() for line in uid_map.splitlines())]
 
 
 def open_to_all(path: Path) -> bool:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from agent.core.errors import SandboxError
 from agent.core.text import plain
-from agent.edges.sandbox.fds import Tail, read_to_end, readable, writable
+from agent.edges.sandbox.fds import Tail, read_until, writable
 from agent.edges.sandbox.places import Places, hold
 from agent.edges.sandbox.processes import bury, tree
 from agent.edges.sandbox.remedies import remedy_for
@@ -93,7 +93,7 @@ async def _go_on(held: _Held, recipe: Recipe, confine: Callable[[int], None]) ->
         reader = os.fdopen(held.stderr, "rb", 0)
         await asyncio.get_running_loop().connect_read_pipe(lambda: tail, reader)
         async with asyncio.timeout(LAUNCH_LIMIT_S):
-            init_pid = _init_pid(held.monitor.pid, await read_to_end(held.facts, 4096))
+            init_pid = _init_pid(held.monitor.pid, await read_until(held.facts, b"}\n", 4096))
             pidfd = os.pidfd_open(init_pid)
             confine(init_pid)
             await writable(held.built)
@@ -154,7 +154,7 @@ def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple
 def _gate(theirs: contextlib.ExitStack, ours: contextlib.ExitStack) -> tuple[int, int]:
     """A pipe whose reading end is open for writing too: bubblewrap takes an end of file for leave to go on, and so it
     would run a program without limits if we died while it is held."""
-    reader, writer = os.pipe()
+    reader, writer = _narrow_pipe()
     ours.callback(os.close, writer)
     try:
         both = os.open(f"/proc/self/fd/{reader}", os.O_RDWR)
@@ -165,10 +165,17 @@ def _gate(theirs: contextlib.ExitStack, ours: contextlib.ExitStack) -> tuple[int
 
 
 def _full_pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[int, int]:
-    """A pipe with room for one write, which is taken: it takes another as soon as somebody reads."""
-    out, into = _pipe(reading, writing)
-    fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 1)  # rounded up to a page: one buffer, full however little is in it
+    out, into = _narrow_pipe()
+    reading.callback(os.close, out)
+    writing.callback(os.close, into)
     os.write(into, b"\n")
+    return out, into
+
+
+def _narrow_pipe() -> tuple[int, int]:
+    """A pipe that is full with whatever is written first, and writable again once that is read."""
+    out, into = os.pipe()
+    fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 1)  # rounded up to a page, which is one buffer, and a write takes a buffer
     return out, into
 
 
@@ -203,8 +210,8 @@ def _namespace_pids(pid: int) -> list[int]:
 
 async def _let_go(gate: int) -> None:
     os.write(gate, b"1")
-    # bubblewrap reads the byte and closes its end after the last mount; if it dies before, the byte is still there.
-    await readable(gate)
+    await writable(gate)
+    # Taken, or nobody is there any more to take it.
     unread = array.array("i", [0])
     fcntl.ioctl(gate, termios.FIONREAD, unread)
     if unread[0]:

@@ -51,11 +51,13 @@ class Places:
             os.close(self._fds.pop(path))
 
 
-def hold(init_pid: int, paths: tuple[str, ...]) -> Places:
-    """Open `paths` of the sandbox whose first process is held by bubblewrap in the middle of mounting, when nothing of
-    the program's has run: what lies there is what was mounted. Raises SandboxError."""
+def hold(init_pid: int, paths: tuple[str, ...], root: str = _UNDER_CONSTRUCTION) -> Places:
+    """Open `paths` of the sandbox whose first process is held, by bubblewrap in the middle of mounting, when nothing of
+    the program's has run: what lies there is what was mounted. `root` is where that process has the sandbox's root.
+
+    Raises SandboxError."""
     with contextlib.ExitStack() as opened:
-        fds = {path: _open(f"/proc/{init_pid}/root/{_UNDER_CONSTRUCTION}{path}", opened) for path in paths}
+        fds = {path: _open(f"/proc/{init_pid}/root/{root}{path}", opened) for path in paths}
         opened.pop_all()
         return Places(fds)
 

@@ -45,22 +45,29 @@ Start = Callable[[SandboxSpec], Awaitable[SandboxHandle]]
 
 
 async def probe(start: Start, machine: Machine, backend: str, bwrap: Path) -> SandboxFacts:
-    """Facts found by one run. Never raises SandboxError: what is wrong is `detail`, with the remedy."""
+    """Facts found by one run of bubblewrap. Never raises SandboxError: what is wrong is `detail`, with the remedy."""
+    try:
+        said = await tried(start)
+    except SandboxError as error:
+        remedy = remedy_by_settings(userns_settings(), str(bwrap)) or error.remedy
+        return SandboxFacts(backend=backend, usable=False, detail=str(SandboxError(error.message, remedy=remedy)))
+    return judge(said, machine, backend)
+
+
+async def tried(start: Start) -> Sequence[str]:
+    """The lines that the test program wrote. Raises SandboxError when it did not run to its end."""
     spec = SandboxSpec(
         name="probe",
         argv=("/bin/sh", "-c", _ESCAPES, "probe", *escape_arguments()),
         limits=_LIMITS,
     )
-    try:
-        handle = await start(spec)
-    except SandboxError as error:
-        remedy = remedy_by_settings(userns_settings(), str(bwrap)) or error.remedy
-        return SandboxFacts(backend=backend, usable=False, detail=str(SandboxError(error.message, remedy=remedy)))
+    handle = await start(spec)
     end = await handle.wait()
+    handle.close()
     said = handle.stderr_tail().splitlines()
     if "done" not in said:
-        return SandboxFacts(backend=backend, usable=False, detail=f"a test program did not run in it: {end.detail}")
-    return judge(said, machine, backend)
+        raise SandboxError(f"a test program did not run in it: {end.detail}")
+    return said
 
 
 def escape_arguments() -> Sequence[str]:
@@ -69,11 +76,22 @@ def escape_arguments() -> Sequence[str]:
 
 
 def judge(said: Sequence[str], machine: Machine, backend: str) -> SandboxFacts:
-    """What follows from the lines that the test program wrote."""
+    """What follows from the lines that the test program wrote in a sandbox of bubblewrap's."""
+    return verdict(said, enforcements(machine), backend)
+
+
+def verdict(
+    said: Sequence[str], held: Sequence[Enforcement], backend: str, waived: frozenset[str] = frozenset()
+) -> SandboxFacts:
+    """What follows from the lines that the test program wrote, where the backend says of itself that it holds `held`.
+
+    `waived` are ways that `held` tells of as limits that nobody enforces.
+    """
     ways = [line.removeprefix("open ") for line in said if line.startswith("open ")]
+    ways = [way for way in ways if way not in waived]
     network = not {"network", "net-namespace"} & set(ways)
     limits = (
-        *enforcements(machine),
+        *held,
         Enforcement(limit="network", enforced=network, how="network namespace of its own" if network else "reachable"),
         Enforcement(
             limit="syscalls",

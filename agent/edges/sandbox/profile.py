@@ -17,10 +17,10 @@ INSIDE_ID = 65534
 SHM_BYTES = 64 << 20
 RUN_BYTES = 1 << 20
 _RESERVED = ("/proc", "/dev", "/sys", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/run", "/sock", OUT)
-_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": TMP, "TMPDIR": TMP, "USER": "nobody", "LANG": "C.UTF-8"}
+ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": TMP, "TMPDIR": TMP, "USER": "nobody", "LANG": "C.UTF-8"}
 # The loader's cache and the links of Debian's alternatives, through which some libraries are found. No passwd, no
 # resolver, no certificates: nothing inside needs them.
-_ETC = ("/etc/ld.so.cache", "/etc/alternatives")
+ETC = ("/etc/ld.so.cache", "/etc/alternatives")
 
 
 class Tools(NamedTuple):
@@ -38,8 +38,10 @@ class Stage:
     namespace of its own; the second, unprivileged, finds them there. The mounts end with the sandbox.
 
     The first one also makes a pid namespace: root without capabilities, which its monitor is, may not signal another
-    user, not even at its death, but when the first process of a pid namespace dies, the kernel kills all in it. The
-    second looks itself up in /proc by number, so it needs that namespace's. The first one's `--proc` would cover parts
+    user, not even at its death, but when the first process of a pid namespace dies, the kernel kills all in it. That
+    first process is unshare(1), which ends when the second bubblewrap does, whatever that leaves behind: bubblewrap's
+    own would wait for a sandbox whose builder died, of a broken pipe say because the agent was killed. The second
+    looks itself up in /proc by number, so it needs that namespace's. The first one's `--proc` would cover parts
     of it, and then the kernel lets nobody without privileges mount another; unshare(1) mounts a whole one.
     """
 
@@ -53,12 +55,12 @@ class Stage:
 
     def command(self, bwrap: Path, tools: Tools, user_id: int) -> list[str]:
         """The words to put before the inner command."""
-        words = [str(bwrap), "--unshare-pid", "--die-with-parent"]
+        words = [str(bwrap), "--unshare-pid", "--as-pid-1", "--die-with-parent"]
         words += ["--dev-bind", "/", "/", "--perms", "0755", "--tmpfs", TMP]
         for number, (option, source) in enumerate(self._binds):
             words += [option, str(source), f"{TMP}/{number}"]
-        words += ["--remount-ro", TMP, "--", str(tools.unshare), "--mount-proc", "--", str(tools.setpriv)]
-        words += ["--reuid", str(user_id), "--regid", str(user_id), "--clear-groups"]
+        words += ["--remount-ro", TMP, "--", str(tools.unshare), "--mount-proc", "--fork", "--"]
+        words += [str(tools.setpriv), "--reuid", str(user_id), "--regid", str(user_id), "--clear-groups"]
         return [*words, "--bounding-set=-all", "--inh-caps=-all", "--"]
 
 
@@ -91,14 +93,15 @@ def options(
         words += ["--dev-bind", str(device), str(device)]
     words += _scratch(spec.limits)
     for source, inside in mounts:
-        words += ["--ro-bind", str(source), _mount_point(inside)]
+        words += ["--ro-bind", str(source), mount_point(inside)]
     if socket_dir is not None:
         words += ["--bind", str(socket_dir), "/sock"]
     if "built" in fds:
         words += ["--file", str(fds["built"]), "/dev/null"]
     # bubblewrap's /dev and root are writable tmpfs of no size until now.
-    words += ["--remount-ro", "/dev", "--remount-ro", "/run", "--remount-ro", "/", "--chdir", _directory(spec.cwd)]
-    for name, value in (_ENVIRONMENT | spec.env).items():
+    words += ["--remount-ro", "/dev", "--remount-ro", "/run", "--remount-ro", "/"]
+    words += ["--chdir", working_directory(spec.cwd)]
+    for name, value in (ENVIRONMENT | spec.env).items():
         words += ["--setenv", name, value]
     for option in ("seccomp", "info-fd", "block-fd"):
         if option in fds:
@@ -112,7 +115,7 @@ def _system() -> list[str]:
     words = ["--ro-bind", "/usr", "/usr"]
     for name in ("bin", "sbin", "lib", "lib64"):
         words += ["--symlink", f"usr/{name}", f"/{name}"]
-    for path in _ETC:
+    for path in ETC:
         words += ["--ro-bind-try", path, path]
     # /proc stays writable, since CUDA names its threads there; /proc/sys holds the machine's settings.
     return [*words, "--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
@@ -131,14 +134,16 @@ def _scratch(limits: Limits) -> list[str]:
     return [*words, "--size", str(RUN_BYTES), "--perms", "0755", "--tmpfs", "/run"]
 
 
-def _directory(inside: str) -> str:
+def working_directory(inside: str) -> str:
+    """`inside`, checked. Raises SandboxError."""
     path = PurePosixPath(inside)
     if not path.is_absolute() or ".." in path.parts:
         raise SandboxError(f"working directory {inside} is not an absolute path inside the sandbox")
     return str(path)
 
 
-def _mount_point(inside: str) -> str:
+def mount_point(inside: str) -> str:
+    """`inside`, checked not to cover anything of the sandbox's own. Raises SandboxError."""
     path = PurePosixPath(inside)
     if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
         raise SandboxError(f"mount point {inside} is not an absolute path inside the sandbox")

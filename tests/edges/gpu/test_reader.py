@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pynvml
 import pytest
 
-from agent.core.gpu import Gpu, GpuFault, GpuSample
+from agent.core.gpu import Gpu, GpuCondition, GpuFault, GpuProcess, GpuSample, still
 from agent.edges.gpu import codes
 from agent.edges.gpu.nvml import DriverError
-from agent.edges.gpu.reader import Reader
+from agent.edges.gpu.reader import SLOW_S, Reader
 
 
-def opened() -> Reader:
-    reader = Reader()
+def opened(monotonic: Callable[[], float] = lambda: 0.0) -> Reader:
+    reader = Reader(monotonic=monotonic)
     reader.open()
     return reader
 
@@ -39,6 +41,13 @@ def test_a_data_centre_gpu_tells_every_field(in_process) -> None:
         numa_node=0,
         minor=0,
         memory_total_bytes=150754820096,
+        slowdown_temperature_c=89,
+        shutdown_temperature_c=92,
+        power_limit_min_mw=200_000,
+        power_limit_max_mw=700_000,
+        pcie_generation_max=5,
+        pcie_width_max=16,
+        virtualization="none",
         power_limit_mw=700_000,
         persistence=True,
         ecc=True,
@@ -47,12 +56,33 @@ def test_a_data_centre_gpu_tells_every_field(in_process) -> None:
             memory_used_bytes=80_000_000_000,
             memory_free_bytes=70121480192,
             utilisation_percent=97,
+            memory_utilisation_percent=40,
             temperature_c=55,
+            memory_temperature_c=61,
             power_mw=690_000,
             sm_clock_mhz=1980,
             memory_clock_mhz=3201,
             throttle_reasons=4,
             processes=1,
+            users=(GpuProcess(pid=3995, kinds=("compute",), memory_bytes=80_000_000_000),),
+        ),
+        condition=GpuCondition(
+            energy_mj=5_152_000,
+            power_throttled_ns=2000,
+            thermal_throttled_ns=0,
+            ecc_corrected=0,
+            ecc_uncorrected=0,
+            rows_remapped_corrected=0,
+            rows_remapped_uncorrected=0,
+            remap_pending=False,
+            remap_failed=False,
+            recovery_action=0,
+            pcie_generation=5,
+            pcie_width=16,
+            pcie_replays=2,
+            nvlinks=18,
+            nvlinks_active=18,
+            fabric_state=3,
         ),
     )
 
@@ -73,12 +103,53 @@ def test_fields_that_a_card_does_not_tell_are_absent_with_a_reason(in_process) -
     (card,) = gpus(in_process, "geforce")
 
     assert (card.ecc, card.mig_enabled, card.serial, card.numa_node) == (None, None, None, None)
-    assert set(card.absent) == {"ecc", "mig_enabled", "serial", "numa_node"}
+    lasting = still(card).absent
+    assert set(lasting) == {"ecc", "mig_enabled", "serial", "numa_node"}
     assert card.absent["ecc"] == "not supported by this card or driver"
 
 
-def test_one_process_on_two_lists_counts_once(in_process) -> None:
-    assert gpus(in_process, "geforce")[0].sample.processes == 2
+def test_one_process_on_two_lists_counts_once_with_its_largest_figure(in_process) -> None:
+    sample = gpus(in_process, "geforce")[0].sample
+
+    assert sample.processes == 2
+    assert sample.users[0] == GpuProcess(pid=1201, kinds=("compute", "graphics"), memory_bytes=419430400)
+
+
+def test_success_without_support_is_absent(in_process) -> None:
+    (card,) = gpus(in_process, "geforce")
+
+    assert card.sample.memory_temperature_c is None
+    assert card.condition.remap_failed is None
+    assert card.absent["remap_failed"] == "a card without ECC remaps no rows"
+    assert card.condition.pcie_replays == 0, "a zero that is told stays a zero"
+
+
+def test_a_slice_names_its_instances(in_process) -> None:
+    cut, _ = gpus(in_process, "mig")
+
+    assert [(part.gpu_instance, part.compute_instance) for part in cut.mig] == [(1, 0), (2, 0)]
+
+
+def test_memory_that_does_not_add_up_is_absent(in_process) -> None:
+    (card,) = gpus(in_process, "[gpu0]\nUUID = GPU-1\nName = A\nMemoryInfo_v2 = 100 0 50 200\n")
+
+    assert (card.sample.memory_used_bytes, card.sample.memory_free_bytes) == (None, None)
+    assert "200, which cannot be" in card.absent["memory_used_bytes"]
+
+
+def test_one_field_that_fails_leaves_the_others_of_its_batch(in_process) -> None:
+    keys = "Field.4 = !UNKNOWN\nField.94 = 7\n"
+    (card,) = gpus(in_process, f"[gpu0]\nUUID = GPU-1\nName = A\n{keys}")
+
+    assert (card.condition.ecc_uncorrected, card.condition.pcie_replays) == (None, 7)
+    assert card.absent["ecc_uncorrected"] == "the driver failed for an unknown reason"
+
+
+def test_a_links_count_is_told_apart_from_those_that_are_up(in_process) -> None:
+    links = "Field.91 = 3\nNvLinkState.0 = 1\nNvLinkState.1 = 0\nNvLinkState.2 = !UNKNOWN\n"
+    (card,) = gpus(in_process, f"[gpu0]\nUUID = GPU-1\nName = A\n{links}")
+
+    assert (card.condition.nvlinks, card.condition.nvlinks_active) == (3, 1)
 
 
 def test_processes_are_unknown_not_zero_where_no_list_is_told(in_process) -> None:
@@ -119,12 +190,14 @@ def test_an_old_driver_is_read_through_its_older_functions(in_process) -> None:
         memory_used_bytes=6029312,
         memory_free_bytes=11990925312,
         utilisation_percent=0,
+        memory_utilisation_percent=0,
         temperature_c=38,
         power_mw=26_000,
         sm_clock_mhz=324,
         memory_clock_mhz=324,
         throttle_reasons=1,
         processes=1,
+        users=(GpuProcess(pid=777, kinds=("compute",), memory_bytes=1_000_000),),
     )
     assert card.power_limit_mw == 149_000
     assert card.absent["numa_node"] == "this driver is too old to tell"
@@ -162,7 +235,7 @@ def test_facts_are_asked_once_and_readings_each_time(in_process) -> None:
 def test_facts_are_asked_anew_when_another_gpu_takes_the_index(in_process) -> None:
     now = 0.0
     in_process("[gpu0]\nUUID = GPU-1; @5 GPU-2\nName = A; @5 B\n", lambda: now)
-    reader = opened()
+    reader = opened(lambda: now * 2)
     reader.read()
     now = 5.0
 
@@ -172,10 +245,11 @@ def test_facts_are_asked_anew_when_another_gpu_takes_the_index(in_process) -> No
 def test_settings_that_the_owner_changes_are_seen(in_process) -> None:
     now = 0.0
     in_process("[gpu0]\nUUID = GPU-1\nName = A\nPersistenceMode = 0; @5 1\n", lambda: now)
-    reader = opened()
-    before, now = reader.read().gpus[0].persistence, 5.0
+    reader = opened(lambda: now)
+    before, now = reader.read().gpus[0].persistence, SLOW_S - 1
+    unasked, now = reader.read().gpus[0].persistence, SLOW_S
 
-    assert (before, reader.read().gpus[0].persistence) == (False, True)
+    assert (before, unasked, reader.read().gpus[0].persistence) == (False, False, True)
 
 
 def test_a_gpu_without_uuid_is_known_by_its_bus_address(in_process) -> None:

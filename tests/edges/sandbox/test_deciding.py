@@ -89,7 +89,7 @@ def test_the_stage_binds_by_number_and_drops_root():
     line = stage.command(Path("/usr/bin/bwrap"), tools, 4711)
     assert has(line, "--ro-bind", "/root/m", "/tmp/0")
     assert has(line, "--bind", "/run/s", "/tmp/1")
-    assert has(line, "/usr/bin/unshare", "--mount-proc", "--", "/usr/bin/setpriv")
+    assert has(line, "/usr/bin/unshare", "--mount-proc", "--fork", "--", "/usr/bin/setpriv")
     assert has(line, "/usr/bin/setpriv", "--reuid", "4711", "--regid", "4711", "--clear-groups")
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.edges.sandbox.fds import Tail, read_to_end, readable
+from agent.edges.sandbox.fds import Tail, read_until, readable
 from tests.sandboxes import within
 
 
@@ -40,12 +40,14 @@ def test_the_tail_is_never_longer_than_its_limit_and_always_the_end(chunks, limi
     assert b"".join(chunks).endswith(kept)
 
 
-async def test_reading_stops_at_the_end_or_at_the_limit():
+async def test_reading_stops_at_the_limit_at_its_mark_or_at_the_end():
     out, into = os.pipe()
     os.write(into, b"hello")
-    assert await within(read_to_end(out, 3)) == b"hel"
+    assert await within(read_until(out, b"!", 3)) == b"hel"
+    assert await within(read_until(out, b"o", 100)) == b"lo"
+    os.write(into, b"lo")
     os.close(into)
-    assert await within(read_to_end(out, 100)) == b"lo"
+    assert await within(read_until(out, b"!", 100)) == b"lo"
     os.close(out)
 
 

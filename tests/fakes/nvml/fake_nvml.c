@@ -1,42 +1,51 @@
 /* A libnvidia-ml.so.1 that says what a scenario says. It reads `scenario.table` beside itself (the flat form that
  * scenario.py writes; the language is described there) once, when it is first asked.
- * Time is seconds since that moment; or, if a file `clock` lies beside it then, the number in that file at each call.
+ * Time is seconds since that moment; or, if a file `clock` lies beside it then, the double that this file holds.
  * build.py adds a NOT_SUPPORTED stub for every other symbol the binding knows, and hides what an old driver lacks. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <fnmatch.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
 #define API __attribute__((visibility("default"))) int
 #define MAX_CELLS 10
 
-enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMALL = 7, VERSION = 25 };
+enum { OK = 0, UNINITIALIZED = 1, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, SMALL = 7, TIMEOUT = 10, VERSION = 25 };
 typedef unsigned u32;
 typedef unsigned long long u64;
 
+typedef struct answer {
+  char *key, *text;
+  double at;
+  int rc;
+  struct answer *before; /* of the same section */
+} answer;
 typedef struct section {
   char *name;
   int gpu, slice; /* -1: none */
+  answer *last;
 } section;
 typedef section *H;
 
-typedef struct { char *section, *key, *text; double at; int rc; } answer;
-typedef struct { int gpu; char *kind; u32 pid; u64 memory; double start, until; } process;
+typedef struct { int gpu; char *kind; u32 pid; u64 memory; u32 instance; double start, until; } process;
+typedef struct { int gpu; double at; u64 type, value; } event;
 typedef struct { char *fn; int gpu, after, rc, hang, crash, calls; double start, until, delay_s; } fault;
 
 static section sections[256];
-static answer *answers;
 static process processes[64];
 static fault faults[64];
-static int n_sections, n_answers, n_processes, n_faults, initialised, manual;
-static char clock_path[4096];
+static event events[64];
+static int n_sections, n_processes, n_faults, n_events, initialised;
+static volatile double *manual; /* the file `clock` in memory: to read it costs a call nothing */
 static double born;
 static pthread_once_t loaded = PTHREAD_ONCE_INIT;
 static pthread_mutex_t counting = PTHREAD_MUTEX_INITIALIZER;
@@ -49,26 +58,29 @@ static double monotonic(void) {
   return t.tv_sec + t.tv_nsec / 1e9;
 }
 
-static double now(void) {
-  double seconds = monotonic() - born;
-  FILE *file = manual ? fopen(clock_path, "re") : 0;
-  if (!file) return seconds;
-  if (fscanf(file, "%lf", &seconds) != 1) seconds = 0;
-  fclose(file);
-  return seconds;
+static double now(void) { return manual ? *manual : monotonic() - born; }
+
+static section *find(const char *name) {
+  for (int i = 0; i < n_sections; i++)
+    if (!strcmp(sections[i].name, name)) return &sections[i];
+  return 0;
 }
 
 static void take(char **c) {
   if (!strcmp(c[0], "section")) {
     section *s = &sections[n_sections++];
-    *s = (section){c[1], -1, -1};
+    *s = (section){c[1], -1, -1, 0};
     if (sscanf(c[1], "gpu%d", &s->gpu) != 1) sscanf(c[1], "mig%d.%d", &s->gpu, &s->slice);
   } else if (!strcmp(c[0], "answer")) {
-    if (n_answers % 256 == 0) answers = realloc(answers, (n_answers + 256) * sizeof *answers);
-    answers[n_answers++] = (answer){c[1], c[2], c[5], atof(c[3]), atoi(c[4])};
+    section *s = find(c[1]);
+    answer *a = malloc(sizeof *a);
+    *a = (answer){c[2], c[5], atof(c[3]), atoi(c[4]), s->last};
+    s->last = a;
   } else if (!strcmp(c[0], "process")) {
     processes[n_processes++] =
-        (process){atoi(c[1]), c[2], (u32)atoi(c[3]), strtoull(c[4], 0, 10), atof(c[5]), atof(c[6])};
+        (process){atoi(c[1]), c[2], (u32)atoi(c[3]), strtoull(c[4], 0, 10), (u32)strtoul(c[5], 0, 10), atof(c[6]), atof(c[7])};
+  } else if (!strcmp(c[0], "event")) {
+    events[n_events++] = (event){atoi(c[1]), atof(c[2]), strtoull(c[3], 0, 10), strtoull(c[4], 0, 10)};
   } else if (!strcmp(c[0], "fault")) {
     faults[n_faults++] = (fault){.fn = c[1], .gpu = atoi(c[2]), .start = atof(c[3]), .until = atof(c[4]),
         .after = atoi(c[5]), .rc = atoi(c[6]), .delay_s = atof(c[7]), .hang = atoi(c[8]), .crash = atoi(c[9])};
@@ -83,8 +95,6 @@ static void load(void) {
   if (!dladdr((void *)load, &self)) return;
   int folder = (int)(strrchr(self.dli_fname, '/') - self.dli_fname);
   snprintf(path, sizeof path, "%.*s/scenario.table", folder, self.dli_fname);
-  snprintf(clock_path, sizeof clock_path, "%.*s/clock", folder, self.dli_fname);
-  manual = access(clock_path, F_OK) == 0;
   FILE *file = fopen(path, "re");
   while (file && getline(&line, &room, file) > 0) {
     char *cells[MAX_CELLS] = {0}, *rest = strdup(line); /* kept: the table points into it */
@@ -94,30 +104,29 @@ static void load(void) {
   }
   if (file) fclose(file);
   free(line);
+  snprintf(path, sizeof path, "%.*s/clock", folder, self.dli_fname);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  void *at = fd < 0 ? MAP_FAILED : mmap(0, sizeof *manual, PROT_READ, MAP_SHARED, fd, 0);
+  manual = at == MAP_FAILED ? 0 : at;
+  if (fd >= 0) close(fd);
 }
 
-static section *find(const char *name) {
-  for (int i = 0; i < n_sections; i++)
-    if (!strcmp(sections[i].name, name)) return &sections[i];
-  return 0;
-}
-
-static answer *timeline(const char *where, const char *key, double t) {
-  for (int i = n_answers; i--;)
-    if (answers[i].at <= t && !strcmp(answers[i].key, key) && !strcmp(answers[i].section, where)) return &answers[i];
+static answer *timeline(section *s, const char *key, double t) {
+  for (answer *a = s ? s->last : 0; a; a = a->before)
+    if (a->at <= t && !strcmp(a->key, key)) return a;
   return 0;
 }
 
 /* The answer to `key`, or to it without its version suffix (`_v2`, and numbers asked with after it). */
 static answer *find_answer(section *s, const char *key) {
-  const char *where = s ? s->name : "system";
+  if (!s) s = find("system");
   char bare[128];
   double t = now();
-  answer *a = timeline(where, key, t);
+  answer *a = timeline(s, key, t);
   const char *suffix = strstr(key, "_v");
   if (a || !suffix) return a;
   snprintf(bare, sizeof bare, "%.*s%s", (int)(suffix - key), key, suffix + 2 + strspn(suffix + 2, "0123456789"));
-  return timeline(where, bare, t);
+  return timeline(s, bare, t);
 }
 
 /* ---- one call: its faults, then its answer ---- */
@@ -208,11 +217,16 @@ ONE(nvmlDeviceGetEnforcedPowerLimit, u32) ONE(nvmlDeviceGetPowerManagementLimit,
 ONE(nvmlDeviceGetPersistenceMode, u32) ONE(nvmlDeviceGetMaxMigDeviceCount, u32) ONE(nvmlDeviceGetMinorNumber, u32)
 ONE(nvmlDeviceGetFanSpeed, u32) ONE(nvmlDeviceGetPerformanceState, u32) ONE(nvmlDeviceGetComputeMode, u32)
 ONE(nvmlDeviceGetDisplayActive, u32) ONE(nvmlDeviceGetTotalEnergyConsumption, u64)
+ONE(nvmlDeviceGetCurrPcieLinkGeneration, u32) ONE(nvmlDeviceGetCurrPcieLinkWidth, u32)
+ONE(nvmlDeviceGetMaxPcieLinkGeneration, u32) ONE(nvmlDeviceGetMaxPcieLinkWidth, u32)
+ONE(nvmlDeviceGetVirtualizationMode, u32) ONE(nvmlDeviceGetGpuInstanceId, u32) ONE(nvmlDeviceGetComputeInstanceId, u32)
+ONE(nvmlDeviceGetSupportedEventTypes, u64)
 ONE(nvmlDeviceGetCurrentClocksEventReasons, u64) ONE(nvmlDeviceGetCurrentClocksThrottleReasons, u64)
 PAIR(nvmlDeviceGetCudaComputeCapability) PAIR(nvmlDeviceGetEccMode) PAIR(nvmlDeviceGetMigMode)
+PAIR(nvmlDeviceGetPowerManagementLimitConstraints)
 PAIR(nvmlDeviceGetEncoderUtilization) PAIR(nvmlDeviceGetDecoderUtilization)
 ASKED(nvmlDeviceGetTemperature) ASKED(nvmlDeviceGetTemperatureThreshold)
-ASKED(nvmlDeviceGetClockInfo) ASKED(nvmlDeviceGetMaxClockInfo)
+ASKED(nvmlDeviceGetClockInfo) ASKED(nvmlDeviceGetMaxClockInfo) ASKED(nvmlDeviceGetNvLinkState)
 
 API nvmlDeviceGetUtilizationRates(H d, utilisation *out) {
   u64 x[2];
@@ -258,6 +272,68 @@ API nvmlDeviceGetPciInfo_v3(H d, pci_info *out) {
   return OK;
 }
 
+typedef struct { u32 version; unsigned char cluster[16]; int status; u32 clique, state, health; } fabric;
+
+API nvmlDeviceGetGpuFabricInfoV(H d, fabric *out) {
+  u64 x[2];
+  if (out->version != (sizeof *out | 2u << 24)) return VERSION;
+  int rc = ask("nvmlDeviceGetGpuFabricInfoV", d, "GpuFabricInfo", 2, x);
+  if (!rc) out->state = (u32)x[0], out->status = (int)x[1];
+  return rc;
+}
+
+/* Each field is a key `Field.N`: a refusal is its own. */
+typedef struct { u32 field, scope; long long at, latency; u32 type; int rc; u64 value; } field_value;
+
+API nvmlDeviceGetFieldValues(H d, int n, field_value *out) {
+  int rc = enter("nvmlDeviceGetFieldValues", d);
+  for (int i = 0; i < n && !rc; i++) {
+    char key[32];
+    snprintf(key, sizeof key, "Field.%u", out[i].field);
+    out[i].rc = numbers(d, key, 1, &out[i].value);
+    out[i].type = 3; /* unsigned long long */
+  }
+  return rc;
+}
+
+/* ---- events: those of the scenario whose time came after the set was made ---- */
+
+typedef struct { int next; u64 wanted[256]; } event_set;
+typedef struct { H device; u64 type, value; u32 gpu_instance, compute_instance; } event_data;
+
+API nvmlEventSetCreate(event_set **out) {
+  int rc = enter("nvmlEventSetCreate", 0);
+  if (rc) return rc;
+  *out = calloc(1, sizeof **out);
+  while ((*out)->next < n_events && events[(*out)->next].at <= now()) (*out)->next++;
+  return OK;
+}
+
+API nvmlEventSetFree(event_set *set) { free(set); return OK; }
+
+API nvmlDeviceRegisterEvents(H d, u64 types, event_set *set) {
+  int rc = enter("nvmlDeviceRegisterEvents", d);
+  if (!rc && d->gpu >= 0) set->wanted[d->gpu] |= types;
+  return rc;
+}
+
+API nvmlEventSetWait_v2(event_set *set, event_data *out, u32 timeout_ms) {
+  int rc = enter("nvmlEventSetWait_v2", 0);
+  for (double until = monotonic() + timeout_ms / 1e3; !rc; nap(0.005)) {
+    for (; set->next < n_events && events[set->next].at <= now(); set->next++) {
+      event *e = &events[set->next];
+      char name[32];
+      snprintf(name, sizeof name, "gpu%d", e->gpu);
+      if (!(set->wanted[e->gpu] & e->type)) continue;
+      *out = (event_data){find(name), e->type, e->value, ~0u, ~0u};
+      set->next++;
+      return OK;
+    }
+    if (monotonic() >= until) return TIMEOUT;
+  }
+  return rc;
+}
+
 /* ---- processes ---- */
 
 typedef struct { u32 pid; u64 memory; u32 gpu_instance, compute_instance; } listed;
@@ -269,7 +345,7 @@ static int list(const char *fn, const char *kind, H d, u32 *n, listed *out) {
   if (rc || refusal) return rc ? rc : refusal->rc;
   for (process *p = processes; p < processes + n_processes; p++) {
     if (d->slice >= 0 || p->gpu != d->gpu || strcmp(p->kind, kind) || now() < p->start || now() >= p->until) continue;
-    if (out && have < room) out[have] = (listed){p->pid, p->memory, ~0u, ~0u};
+    if (out && have < room) out[have] = (listed){p->pid, p->memory, p->instance, ~0u};
     have++;
   }
   *n = have;

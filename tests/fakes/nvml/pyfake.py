@@ -19,6 +19,8 @@ from tests.fakes.nvml.scenario import CODES, NOT_SUPPORTED, Answer, Scenario
 
 _Reference = type(ctypes.byref(ctypes.c_int()))
 _VERSION = re.compile(r"_v\d+")
+_UNSIGNED_LONG_LONG = 3
+"""nvmlValueType_t"""
 _UNTOLD = {"version", "sensorType"}
 """Members of structures that the caller sets."""
 
@@ -142,6 +144,44 @@ class FakeLibrary:
         pci.domain, pci.bus, pci.device = (int(part, 16) for part in re.split(rb"[:.]", answer.text)[:3])
         return 0
 
+    def _nvmlDeviceGetGpuFabricInfoV(self, name: str, section: str, arguments: tuple[Any, ...]) -> int:
+        answer, info = self._answer(section, "GpuFabricInfo"), arguments[1]._obj
+        if not answer.rc:
+            info.state, info.status = (*answer.numbers(self._now()), 0)[:2]
+        return answer.rc
+
+    def _nvmlDeviceGetFieldValues(self, name: str, section: str, arguments: tuple[Any, ...]) -> int:
+        for entry in arguments[2]._obj:
+            answer = self._answer(section, f"Field.{entry.fieldId}")
+            entry.nvmlReturn, entry.valueType = answer.rc, _UNSIGNED_LONG_LONG
+            entry.value.ullVal = 0 if answer.rc else answer.numbers(self._now())[0]
+        return 0
+
+    # Events: those of the scenario whose time came after the set was made. There is one set.
+
+    def _nvmlEventSetCreate(self, name: str, section: None, arguments: tuple[Any, ...]) -> int:
+        self._next_event = sum(event.at <= self._now() for event in self._scenario.events)
+        self._wanted_events: dict[int, int] = {}
+        return 0
+
+    def _nvmlDeviceRegisterEvents(self, name: str, section: str, arguments: tuple[Any, ...]) -> int:
+        gpu = int(section.removeprefix("gpu"))
+        self._wanted_events[gpu] = self._wanted_events.get(gpu, 0) | arguments[1].value
+        return 0
+
+    def _nvmlEventSetWait(self, name: str, section: None, arguments: tuple[Any, ...]) -> int:
+        """Does not wait: the clock of a test stands still."""
+        out = arguments[1]._obj
+        for event in self._scenario.events[self._next_event :]:
+            if event.at > self._now():
+                break
+            self._next_event += 1
+            if self._wanted_events.get(event.gpu, 0) & event.type:
+                out.eventType, out.eventData = event.type, event.data
+                out.gpuInstanceId = out.computeInstanceId = 0xFFFFFFFF
+                return self._give(f"gpu{event.gpu}", out, type(out).device.offset)
+        return CODES["TIMEOUT"]
+
     def _list(self, name: str, section: str, arguments: tuple[Any, ...]) -> int:
         question = _VERSION.sub("", name).removeprefix("nvmlDeviceGet")
         if question in self._scenario.answers[section]:
@@ -156,6 +196,7 @@ class FakeLibrary:
         arguments[1]._obj.value = len(listed)
         for slot, process in zip(arguments[2] or (), listed, strict=False):
             slot.pid, slot.usedGpuMemory = process.pid, process.memory
+            slot.gpuInstanceId, slot.computeInstanceId = process.instance, 0xFFFFFFFF
         return CODES["INSUFFICIENT_SIZE"] if len(listed) > room else 0
 
     _nvmlDeviceGetComputeRunningProcesses = _list
@@ -166,8 +207,8 @@ class FakeLibrary:
         told = self._scenario.answer("system", "Count", self._now())
         return self._scenario.gpus if told.rc else told.numbers(self._now())[0]
 
-    def _give(self, section: str, handle: Any) -> int:
-        slot = ctypes.cast(ctypes.addressof(handle), ctypes.POINTER(ctypes.c_void_p))
+    def _give(self, section: str, holder: Any, offset: int = 0) -> int:
+        slot = ctypes.cast(ctypes.addressof(holder) + offset, ctypes.POINTER(ctypes.c_void_p))
         slot[0] = self._sections.index(section) + 1
         return 0
 

@@ -7,7 +7,8 @@ A scenario is INI text. Sections and what their keys mean:
     [system]      NVMLName = value          answers without a GPU; Init and Count may be given
     [gpu*]        NVMLName = value          a template of every GPU; `{i}` is its index
     [gpu0] …      NVMLName = value          one GPU; [mig0.1] is slice 1 of GPU 0
-    [process]     gpu pid memory kind(Compute|Graphics|MPSCompute) from until
+    [process]     gpu pid memory kind(Compute|Graphics|MPSCompute) instance(MIG) from until
+    [event]       gpu at type(number) data  what an event set tells once its time has come; in the order of time
     [fault]       fn(glob) gpu from until after(calls) ret delay_ms hang crash
 
 NVMLName is the function's without `nvmlDeviceGet`/`nvmlSystemGet` and version suffix (the exact name wins), plus `.N`
@@ -30,7 +31,7 @@ import pynvml
 CODES = {name[11:]: getattr(pynvml, name) for name in dir(pynvml) if name.startswith("NVML_ERROR_")}
 NOT_SUPPORTED = CODES["NOT_SUPPORTED"]
 FOREVER = 1e18
-_REPEATED = {"process", "fault"}
+_REPEATED = {"process", "event", "fault"}
 _BYTE = re.compile(rb"\\x([0-9a-fA-F]{2})")
 
 
@@ -53,8 +54,19 @@ class Process:
     kind: str
     pid: int
     memory: int
+    instance: int
     start: float
     until: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """What an event set tells from `at` on; `type` is a bit of nvml.h's nvmlEventType."""
+
+    gpu: int
+    at: float
+    type: int
+    data: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +89,7 @@ class Scenario:
     answers: dict[str, dict[str, list[Answer]]]
     """Section → key → timeline, templates already filled in."""
     processes: list[Process]
+    events: list[Event]
     faults: list[Fault]
     hidden: list[str]
 
@@ -95,6 +108,7 @@ class Scenario:
     def times(self) -> list[float]:
         """Moments at which something has just changed, 0 included."""
         moments = [a.at for keys in self.answers.values() for line in keys.values() for a in line]
+        moments += [event.at for event in self.events]
         moments += [x for item in (*self.processes, *self.faults) for x in (item.start, item.until) if x < FOREVER]
         return sorted({0.0, *moments})
 
@@ -109,7 +123,9 @@ class Scenario:
                 for a in timeline:
                     yield "answer", section, key, a.at, a.rc, a.text
         for p in self.processes:
-            yield "process", p.gpu, p.kind, p.pid, p.memory, p.start, p.until
+            yield "process", p.gpu, p.kind, p.pid, p.memory, p.instance, p.start, p.until
+        for e in self.events:
+            yield "event", e.gpu, e.at, e.type, e.data
         for f in self.faults:
             yield "fault", f.fn, f.gpu, f.start, f.until, f.after, f.rc, f.delay_s, int(f.hang), int(f.crash)
 
@@ -132,6 +148,7 @@ def parse(text: str, folder: Path = Path()) -> Scenario:
     return Scenario(
         answers,
         [_process(body) for name, body in sections if name == "process"],
+        sorted((_event(body) for name, body in sections if name == "event"), key=lambda event: event.at),
         [_fault(body) for name, body in sections if name == "fault"],
         about.get("hide", "").split(),
     )
@@ -182,10 +199,15 @@ def _process(body: dict[str, str]) -> Process:
         int(body["gpu"]),
         body.get("kind", "Compute"),
         int(body["pid"]),
-        int(body.get("memory", "0")),
+        int(body.get("memory", "0"), 0),
+        int(body.get("instance", "0xffffffff"), 0),
         float(body.get("from", 0)),
         float(body.get("until", FOREVER)),
     )
+
+
+def _event(body: dict[str, str]) -> Event:
+    return Event(int(body["gpu"]), float(body["at"]), int(body["type"], 0), int(body.get("data", "0"), 0))
 
 
 def _fault(body: dict[str, str]) -> Fault:

@@ -1,0 +1,81 @@
+"""Why the text ended, and whether it is the text of these tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from agent.core.checks.claims import Position
+from agent.core.model import FinishReason
+from agent.core.proof.header import Header
+
+_MOST_CUT_OFF = 3
+"""Tokens inside one UTF-8 character: max_tokens may cut them off before the engine shows any."""
+
+
+class Told(NamedTuple):
+    """What only the model's tokenizer knows."""
+
+    last_ends: bool
+    """The last token is one that ends the text."""
+    text: str | None = None
+    """Of all tokens but an ending one; None when not every token is known."""
+
+
+class Ending(NamedTuple):
+    """What the check found."""
+
+    faults: tuple[str, ...] = ()
+    """In plain words; empty when nothing speaks against the claims."""
+    decided: bool = True
+    """Whether the reason for the end could be checked at all. Without a tokenizer a stop cannot."""
+
+
+def check_ending(
+    header: Header, claimed: Sequence[Position], *, delivered: str = "", told: Told | None = None
+) -> Ending:
+    """Whether the generation ended as the header says. `delivered` is the text that the requester got.
+
+    Without `told` only counts are checked, and whether a stop string was delivered.
+    """
+    faults = [*_counts(header, len(claimed)), *_kept_out(header.stop, delivered)]
+    if told is None:
+        return Ending(tuple(faults), decided=header.finish is FinishReason.LENGTH)
+    cut = header.stop if told.text is None else _present(header.stop, told.text)
+    if header.finish is FinishReason.LENGTH and told.last_ends:
+        faults.append("the text had ended, but max_tokens is given as the reason")
+    if header.finish is FinishReason.STOP and not told.last_ends and not cut:
+        faults.append("it stopped, but neither by an end-of-text token nor by a stop string")
+    if told.text is not None:
+        faults += _text(header, told.text, delivered)
+    return Ending(tuple(faults), decided=told.last_ends or told.text is not None or not header.stop)
+
+
+def _counts(header: Header, shown: int) -> list[str]:
+    counted, allowed = header.completion_tokens, header.max_tokens
+    cut_off = _MOST_CUT_OFF if header.finish is FinishReason.LENGTH else 0
+    faults = []
+    if counted > allowed:
+        faults.append(f"{counted} tokens are counted where {allowed} were allowed")
+    if not 0 <= counted - shown <= cut_off:
+        faults.append(f"{counted} tokens are counted, but the transcript has {shown}")
+    if header.finish is FinishReason.LENGTH and counted < allowed:
+        faults.append(f"max_tokens is given as the reason, but it ended after {counted} of {allowed} tokens")
+    return faults
+
+
+def _present(stops: Sequence[str], text: str) -> tuple[str, ...]:
+    return tuple(stop for stop in stops if stop and stop in text)
+
+
+def _kept_out(stops: Sequence[str], delivered: str) -> list[str]:
+    return [f"the text goes on after the stop string {stop!r}" for stop in _present(stops, delivered)]
+
+
+def _text(header: Header, generated: str, delivered: str) -> list[str]:
+    """The delivered text is the tokens' text up to the first stop string."""
+    ends = [generated.index(stop) for stop in _present(header.stop, generated)]
+    expected = generated[: min(ends, default=len(generated))]
+    if delivered == expected:
+        return []
+    return ["the delivered text is not the text of the tokens"]

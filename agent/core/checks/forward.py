@@ -1,0 +1,125 @@
+"""F and X: are the claimed log-probabilities those of the model? T: are the tokens plausible under it?
+
+All three compare a chunk's claims with what somebody recomputed for the same tokens after the same prefix.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import NamedTuple
+
+from agent.core.checks.claims import Position, Sampler
+from agent.core.checks.sampling import distance
+
+TOP = 10
+"""Candidates that F compares: those that matter, and that engines agree on best."""
+FAR_OFF = 0.05
+"""A draw further from its interval than noise moves it (log-probabilities of honest engines differ by 0.02–0.04)."""
+FAR_BEHIND = 0.5
+"""A greedy token further behind the likeliest one than concurrent requests move it (0.45 at most, measured)."""
+
+
+class Closeness(NamedTuple):
+    """F: natural logarithms, over the likeliest candidates."""
+
+    compared: int
+    mean: float
+    """Mean difference: the fingerprint that tells one model from another."""
+    worst: float
+    overlap: float
+    """Share of the claimed likeliest candidates that are among the recomputed likeliest."""
+
+
+class Plausibility(NamedTuple):
+    """T: the claimed tokens under recomputed probabilities."""
+
+    compared: int
+    mean: float
+    """Greedy: mean margin behind the likeliest token, as a difference of logarithms. Sampled: mean distance of the
+    seed's number from the interval that draws the token.
+    """
+    far: int
+    """Tokens that noise does not explain."""
+    unlisted: int
+    """Tokens that are not among the recomputed candidates at all."""
+    mean_rank: float
+    """0 is the likeliest. Unlisted tokens count as the last of the list."""
+
+
+class Exactness(NamedTuple):
+    """X."""
+
+    compared: int
+    equal: int
+    """Positions whose candidates and log-probabilities are the same bits."""
+
+
+def check_closeness(claimed: Sequence[Position], recomputed: Sequence[Position]) -> Closeness:
+    """F over one chunk. What the recomputed list lacks counts as the gap to the list's end, which it is at least."""
+    differences: list[float] = []
+    shared = listed = 0
+    for (claim, own), _ in _pairs(claimed, recomputed):
+        known, floor = dict(zip(own.ids, own.logprobs, strict=True)), own.logprobs[-1]
+        likeliest = set(own.ids[:TOP])
+        for number, logprob in zip(claim.ids[:TOP], claim.logprobs[:TOP], strict=True):
+            gap = logprob - known[number] if number in known else max(0.0, logprob - floor)
+            differences.append(abs(gap))
+            shared += number in likeliest
+        listed += len(claim.ids[:TOP])
+    if not differences:
+        return Closeness(0, 0.0, 0.0, 0.0)
+    return Closeness(len(differences), sum(differences) / len(differences), max(differences), shared / listed)
+
+
+def check_plausibility(
+    claimed: Sequence[Position], recomputed: Sequence[Position], sampler: Sampler, numbers: Sequence[float]
+) -> Plausibility:
+    """T over one chunk. `numbers`: the seed's random numbers for just these positions (`draw.uniforms`)."""
+    gaps: list[float] = []
+    ranks: list[int | None] = []
+    for (claim, own), number in _pairs(claimed, recomputed, numbers):
+        ranks.append(Position(claim.token, own.ids).rank())
+        gap = _margin(own, ranks[-1]) if sampler.greedy else distance(claim, _seen_by(own, claim), sampler, number)
+        gaps += [] if gap is None else [gap]
+    if not ranks:
+        return Plausibility(0, 0.0, 0, 0, 0.0)
+    limit = FAR_BEHIND if sampler.greedy else FAR_OFF
+    last = max(len(own.ids) for own in recomputed)
+    return Plausibility(
+        compared=len(ranks),
+        mean=sum(gaps) / max(len(gaps), 1),
+        far=sum(gap > limit for gap in gaps),
+        unlisted=ranks.count(None),
+        mean_rank=sum(last if rank is None else rank for rank in ranks) / len(ranks),
+    )
+
+
+def check_exactness(claimed: Sequence[Position], recomputed: Sequence[Position]) -> Exactness:
+    """X: the same candidates with the same log-probabilities, bit by bit as float32."""
+    pairs = [pair for pair, _ in _pairs(claimed, recomputed)]
+    return Exactness(len(pairs), sum(_bits(claim) == _bits(own) for claim, own in pairs))
+
+
+def _pairs(
+    claimed: Sequence[Position], recomputed: Sequence[Position], numbers: Iterable[float] = repeat(0.0)
+) -> Iterable[tuple[tuple[Position, Position], float]]:
+    """Positions with candidates on both sides. Raises ValueError when the chunks differ in length."""
+    pairs = zip(zip(claimed, recomputed, strict=True), numbers, strict=False)
+    return (pair for pair in pairs if pair[0][0].ids and pair[0][1].ids)
+
+
+def _margin(own: Position, rank: int | None) -> float:
+    return own.logprobs[0] - own.logprobs[-1 if rank is None else rank]
+
+
+def _seen_by(own: Position, claim: Position) -> list[float]:
+    """The claimed candidates with one's own log-probabilities; those that are not listed are at most the last one."""
+    known = dict(zip(own.ids, own.logprobs, strict=True))
+    return [known.get(number, own.logprobs[-1]) for number in claim.ids]
+
+
+def _bits(position: Position) -> bytes:
+    count = min(len(position.ids), len(position.logprobs))
+    return struct.pack(f"<{count}I{count}f", *position.ids[:count], *position.logprobs[:count])

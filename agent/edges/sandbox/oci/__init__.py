@@ -1,0 +1,1 @@
+"""The Sandbox port by an engine of OCI containers: podman or docker."""

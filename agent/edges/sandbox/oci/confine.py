@@ -1,0 +1,64 @@
+"""The limits of one container. Its engine sets them; here they are checked, and what came of them is read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.core.errors import SandboxError
+from agent.edges.sandbox.confine import refuse_root
+from agent.edges.sandbox.fds import readable
+from agent.edges.sandbox.oci import remains
+from agent.edges.sandbox.oci.command import Command
+from agent.edges.sandbox.sources import give
+from agent.ports import SandboxSpec
+
+
+class ContainerConfinement:
+    """From before the program runs until after the container is gone."""
+
+    def __init__(self, command: Command, name: str, spec: SandboxSpec) -> None:
+        self._command = command
+        self._name = name
+        self._spec = spec
+        self._pidfd = -1
+        self._places: remains.Places | None = None
+        self._remains = remains.Remains()
+
+    def admit(self, pid: int) -> None:
+        """Look at the held first process, and hand it its socket directory. Raises SandboxError, also when that process
+        turns out to be root on the host."""
+        refuse_root(pid)
+        owner = Path(f"/proc/{pid}").stat()
+        if self._spec.socket_dir is not None:
+            give(self._spec.socket_dir, owner.st_uid, owner.st_gid)
+        self._places = remains.places(pid)
+        self._pidfd = os.pidfd_open(pid)
+
+    async def watch(self, _exceeded: Callable[[], None]) -> None:
+        """Read what the kernel counted as soon as the first process is dead: the engine takes a few hundredths of a
+        second until it removes the cgroup."""
+        try:
+            await readable(self._pidfd)
+            if self._places is not None:
+                self._remains = remains.read(self._places)
+        finally:
+            os.close(self._pidfd)
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed something inside for its memory limit."""
+        if self._spec.limits.memory_bytes is None:
+            return False
+        if self._remains.oom_killed is not None:
+            return self._remains.oom_killed
+        with contextlib.suppress(SandboxError):
+            return self._command.ask("inspect", "--format", "{{.State.OOMKilled}}", self._name).strip() == "true"
+        return False
+
+    def release(self) -> None:
+        """Remove the container. Blocks."""
+        # One that cannot be removed now is reaped at the next start: its first process is dead in any case.
+        with contextlib.suppress(SandboxError):
+            self._command.remove(self._name)

@@ -1,0 +1,57 @@
+"""Ends this agent's containers when the agent dies without a word.
+
+A container is the child of its engine, not ours, and outlives us. So a small process of ours waits at a pipe that only
+we hold open; when we are gone, however that came about, it removes what is labelled as ours and ends. A program inside
+cannot reach it. Only a blow that hits both, such as the kill of a whole service, leaves containers to the next start.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import weakref
+
+from agent.edges.sandbox.oci.command import Command
+
+# Signals that are meant for the agent's process group or service must not end it before its work is done. A container
+# that was about to start when we died may come late: so a second look.
+_SCRIPT = """
+trap '' HUP INT QUIT TERM PIPE
+label=$1
+shift
+while read -r _; do :; done
+for look in 1 2; do
+  found=$("$@" ps --all --quiet --filter "label=$label")
+  [ -z "$found" ] || "$@" rm --force --volumes $found
+  [ $look = 2 ] || sleep 5
+done
+"""
+
+
+class Keeper:
+    """One process for all containers of one run of the agent."""
+
+    def __init__(self, command: Command, label: str) -> None:
+        """Starts it. `label` is what the containers of this run have and no others. Raises OSError."""
+        out, self._held = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _SCRIPT, "gpu-agent-keeper", label, *command.words],
+                stdin=out,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=command.environment,
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError:
+            os.close(self._held)
+            raise
+        finally:
+            os.close(out)
+        weakref.finalize(self, os.close, self._held)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still waits."""
+        return self._process.poll() is None

@@ -1,0 +1,28 @@
+"""What the daemon holds in memory for nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+LOOK = """
+import os, ssl, sys
+from agent.cli.run import import_without_ballast
+read = ssl.SSLContext.set_default_verify_paths
+before = dict(os.environ)
+import_without_ballast()
+import agent.app, structlog
+assert "rich" not in sys.modules and "frozenlist._frozenlist" not in sys.modules
+assert "cryptography.hazmat.primitives.serialization" not in sys.modules
+assert "agent.devnet" not in sys.modules and "agent.cli.demo" not in sys.modules
+import rich, aiohttp.connector
+assert aiohttp.connector._SSL_CONTEXT_VERIFIED.verify_mode is ssl.CERT_REQUIRED
+assert ssl.SSLContext.set_default_verify_paths is read and dict(os.environ) == before
+"""
+
+
+def test_the_daemon_imports_no_ballast_and_what_was_left_out_works_afterwards() -> None:
+    done = subprocess.run([sys.executable, "-c", LOOK], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

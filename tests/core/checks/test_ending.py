@@ -1,0 +1,70 @@
+"""Why a text ended: every way to end honestly, and every way to lie about it."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from agent.core.checks.claims import Position
+from agent.core.checks.ending import Told, check_ending
+from agent.core.model import FinishReason
+from agent.core.proof.header import Header
+from tests.core.proof.making import header
+
+STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
+
+
+def ended(finish: FinishReason, counted: int, *, allowed: int = 8, stop: tuple[str, ...] = ()) -> Header:
+    return msgspec.structs.replace(header(), finish=finish, completion_tokens=counted, max_tokens=allowed, stop=stop)
+
+
+def shown(count: int) -> list[Position]:
+    return [Position(at) for at in range(count)]
+
+
+HONEST = {
+    "end of text": (ended(STOP, 5), 5, "abcd", Told(True, "abcd")),
+    "end of text with the last token": (ended(STOP, 8), 8, "abcdefg", Told(True, "abcdefg")),
+    "nothing but the end": (ended(STOP, 1), 1, "", Told(True, "")),
+    "all that was allowed": (ended(LENGTH, 8), 8, "abcdefgh", Told(False, "abcdefgh")),
+    "cut inside a character": (ended(LENGTH, 8), 6, "abcdef", Told(False, "abcdef")),
+    "a stop string": (ended(STOP, 4, stop=("\n",)), 4, "abc", Told(False, "abc\n")),
+    "a stop string inside a token": (ended(STOP, 2, stop=(", ",)), 2, "ab", Told(False, "ab, c")),
+    "the first of two stop strings": (ended(STOP, 5, stop=("x", "cd")), 5, "ab", Told(False, "abcdx")),
+    "not all tokens known": (ended(STOP, 5), 5, "ab", Told(True)),
+}
+
+
+@pytest.mark.parametrize(("made", "tokens", "delivered", "told"), HONEST.values(), ids=HONEST.keys())
+def test_an_honest_end_passes(made: Header, tokens: int, delivered: str, told: Told):
+    found = check_ending(made, shown(tokens), delivered=delivered, told=told)
+    assert found.faults == ()
+    assert found.decided
+
+
+LIES = {
+    "more than was allowed": (ended(LENGTH, 9), 9, "", None, "9 tokens are counted where 8"),
+    "tokens that nobody saw": (ended(STOP, 5), 3, "", None, "5 tokens are counted, but the transcript has 3"),
+    "more shown than counted": (ended(STOP, 3), 5, "", None, "transcript has 5"),
+    "too many cut off": (ended(LENGTH, 8), 4, "", None, "transcript has 4"),
+    "cut short, length given": (ended(LENGTH, 5), 5, "", None, "ended after 5 of 8"),
+    "cut short, stop given": (ended(STOP, 5), 5, "abcde", Told(False, "abcde"), "neither by an end-of-text token"),
+    "cut short, with a stop rule": (ended(STOP, 5, stop=("\n",)), 5, "abcde", Told(False, "abcde"), "neither by"),
+    "went on after a stop string": (ended(LENGTH, 8, stop=("\n",)), 8, "a\nb", None, "goes on after the stop string"),
+    "ended, length given": (ended(LENGTH, 8), 8, "abcdefg", Told(True, "abcdefg"), "had ended"),
+    "another text": (ended(STOP, 5), 5, "good", Told(True, "bad"), "not the text of the tokens"),
+    "text left out": (ended(STOP, 5), 5, "ab", Told(True, "abcd"), "not the text of the tokens"),
+    "the stop string delivered": (ended(STOP, 4, stop=("\n",)), 4, "abc\n", Told(False, "abc\n"), "goes on after"),
+}
+
+
+@pytest.mark.parametrize(("made", "tokens", "delivered", "told", "words"), LIES.values(), ids=LIES.keys())
+def test_a_lie_about_the_end_is_told(made: Header, tokens: int, delivered: str, told: Told | None, words: str):
+    found = check_ending(made, shown(tokens), delivered=delivered, told=told)
+    assert any(words in fault for fault in found.faults)
+
+
+def test_without_the_tokenizer_a_stop_is_not_decided():
+    assert not check_ending(ended(STOP, 5), shown(5)).decided
+    assert check_ending(ended(LENGTH, 8), shown(8)).decided
+    assert not check_ending(ended(STOP, 5, stop=("\n",)), shown(5), told=Told(False)).decided

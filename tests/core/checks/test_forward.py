@@ -1,0 +1,102 @@
+"""F, T and X over one chunk: what noise moves, what another model moves, and what only equal bits survive."""
+
+from __future__ import annotations
+
+import random
+from itertools import islice
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.core.checks.claims import Position
+from agent.core.checks.draw import uniforms
+from agent.core.checks.forward import TOP, check_closeness, check_exactness, check_plausibility
+from tests.core.checks.engine import SAMPLER, choose, f32, listed, some_logits
+
+TOKENS = 32
+NUMBERS = list(islice(uniforms(SAMPLER.seed), TOKENS))
+GREEDY = SAMPLER._replace(temperature=0.0)
+
+
+def replayed(noise: float, *, seed: int = 3, sampler=SAMPLER, cheat: float = 0.0) -> tuple[list[Position], ...]:
+    """Claims by a model that is `cheat` off, and a verifier's own view of the same tokens that is `noise` off."""
+    chance, claimed, own = random.Random(seed), [], []
+    for number in NUMBERS:
+        logits = some_logits(chance, 80)
+        theirs = [one + chance.gauss(0.0, cheat) for one in logits]
+        token = choose(theirs, sampler, number)
+        claimed.append(listed(theirs, 40, token))
+        own.append(listed([one + chance.gauss(0.0, noise) for one in logits], 40, token))
+    return claimed, own
+
+
+def test_one_and_the_same_computation_differs_in_nothing():
+    claimed, own = replayed(0.0)
+    close = check_closeness(claimed, own)
+    assert (close.mean, close.worst, close.overlap, close.compared) == (0.0, 0.0, 1.0, TOKENS * TOP)
+    assert check_exactness(claimed, own) == (TOKENS, TOKENS)
+    plausible = check_plausibility(claimed, own, SAMPLER, NUMBERS)
+    assert (plausible.mean, plausible.far, plausible.unlisted) == (0.0, 0, 0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 1 << 30), st.sampled_from((SAMPLER, GREEDY)))
+def test_noise_stays_below_and_another_model_above(seed: int, sampler):
+    claimed, own = replayed(0.03, seed=seed, sampler=sampler)
+    assert check_closeness(claimed, own).mean < 0.1
+    assert check_plausibility(claimed, own, sampler, NUMBERS).far <= 2
+    assert check_exactness(claimed, own).equal == 0
+    claimed, own = replayed(0.03, seed=seed, sampler=sampler, cheat=0.8)
+    assert check_closeness(claimed, own).mean > 0.3
+    assert check_closeness(claimed, own).overlap < 0.95
+
+
+def test_true_log_probabilities_beside_tokens_of_another_model_pass_f_but_not_t():
+    """Decode cheaply, then prefill the true model for the claims."""
+    chance, claimed, own = random.Random(5), [], []
+    for number in NUMBERS:
+        logits = some_logits(chance, 80)
+        token = choose([one + chance.gauss(0.0, 1.0) for one in logits], SAMPLER, number)
+        claimed.append(listed(logits, 40, token))
+        own.append(listed([one + chance.gauss(0.0, 0.02) for one in logits], 40, token))
+    assert check_closeness(claimed, own).mean < 0.1
+    assert check_plausibility(claimed, own, SAMPLER, NUMBERS).far >= 5
+
+
+def test_one_bit_of_one_log_probability_is_not_exact():
+    claimed, own = replayed(0.0)
+    claimed[9] = claimed[9]._replace(logprobs=(*claimed[9].logprobs[:-1], f32(claimed[9].logprobs[-1] - 1e-6)))
+    assert check_exactness(claimed, own) == (TOKENS, TOKENS - 1)
+    own[3] = own[3]._replace(ids=own[3].ids[::-1])
+    assert check_exactness(claimed, own) == (TOKENS, TOKENS - 2)
+
+
+def test_a_candidate_that_the_verifier_does_not_list_counts_as_the_gap_to_its_list():
+    claim = Position(1, (1, 9), (-0.1, -0.5))
+    own = Position(1, (1, 2), (-0.1, -3.0))
+    close = check_closeness([claim], [own])
+    assert (close.worst, close.overlap) == (2.5, 0.5)
+
+
+def test_a_token_that_the_verifier_does_not_list_is_far_off():
+    claim, own = Position(9, (9, 1), (-0.1, -0.5)), Position(9, (1, 2), (-0.1, -3.0))
+    for sampler in (SAMPLER._replace(top_k=2), GREEDY):
+        plausible = check_plausibility([claim], [own], sampler, [0.5])
+        assert (plausible.unlisted, plausible.far, plausible.mean_rank) == (1, 1, 2.0)
+
+
+def test_withheld_tokens_are_left_out():
+    claimed, own = replayed(0.0)
+    claimed[4] = Position(None)
+    assert check_closeness(claimed, own).compared == (TOKENS - 1) * TOP
+    assert check_plausibility(claimed, own, SAMPLER, NUMBERS).compared == TOKENS - 1
+    nothing = [Position(None)]
+    assert check_closeness(nothing, nothing).compared == 0
+    assert check_plausibility(nothing, nothing, SAMPLER, NUMBERS[:1]).compared == 0
+
+
+def test_chunks_of_different_length_are_not_compared():
+    claimed, own = replayed(0.0)
+    with pytest.raises(ValueError, match="shorter"):
+        check_closeness(claimed, own[:-1])
