@@ -142,6 +142,8 @@ class Result(Up):
     output: str | None = None
     blob: str | None = None
     """Hex SHA-256 of the output when it went up as a blob."""
+    artifact: str | None = None
+    """Hex SHA-256 of what a program left, which went up as a blob; the signed result names it, too."""
 
 
 class Bye(Up):

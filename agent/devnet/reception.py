@@ -92,8 +92,8 @@ class Reception:
             case Chunk():
                 return self._chunk(node_id, frame.msg)
             case Result():
-                size = desk.blobs.size_of(frame.msg.blob)
-                return await desk.carry_out(settling.deliver(desk.book, when, node_id, frame.msg, size))
+                sizes = desk.blobs.size_of(frame.msg.blob), desk.blobs.size_of(frame.msg.artifact)
+                return await desk.carry_out(settling.deliver(desk.book, when, node_id, frame.msg, *sizes))
             case Bye():
                 if not self.sessions.newest(session):
                     return Ack()  # said before the node came back: it must not end what was granted since

@@ -7,7 +7,7 @@ import hashlib
 import msgspec
 
 from agent.core.errors import ProofError
-from agent.core.model import Signed, Value
+from agent.core.model import Blob, Signed, Value
 from agent.core.proof.signed import open_signed
 from agent.core.wire import MAX_INLINE_OUTPUT_BYTES, RefusalCode, Result, ResultBody, Role
 from agent.devnet.core.book import Book
@@ -28,15 +28,20 @@ class Delivered(Value):
     output_sha256: str
     """Of the output that came; empty when none did."""
     output_bytes: int
+    artifact: Blob | None = None
+    """As it lies here."""
 
 
-def open_delivery(book: Book, node_id: str, message: Result, blob_bytes: int | None) -> Delivered:
+def open_delivery(
+    book: Book, node_id: str, message: Result, blob_bytes: int | None, artifact_bytes: int | None
+) -> Delivered:
     """Raises Refused for what nobody can be held to: unsigned, unreadable, oversized, or a blob that never came."""
     body, payload = _open(book, node_id, message.signed)
     if message.output is not None and message.blob is not None:
         raise bad_message("a result carries its output inline or as a blob, not both")
-    if message.blob is not None and blob_bytes is None:
-        raise Refused(RefusalCode.NOT_FOUND, f"blob {message.blob[:64]} is not here: PUT /v1/blobs/<sha256> first")
+    for sha256, size in ((message.blob, blob_bytes), (message.artifact, artifact_bytes)):
+        if sha256 is not None and size is None:
+            raise Refused(RefusalCode.NOT_FOUND, f"blob {sha256[:64]} is not here: PUT /v1/blobs/<sha256> first")
     text = None if message.output is None else message.output.encode()
     if text is not None and len(text) > MAX_INLINE_OUTPUT_BYTES:
         limit = f"at most {MAX_INLINE_OUTPUT_BYTES} bytes go inline"
@@ -48,6 +53,7 @@ def open_delivery(book: Book, node_id: str, message: Result, blob_bytes: int | N
         output=message.output,
         blob=message.blob,
         output_sha256=message.blob or ("" if text is None else hashlib.sha256(text).hexdigest()),
+        artifact=Blob(sha256=message.artifact, bytes=artifact_bytes or 0) if message.artifact else None,
         output_bytes=blob_bytes or (0 if text is None else len(text)),
     )
 

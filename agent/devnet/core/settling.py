@@ -6,7 +6,7 @@ import hashlib
 
 import msgspec
 
-from agent.core.model import Outcome, Reason, Signed, Usage
+from agent.core.model import ExecInput, ExecLimits, Outcome, Reason, Signed, Usage
 from agent.core.proof.signed import seal
 from agent.core.text import plain
 from agent.core.wire import (
@@ -31,12 +31,15 @@ from agent.devnet.core.rules import PASSING, Instant
 _OFFER = msgspec.json.Decoder(OfferBody)
 
 
-def deliver(book: Book, when: Instant, node_id: str, message: Result, blob_bytes: int | None) -> Decision[Receipt]:
-    """Judge a result and acknowledge it. `blob_bytes` is the size of the named blob, None when it is not here.
+def deliver(
+    book: Book, when: Instant, node_id: str, message: Result, blob_bytes: int | None, artifact_bytes: int | None = None
+) -> Decision[Receipt]:
+    """Judge a result and acknowledge it. `blob_bytes` and `artifact_bytes` are the sizes of the blobs that it names,
+    None for one that is not here.
 
     Raises Refused as `open_delivery` does.
     """
-    delivered = open_delivery(book, node_id, message, blob_bytes)
+    delivered = open_delivery(book, node_id, message, blob_bytes, artifact_bytes)
     status, detail = _judge(book, node_id, delivered)
     task = book.tasks.get(delivered.body.task_id)
     if status is ReceiptStatus.DUPLICATE:
@@ -100,6 +103,7 @@ def _accept(book: Book, when: Instant, task: Task, delivered: Delivered, receipt
                 usage=body.usage,
                 output=delivered.output,
                 blob=delivered.blob,
+                artifact=delivered.artifact,
             )
         )
     )
@@ -156,6 +160,19 @@ def price_micros(usage: Usage, micros_per_million: int) -> int:
     return (usage.prompt_tokens + usage.completion_tokens) * micros_per_million // 1_000_000
 
 
+def program_micros(limits: ExecLimits, running_ms: int, micros_per_cpu_hour: int) -> int:
+    """Likewise, for the processors that were asked for; no longer than the program was allowed to run."""
+    billed_ms = min(running_ms, limits.wall_s * 1000)
+    return billed_ms * limits.cpu_millis * micros_per_cpu_hour // (3_600_000 * 1000)
+
+
+def _amount_micros(book: Book, body: ResultBody) -> int:
+    asked = book.tasks[body.task_id].demand.spec.input
+    if isinstance(asked, ExecInput):
+        return program_micros(asked.limits, body.timings.running_ms, book.rules.price_micros_per_cpu_hour)
+    return price_micros(body.usage, book.rules.price_micros_per_million_tokens)
+
+
 def _receipt_body(
     book: Book, when: Instant, node_id: str, delivered: Delivered, status: ReceiptStatus, detail: str
 ) -> ReceiptBody:
@@ -174,7 +191,7 @@ def _receipt_body(
         detail=detail,
         output_sha256=body.output_sha256,
         commitment_root=body.commitment.root if body.commitment else "",
-        amount_micros=price_micros(body.usage, book.rules.price_micros_per_million_tokens) if pays else 0,
+        amount_micros=_amount_micros(book, body) if pays else 0,
         currency=book.rules.currency if pays else "",
     )
 
