@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol
 
 import msgspec
 
 from agent.core import wire
+from agent.core.checks.claims import Position
 from agent.core.fingerprint import Cpu, Pool, SandboxFacts, Versions
 from agent.core.gpu import GpuReport
-from agent.core.model import FinishReason, LeaseKey, Signed, TaskSpec, Usage, Value
+from agent.core.model import (
+    Blob,
+    ChatInput,
+    CompletionInput,
+    ExecInput,
+    FinishReason,
+    LeaseKey,
+    Signed,
+    TaskSpec,
+    Usage,
+    Value,
+)
+from agent.core.proof.files import FileLeaf
 
 
 class Clock(Protocol):
@@ -198,7 +213,37 @@ class Finished(Value):
     """Candidates per token that the request asked for."""
 
 
-EngineOutput = Piece | Vectors | Finished
+class Printed(Value):
+    """Some of a program's stdout."""
+
+    data: bytes
+
+
+class Artifact(Protocol):
+    """What a program made, in one file that nobody keeps yet: it is gone with the last reference to it."""
+
+    @property
+    def blob(self) -> Blob: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """The last thing that a pool of programs yields."""
+
+    end: SandboxExit
+    members: tuple[FileLeaf, ...]
+    """Of the artifact, in its order: files of /out, stderr, stdout."""
+    artifact: Artifact
+    stdout_tail: str
+    stderr_tail: str
+    """Control characters removed, both."""
+    left_out: tuple[str, ...] = ()
+    """What lay in /out and could not be collected, in words."""
+    overfull: str = ""
+    """Why nothing of /out was collected, when it held more than allowed."""
+
+
+EngineOutput = Piece | Vectors | Finished | Printed | Ran
 
 
 class EnginePool(Protocol):
@@ -226,6 +271,68 @@ class EnginePool(Protocol):
         ...
 
 
+class Incoming(Protocol):
+    """One blob on its way in: a context manager. Nothing of it stays unless `settle` came to its end."""
+
+    @property
+    def sha256(self) -> str: ...
+    def write(self, piece: bytes) -> None:
+        """Raises EngineError when more comes than was announced, StorageError."""
+        ...
+
+    def restart(self) -> None:
+        """Forget what came: the connection broke."""
+        ...
+
+    async def settle(self) -> None:
+        """All has come: check and keep it, durable when this returns. Raises EngineError, StorageError."""
+        ...
+
+    def __enter__(self) -> Incoming: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Stock(Protocol):
+    """Bundles and inputs of programs, by digest."""
+
+    def lacking(self, task: ExecInput) -> Mapping[str, int]:
+        """What has to be fetched before `task` can run: its name here → size."""
+        ...
+
+    def incoming(self, name: str, size: int) -> Incoming:
+        """Takes in one of `lacking`; makes room for it first. Raises StorageError."""
+        ...
+
+
+# --------------------------------------------------------------------------- verify
+
+
+class Replayer(Protocol):
+    """An engine with a model, asked what it would have said in somebody else's place. All raise EngineError."""
+
+    async def prompt_ids(self, given: ChatInput | CompletionInput) -> tuple[int, ...]:
+        """Token ids of the prompt, a chat's as the model's template renders it."""
+        ...
+
+    async def replay(self, prefix: Sequence[int], ids: Sequence[int], top: int) -> tuple[Position, ...]:
+        """A position for each of `ids`, with up to `top` candidates, after `prefix` and the ids before it.
+
+        One call is one computation: equal calls to engines of one determinism class give equal bits, as long as every
+        token can be forced.
+        """
+        ...
+
+    async def text(self, ids: Sequence[int]) -> str:
+        """What the engine would have written for `ids`; U+FFFD where a character is incomplete."""
+        ...
+
+    async def ends(self, token: int) -> bool:
+        """Whether this token ends a text."""
+        ...
+
+
 # --------------------------------------------------------------------------- prove, report
 
 
@@ -242,15 +349,52 @@ class Identity(Protocol):
     def verify(self, key: str, signature: str, digest: bytes) -> bool: ...
 
 
+class Room(Value):
+    """How much of a quota is used."""
+
+    used_bytes: int
+    quota_bytes: int
+
+
 class Transcripts(Protocol):
     """Keeps transcripts until the challenge window is over."""
 
     async def keep(self, key: LeaseKey, transcript: bytes, until: float) -> None:
-        """Durable when it returns; `until` in Unix seconds. Raises StorageError."""
+        """Durable when it returns; `until` in Unix seconds. Raises StorageError, `full` also when the quota is."""
+        ...
+
+    async def read(self, key: LeaseKey) -> bytes | None:
+        """What was kept last for `key`; None when nothing was, or it was swept. Raises StorageError: it is damaged."""
         ...
 
     async def sweep(self, now: float) -> int:
-        """Delete what is past its time; returns how many."""
+        """Delete what is past its time, or soon after; returns how many."""
+        ...
+
+    def room(self) -> Room: ...
+
+
+class Artifacts(Protocol):
+    """What programs made, until the coordinator has it."""
+
+    async def keep(self, key: LeaseKey, artifact: Artifact) -> None:
+        """Durable when it returns, until `drop`. Raises StorageError."""
+        ...
+
+    def of(self, key: LeaseKey) -> Blob | None:
+        """What is kept for an attempt."""
+        ...
+
+    async def read(self, key: LeaseKey) -> bytes:
+        """All of what `of` tells. Raises StorageError."""
+        ...
+
+    def drop(self, key: LeaseKey) -> None:
+        """The coordinator has it, or nobody wants it any more."""
+        ...
+
+    def retain(self, keys: Collection[LeaseKey]) -> None:
+        """Drop what belongs to none of these attempts: an earlier life ended before it could."""
         ...
 
 
@@ -320,6 +464,13 @@ class Link(Protocol):
 
     async def put_blob(self, sha256: str, body: bytes) -> None:
         """Idempotent upload. Raises LinkError."""
+        ...
+
+    async def get_blob(self, sha256: str, size: int, write: Callable[[bytes], None]) -> None:
+        """Download a blob that a task of this node names, at most `size` bytes of it. Raises LinkError.
+
+        `write` gets the pieces; what it raises ends the download.
+        """
         ...
 
     def pushes(self) -> AsyncIterator[wire.Push]:

@@ -41,6 +41,8 @@ class Pool(Value):
     """Longest prompt plus completion that one slot takes."""
     engine_digest: str = ""
     """SHA-256 over the engine's binaries; empty for an external engine, which cannot be measured."""
+    publishers: tuple[str, ...] = ()
+    """Pools of programs alone: public keys (hex) of those whose bundles the owner runs."""
     determinism: str = "U"
     """Determinism class id (proof.md); `U` is unverifiable."""
     ready: bool = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from agent.core.model import Commitment, Count, LeaseKey, Outcome, Reason, Signed, TaskSpec, Timings, Usage, Value
+from agent.core.model import Blob, Commitment, Count, LeaseKey, Outcome, Reason, Signed, TaskSpec, Timings, Usage, Value
 
 
 class Role(StrEnum):
@@ -61,6 +61,8 @@ class ResultBody(Value, forbid_unknown_fields=True):
     usage: Usage = Usage()
     timings: Timings = Timings()
     commitment: Commitment | None = None
+    artifact: Blob | None = None
+    """The archive of what a program left; it goes up as a blob of its own."""
 
     @property
     def key(self) -> LeaseKey:

@@ -144,6 +144,8 @@ class Delivery(Value):
     output: str | None = None
     blob: str | None = None
     """Hex SHA-256 of the output when it went up as a blob."""
+    artifact: str | None = None
+    """Hex SHA-256 of what a program left, which went up as a blob; the signed result names it, too."""
 
 
 class Result(Up):

@@ -13,7 +13,7 @@ from agent.core.wire import Chunk, Offers, Pull, Push, RefusalCode
 from agent.devnet.blobs import Blobs
 from agent.devnet.core import leasing
 from agent.devnet.core.book import Book
-from agent.devnet.core.effects import Decision, Granted, Moved, Notice, PushTo, SaveSettlement
+from agent.devnet.core.effects import Decision, Granted, Moved, Notice, PushTo, blobs_named
 from agent.devnet.core.rules import Instant, Refused
 from agent.devnet.store import Store
 from agent.devnet.streams import Streams
@@ -126,8 +126,8 @@ class Desk:
         if done.cancelled() or done.exception():
             return
         for write in decision.writes:
-            if isinstance(write, SaveSettlement) and write.settlement.blob:
-                self.blobs.adopt(write.settlement.blob)
+            for sha256 in blobs_named(write):
+                self.blobs.adopt(sha256)
         self._notify(decision.notices)
 
     def _notify(self, notices: tuple[Notice, ...]) -> None:

@@ -12,22 +12,25 @@ from agent.core.wire import (
     Decline,
     EnrolRequest,
     Pull,
+    RefusalCode,
     Result,
     Start,
     Up,
     tag_of,
 )
+from agent.devnet.core import leasing
 from agent.devnet.core.rules import Refused, bad_message
 from agent.devnet.reception import Reception, read_frame
 from agent.devnet.sessions import Session
 from agent.devnet.web import bearer_of, body_of, framed, json, plain_body, value_of
 
+OCTETS = {"Content-Type": "application/octet-stream"}
 _ENROL = msgspec.json.Decoder(EnrolRequest)
 MESSAGES: tuple[type[Up], ...] = (Beat, Pull, Start, Decline, Chunk, Result, Bye)
 
 
 class NodeRoutes:
-    """`POST /v1/{nonce,hello,enrol,beat,pull,start,decline,chunk,result,bye}` and `PUT /v1/blobs/{sha256}`."""
+    """`POST /v1/{nonce,hello,enrol,beat,pull,start,decline,chunk,result,bye}` ; `PUT` and `GET /v1/blobs/{sha256}`."""
 
     def __init__(self, reception: Reception) -> None:
         self._reception = reception
@@ -39,6 +42,7 @@ class NodeRoutes:
             web.post("/v1/nonce", self._nonce),
             web.post("/v1/hello", self._hello),
             web.put("/v1/blobs/{sha256}", self._blob),
+            web.get("/v1/blobs/{sha256}", self._give),
             *named,
         ]
 
@@ -71,6 +75,14 @@ class NodeRoutes:
         blobs = self._reception.desk.blobs
         await blobs.put(node_id, request.match_info["sha256"], request.content_length, pieces)
         return web.Response(status=201)
+
+    async def _give(self, request: web.Request) -> web.StreamResponse:
+        """What a task of this node needs, and nothing else: a digest is no secret."""
+        node_id, sha256 = self._session(request).node_id, request.match_info["sha256"]
+        desk = self._reception.desk
+        if not leasing.may_read(desk.book, node_id, sha256) or desk.blobs.size_of(sha256) is None:
+            raise Refused(RefusalCode.NOT_FOUND, "no task that this node holds names such a blob")
+        return web.FileResponse(desk.blobs.path_of(sha256), headers=OCTETS)
 
     def _session(self, request: web.Request) -> Session:
         now = self._reception.desk.when().now

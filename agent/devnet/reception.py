@@ -26,6 +26,7 @@ from agent.core.wire import (
     decode_up,
 )
 from agent.devnet.core import leasing, presence, settling
+from agent.devnet.core.delivery import Sizes
 from agent.devnet.core.rules import bad_message
 from agent.devnet.desk import Clock, Desk
 from agent.devnet.sessions import Session, Sessions
@@ -92,7 +93,8 @@ class Reception:
             case Chunk():
                 return self._chunk(node_id, frame.msg)
             case Result():
-                sizes = [desk.blobs.size_of(delivery.blob) for delivery in frame.msg.deliveries]
+                size_of = desk.blobs.size_of
+                sizes = [Sizes(size_of(it.blob), size_of(it.artifact)) for it in frame.msg.deliveries]
                 return await desk.carry_out(settling.deliver(desk.book, when, node_id, frame.msg, sizes))
             case Bye():
                 if not self.sessions.newest(session):

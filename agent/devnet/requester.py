@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import ssl
 from collections.abc import AsyncIterator
 from types import TracebackType
@@ -12,7 +13,8 @@ import aiohttp
 import msgspec
 
 from agent.core.errors import LinkError, LinkFault
-from agent.core.model import TaskInput
+from agent.core.model import Blob, ExecInput, TaskInput
+from agent.core.program import RUNTIME
 from agent.core.wire import DownFrame, ReceiptBundle, Refusal, RefusalCode, decode_down
 from agent.devnet.core.asking import SamplingAsked, TaskAsked
 from agent.devnet.core.rules import Refused
@@ -92,6 +94,20 @@ class Requester:
         """The output, however large."""
         return (await self._exchange("GET", f"/v1/tasks/{task_id}/output")).decode()
 
+    async def upload(self, content: bytes) -> Blob:
+        """Bring a bundle or an input, before the task that names it. The same content again is no error."""
+        blob = Blob(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+        await self._exchange("PUT", f"/v1/inputs/{blob.sha256}", content)
+        return blob
+
+    async def run(self, task: ExecInput, *, deadline_s: float | None = None, request_key: str = "") -> str:
+        """Queue a program whose bundle and inputs are uploaded; returns the task's id."""
+        return await self.submit(RUNTIME, task, deadline_s=deadline_s, request_key=request_key)
+
+    async def artifact(self, task_id: str) -> bytes:
+        """The archive of what a program left (`core.archive`)."""
+        return await self._exchange("GET", f"/v1/tasks/{task_id}/artifact")
+
     async def ledger(self) -> Ledger:
         """What was earned, by whom, for what."""
         return await self._call("GET", "/v1/ledger", Ledger)
@@ -151,8 +167,8 @@ class Requester:
         except msgspec.DecodeError as error:
             raise LinkError(LinkFault.BROKEN, f"{path} answers something else: {error}") from error
 
-    async def _exchange(self, method: str, path: str, body: msgspec.Struct | None = None) -> bytes:
-        data = msgspec.json.encode(body) if body is not None else None
+    async def _exchange(self, method: str, path: str, body: msgspec.Struct | bytes | None = None) -> bytes:
+        data = body if isinstance(body, bytes) or body is None else msgspec.json.encode(body)
         try:
             async with self._http.request(method, self._url + path, data=data, ssl=self._tls) as response:
                 raw = await response.read()

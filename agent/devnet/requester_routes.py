@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from agent.core.model import ExecInput
+from agent.core.program import blobs_of
 from agent.core.wire import Directive, ReceiptBundle, RefusalCode
 from agent.devnet.core import asking, presence
 from agent.devnet.core.records import ENDED, Settlement, Task, TaskState
@@ -30,10 +32,12 @@ from agent.devnet.views import (
     node_view,
     task_view,
 )
-from agent.devnet.web import bearer_of, body_of, json, value_of
+from agent.devnet.web import bearer_of, body_of, json, plain_body, value_of
 
 QUIET_S = 15.0
 """Silence after which a comment keeps the stream alive; proxies give up at 30 to 60 s."""
+REQUESTER = "requester"
+"""Whose uploads wait for their task, where nodes have their ids."""
 _ASKED = msgspec.json.Decoder(asking.TaskAsked)
 _DIRECTIVE = msgspec.json.Decoder(Directive)
 _PLACE = re.compile(r"(\d{1,9})\.(\d{1,9})")
@@ -58,6 +62,8 @@ class RequesterRoutes:
             web.delete("/v1/tasks/{id}", closed(self._cancel)),
             web.get("/v1/tasks/{id}/events", closed(self._events)),
             web.get("/v1/tasks/{id}/output", closed(self._output)),
+            web.put("/v1/inputs/{sha256}", closed(self._upload)),
+            web.get("/v1/tasks/{id}/artifact", closed(self._artifact)),
             web.get("/v1/tasks/{id}/receipt", closed(self._receipt)),
             web.get("/v1/ledger", closed(self._ledger)),
             web.get("/v1/nodes", closed(self._nodes)),
@@ -87,9 +93,24 @@ class RequesterRoutes:
 
     async def _submit(self, request: web.Request) -> web.StreamResponse:
         asked = await value_of(request, _ASKED)
+        self._check_blobs(asked)
         task_id, nonce = f"t-{secrets.token_hex(12)}", secrets.token_hex(32)
         decision = asking.submit(self._desk.book, self._desk.when(), asked, task_id, nonce)
         return json(Submitted(task_id=await self._desk.carry_out(decision)), status=201)
+
+    def _check_blobs(self, asked: asking.TaskAsked) -> None:
+        if isinstance(asked.input, ExecInput):
+            for sha256, size in blobs_of(asked.input).items():
+                if (here := self._desk.blobs.size_of(sha256)) != size:
+                    told = "is not here" if here is None else f"has {here} bytes"
+                    what = f"blob {sha256[:64]} of {size} bytes {told}: PUT /v1/inputs/<sha256> first"
+                    raise Refused(RefusalCode.NOT_FOUND, what)
+
+    async def _upload(self, request: web.Request) -> web.StreamResponse:
+        plain_body(request)
+        pieces = aiter(request.content.iter_chunked(1 << 18))
+        await self._desk.blobs.put(REQUESTER, request.match_info["sha256"], request.content_length, pieces)
+        return web.Response(status=201)
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
         return json(await self._view(self._task(request)))
@@ -129,6 +150,13 @@ class RequesterRoutes:
             kind = {"Content-Type": "text/plain; charset=utf-8"}
             return web.FileResponse(self._desk.blobs.path_of(settlement.blob), headers=kind)
         return web.Response(text=settlement.output or "")
+
+    async def _artifact(self, request: web.Request) -> web.StreamResponse:
+        settlement = await self._settlement(self._task(request))
+        if settlement.artifact is None:
+            raise Refused(RefusalCode.NOT_FOUND, f"task {settlement.task_id} left nothing: it was no program")
+        kind = {"Content-Type": "application/x-tar"}
+        return web.FileResponse(self._desk.blobs.path_of(settlement.artifact.sha256), headers=kind)
 
     async def _receipt(self, request: web.Request) -> web.StreamResponse:
         settlement = await self._settlement(self._task(request))

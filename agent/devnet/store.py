@@ -23,6 +23,7 @@ from agent.devnet.core.effects import (
     SaveSettlement,
     SaveToken,
     Write,
+    blobs_named,
 )
 from agent.devnet.core.records import Demand, LedgerLine, NodeRecord, Progress, Settlement, UsedToken
 from agent.devnet.core.restoring import Remembered
@@ -37,6 +38,7 @@ CREATE TABLE IF NOT EXISTS demands (task_id TEXT PRIMARY KEY, number INTEGER NOT
 CREATE TABLE IF NOT EXISTS progress (task_id TEXT PRIMARY KEY, doc BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS settlements
     (idem_key TEXT PRIMARY KEY, task_id TEXT NOT NULL, blob TEXT, receipt BLOB NOT NULL, doc BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS artifacts (idem_key TEXT PRIMARY KEY, sha256 TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS ledger (line INTEGER PRIMARY KEY, idem_key TEXT NOT NULL UNIQUE, doc BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS nodes (node_id TEXT PRIMARY KEY, doc BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS tokens (sha256 TEXT PRIMARY KEY, node_id TEXT NOT NULL);
@@ -224,6 +226,8 @@ def _apply_one(connection: sqlite3.Connection, write: Write) -> None:
         case SaveSettlement(settlement=it):
             row_of = (it.idem_key, it.task_id, it.blob, encode(it.receipt_body), encode(it))
             connection.execute("INSERT INTO settlements VALUES (?, ?, ?, ?, ?)", row_of)
+            if it.artifact:
+                connection.execute("INSERT INTO artifacts VALUES (?, ?)", (it.idem_key, it.artifact.sha256))
         case SaveLedgerLine(line=line):
             connection.execute("INSERT INTO ledger (idem_key, doc) VALUES (?, ?)", (line.idem_key, encode(line)))
         case SaveNode(record=record):
@@ -251,8 +255,10 @@ def ledger(connection: sqlite3.Connection) -> tuple[LedgerLine, ...]:
 
 
 def blobs_in_use(connection: sqlite3.Connection) -> frozenset[str]:
-    """Digests of blobs that are the output of an accepted result."""
-    return frozenset(row[0] for row in connection.execute("SELECT blob FROM settlements WHERE blob IS NOT NULL"))
+    """Digests of blobs that an accepted result or a task names."""
+    query = "SELECT blob FROM settlements WHERE blob IS NOT NULL UNION SELECT sha256 FROM artifacts"
+    asked = (SaveDemand(demand=it) for it in _decoded(connection, "SELECT doc FROM demands", Demand))
+    return frozenset(row[0] for row in connection.execute(query)).union(*map(blobs_named, asked))
 
 
 def _remembered(connection: sqlite3.Connection) -> Remembered:

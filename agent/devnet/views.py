@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from agent.core.fingerprint import Fingerprint
-from agent.core.model import Usage, Value
+from agent.core.model import Blob, Usage, Value
 from agent.core.wire import PoolLoad
 from agent.devnet.core.records import Episode, LedgerLine, Node, Settlement, Task, TaskState
 
@@ -28,6 +28,8 @@ class TaskView(Value):
     """Where it came inline; otherwise `output_path` says where to get it."""
     output_path: str = ""
     output_sha256: str = ""
+    artifact: Blob | None = None
+    """The archive of what a program left: `GET /v1/tasks/{id}/artifact`."""
     amount_micros: int = 0
     currency: str = ""
     commitment_root: str = ""
@@ -112,6 +114,7 @@ def _with_result(view: TaskView, settlement: Settlement) -> TaskView:
         output=settlement.output,
         output_path=f"/v1/tasks/{view.task_id}/output" if settlement.blob else "",
         output_sha256=receipt.output_sha256,
+        artifact=settlement.artifact,
         amount_micros=receipt.amount_micros,
         currency=receipt.currency,
         commitment_root=receipt.commitment_root,

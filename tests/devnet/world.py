@@ -28,6 +28,7 @@ from agent.core.proof.signed import open_signed, seal, session_digest
 from agent.core.proof.transcript import Transcript, TranscriptBuilder
 from agent.devnet.core import asking, leasing, presence, settling
 from agent.devnet.core.book import Book
+from agent.devnet.core.delivery import Sizes
 from agent.devnet.core.effects import Decision, Granted, PushTo, Write
 from agent.devnet.core.records import TaskState
 from agent.devnet.core.restoring import Remembered, restore
@@ -198,16 +199,16 @@ class World:
         return self.take(presence.beat(self.book, self.when, actor.node_id, wire.Beat(held=held, **changes)))
 
     def deliver(self, actor: Actor, delivery: wire.Delivery, blob_bytes: int | None = None) -> wire.ReceiptBody:
-        (answer,) = self.deliver_all(actor, (delivery,), (blob_bytes,))
+        (answer,) = self.deliver_all(actor, (delivery,), Sizes(blob_bytes))
         assert isinstance(answer, wire.ReceiptBody), answer
         return answer
 
     def deliver_all(
-        self, actor: Actor, deliveries: tuple[wire.Delivery, ...], blob_bytes: tuple[int | None, ...] = ()
+        self, actor: Actor, deliveries: tuple[wire.Delivery, ...], *sizes: Sizes
     ) -> list[wire.ReceiptBody | wire.Refusal]:
         """What one message brings, an answer each."""
         message = wire.Result(deliveries=deliveries)
-        sizes = blob_bytes or (None,) * len(deliveries)
+        sizes = sizes or (Sizes(),) * len(deliveries)
         receipt = self.take(settling.deliver(self.book, self.when, actor.node_id, message, sizes))
         return [self._read(answer) for answer in receipt.answers]
 

@@ -15,6 +15,9 @@ from agent.devnet.core.asking import TaskAsked
 
 _REF = "#/components/schemas/{name}"
 _JSON = "application/json"
+_OCTETS = "application/octet-stream"
+_BYTES: Schema = {"required": True, "content": {_OCTETS: {}}}
+_SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _EVENTS = (streams.ChunkSeen, streams.Restarted, streams.StateSeen)
 _VIEWS = (views.TaskView, views.Nodes, views.Ledger, views.Submitted, views.Cancelled, views.TokenMade, views.Health)
 
@@ -30,14 +33,18 @@ class Route(NamedTuple):
     status: int = 200
     media: str = _JSON
     """Of the reply when it is no JSON value."""
+    uploads: bool = False
+    """Takes bytes, under the digest that its path ends in."""
 
 
 REQUESTER = (
     Route("post", "/v1/tasks", "Queue a task", views.Submitted, TaskAsked, 201),
+    Route("put", "/v1/inputs/{sha256}", "Upload a bundle or an input; idempotent", status=201, uploads=True),
     Route("get", "/v1/tasks/{id}", "A task as it is now", views.TaskView),
     Route("delete", "/v1/tasks/{id}", "Cancel a task", views.Cancelled),
     Route("get", "/v1/tasks/{id}/events", "Follow a task until it ends", media="text/event-stream"),
     Route("get", "/v1/tasks/{id}/output", "The output, however large", media="text/plain"),
+    Route("get", "/v1/tasks/{id}/artifact", "The archive of what a program left", media="application/x-tar"),
     Route("get", "/v1/tasks/{id}/receipt", "Everything needed to check the task offline", wire.ReceiptBundle),
     Route("get", "/v1/ledger", "What was earned, by whom, for what", views.Ledger),
     Route("get", "/v1/nodes", "Enrolled nodes, with what they offer", views.Nodes),
@@ -79,7 +86,10 @@ def _paths() -> Schema:
                 "enrol", _said(wire.EnrolRequest), body=_ref(wire.EnrolRequest), reply=_ref(wire.EnrolReply)
             )
         },
-        "/v1/blobs/{sha256}": {"put": _blob()},
+        "/v1/blobs/{sha256}": {
+            "put": _blob(),
+            "get": _download(),
+        },
         "/healthz": {"get": {"tags": ["operator"], **_operation("health", "Is it alive", reply=_ref(views.Health))}},
     }
     for message in (wire.Beat, wire.Pull, wire.Start, wire.Decline, wire.Chunk, wire.Result, wire.Bye):
@@ -117,22 +127,30 @@ def _requester(route: Route) -> dict[str, Any]:
             "(TaskView). `Last-Event-ID` goes on after a chunk that the follower has."
         )
     body = _ref(route.asks) if route.asks else None
-    silent = route.asks is wire.Directive
+    silent = route.asks is wire.Directive or route.uploads
     operation = _operation(
         name, route.summary, body=body, reply=None if silent else reply, status=route.status, media=route.media
     )
     operation |= {"tags": ["requester"], "security": [{"requester": []}]}
+    if route.uploads:
+        operation |= {"requestBody": _BYTES, "parameters": [_in_path("sha256", _SHA256)]}
     if "{id}" in route.path:
         operation["parameters"] = [_in_path("id", {"type": "string"})]
     return operation
 
 
 def _blob() -> dict[str, Any]:
-    operation = _operation(
-        "blob", "Upload an output over 128 KiB under its own digest; idempotent", reply=None, status=201
-    )
-    operation["parameters"] = [_in_path("sha256", {"type": "string", "pattern": "^[0-9a-f]{64}$"})]
-    operation["requestBody"] = {"required": True, "content": {"application/octet-stream": {}}}
+    summary = "Upload an output over 128 KiB, or an artifact, under its own digest; idempotent"
+    operation = _operation("blob", summary, reply=None, status=201)
+    operation["parameters"] = [_in_path("sha256", _SHA256)]
+    operation["requestBody"] = _BYTES
+    return {**operation, "security": [{"session": []}]}
+
+
+def _download() -> dict[str, Any]:
+    summary = "A bundle or an input of a task that this node holds"
+    operation = _operation("fetch", summary, reply={"type": "string", "format": "binary"}, media=_OCTETS)
+    operation["parameters"] = [_in_path("sha256", _SHA256)]
     return {**operation, "security": [{"session": []}]}
 
 

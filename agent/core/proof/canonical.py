@@ -182,4 +182,9 @@ def choice(numbers: Mapping[E, int]) -> Codec[E]:
             raise malformed(f"{number} is none of {sorted(members)}")
         return members[number]
 
-    return Codec(lambda value: U8.write(numbers[value]), read)
+    def write(value: E) -> bytes:
+        if value not in numbers:
+            raise malformed(f"{value} is none of {sorted(numbers)}")
+        return U8.write(numbers[value])
+
+    return Codec(write, read)

@@ -8,14 +8,24 @@ import re
 
 from agent.core.errors import ProofError
 from agent.core.model import Commitment
-from agent.core.proof.header import MAX_HEADER_BYTES, Header, decode_header
+from agent.core.payloads import OfferBody
+from agent.core.proof.header import MAX_HEADER_BYTES, Header, check_against_offer, decode_header
+from agent.core.proof.program import (
+    PROGRAM_VERSION,
+    ProgramHeader,
+    check_program_against_offer,
+    decode_program_header,
+)
 from agent.core.proof.transcript import Transcript
 
 _ROOT = re.compile(r"[0-9a-f]{64}\Z")
 _MAX_BASE64 = (MAX_HEADER_BYTES + 2) // 3 * 4
 
 
-def commit(header: Header, transcript: Transcript) -> Commitment:
+AnyHeader = Header | ProgramHeader
+
+
+def commit(header: AnyHeader, transcript: Transcript) -> Commitment:
     """Commit to a transcript. Raises ProofError("encoding") when the header cannot be written."""
     return Commitment(
         header=base64.b64encode(header.encode()).decode(),
@@ -24,7 +34,7 @@ def commit(header: Header, transcript: Transcript) -> Commitment:
     )
 
 
-def read_commitment(commitment: Commitment, node_key: str) -> Header:
+def read_commitment(commitment: Commitment, node_key: str) -> AnyHeader:
     """The header that `node_key` committed to, once its signature over the result was verified.
 
     Raises ProofError: "commitment_header" (not canonical), "commitment_key" (another node's), "commitment_root" (not a
@@ -32,7 +42,7 @@ def read_commitment(commitment: Commitment, node_key: str) -> Header:
     """
     raw = header_bytes(commitment)
     try:
-        header = decode_header(raw)
+        header = _decode(raw)
     except ProofError as error:
         raise ProofError("commitment_header", error.message) from error
     if header.node_key != node_key:
@@ -40,6 +50,20 @@ def read_commitment(commitment: Commitment, node_key: str) -> Header:
     if not _ROOT.match(commitment.root) or commitment.leaves < 1:
         raise ProofError("commitment_root", "the root is not 64 lower-case hex digits over at least one leaf")
     return header
+
+
+def check_header(header: AnyHeader, offer: OfferBody) -> None:
+    """Whether the header says what the offer asked. Raises ProofError("header_offer") naming the fields."""
+    if isinstance(header, ProgramHeader):
+        check_program_against_offer(header, offer)
+    else:
+        check_against_offer(header, offer)
+
+
+def _decode(raw: bytes) -> AnyHeader:
+    if raw[:2] == PROGRAM_VERSION.to_bytes(2, "little"):
+        return decode_program_header(raw)
+    return decode_header(raw)
 
 
 def header_bytes(commitment: Commitment) -> bytes:

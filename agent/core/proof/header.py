@@ -41,6 +41,8 @@ class ProofKind(StrEnum):
     """At least some text came without token ids: shows what was said when, and no more."""
     ROWS = "rows"
     """Rows of embeddings."""
+    FILES = "files"
+    """What a program left behind: can be compared with another run of it."""
 
 
 class Header(Value):
@@ -86,6 +88,11 @@ class Header(Value):
     adapter_digest: str = ""
     engine_digest: str = ""
     version: int = VERSION
+
+    @property
+    def artifact(self) -> str:
+        """None: only a program leaves one."""
+        return ""
 
     def encode(self) -> bytes:
         """Canonical bytes. Raises ProofError("encoding")."""

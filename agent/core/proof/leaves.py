@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from agent.core.errors import ProofError
 from agent.core.model import Commitment, Value
 from agent.core.proof.canonical import BYTES, U8, U16, U32, U64, Codec, Reader, malformed
+from agent.core.proof.files import FileLeaf, read_file
 from agent.core.proof.merkle import HASH_BYTES, leaf_hash, root
 from agent.core.proof.transcript import LEAF_TOKENS, NO_PREVIOUS, LeafKind
 
@@ -27,6 +28,7 @@ class Leaf(Value):
     texts: tuple[bytes, ...] = ()
     """UTF-8, as the engine sent it."""
     row: tuple[float, ...] = ()
+    file: FileLeaf | None = None
     entries: int = 0
     """END alone: tokens, text pieces and rows of the whole transcript."""
     end_logprob: float | None = None
@@ -34,7 +36,7 @@ class Leaf(Value):
     @property
     def count(self) -> int:
         """Entries of this leaf."""
-        return len(self.ids) + len(self.texts) + (self.kind is LeafKind.ROW)
+        return len(self.ids) + len(self.texts) + (self.kind in (LeafKind.ROW, LeafKind.FILE))
 
 
 def split_leaves(raw: bytes) -> tuple[bytes, ...]:
@@ -97,6 +99,8 @@ def read_leaf(raw: bytes) -> Leaf:
             leaf = Leaf(kind=kind, index=index, previous=previous, texts=texts)
         case LeafKind.ROW:
             leaf = Leaf(kind=kind, index=index, previous=previous, row=_floats(reader, U32.read(reader)))
+        case LeafKind.FILE:
+            leaf = Leaf(kind=kind, index=index, previous=previous, file=read_file(reader))
     reader.end()
     return leaf
 

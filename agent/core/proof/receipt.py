@@ -13,8 +13,7 @@ import msgspec
 from agent.core import wire
 from agent.core.errors import ProofError
 from agent.core.model import Commitment, Outcome, Signed
-from agent.core.proof.commitment import read_commitment
-from agent.core.proof.header import Header, check_against_offer
+from agent.core.proof.commitment import AnyHeader, check_header, read_commitment
 from agent.core.proof.leaves import check_leaves, split_leaves
 from agent.core.proof.signed import Verify, open_signed
 
@@ -45,7 +44,7 @@ class Case:
         return self.result.commitment
 
     @cached_property
-    def header(self) -> Header:
+    def header(self) -> AnyHeader:
         """The committed header. Raises ProofError."""
         return read_commitment(self.commitment, self.bundle.result.key)
 
@@ -118,13 +117,15 @@ def _commitment(case: Case) -> None:
 
 
 def _header_offer(case: Case) -> None:
-    check_against_offer(case.header, case.offer)
+    check_header(case.header, case.offer)
 
 
 def _header_result(case: Case) -> None:
     header, result = case.header, case.result
     if header.output_sha256 != result.output_sha256:
         raise ProofError("header_output", "the node committed to another output")
+    if header.artifact != (result.artifact.sha256 if result.artifact else ""):
+        raise ProofError("header_output", "the node committed to another artifact")
     if (header.prompt_tokens, header.completion_tokens) != (result.usage.prompt_tokens, result.usage.completion_tokens):
         raise ProofError("header_output", "the node committed to other token counts")
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from agent.core.proof.canonical import BYTES, U8, U16, U32, U64, malformed
+from agent.core.proof.files import FileLeaf, write_file
 from agent.core.proof.header import ProofKind
 from agent.core.proof.merkle import HASH_BYTES, leaf_hash, root
 
@@ -27,6 +28,8 @@ class LeafKind(IntEnum):
     """Text that came without token ids."""
     ROW = 3
     """One row of output numbers."""
+    FILE = 4
+    """One member of the archive that a program left."""
 
 
 class Token(Protocol):
@@ -90,6 +93,12 @@ class TranscriptBuilder:
             self._entries += 1
         return closed
 
+    def add_files(self, files: Iterable[FileLeaf]) -> None:
+        """Add what a program left, a leaf each. Raises ProofError("encoding")."""
+        for file in files:
+            self._append(LeafKind.FILE, write_file(file))
+            self._entries += 1
+
     def finish(self, end_logprob: float | None = None) -> Transcript:
         """Close what is open and add the end leaf. `end_logprob` is the end-of-text token's, where it is known."""
         if self._open:
@@ -101,6 +110,8 @@ class TranscriptBuilder:
     def _proof_kind(self) -> ProofKind:
         if LeafKind.TEXT in self._kinds:
             return ProofKind.TEXT
+        if LeafKind.FILE in self._kinds:
+            return ProofKind.FILES
         return ProofKind.ROWS if LeafKind.ROW in self._kinds else ProofKind.TOKENS_F32
 
     def _close(self) -> str:

@@ -7,10 +7,12 @@ import re
 
 import msgspec
 
+from agent.core import program
 from agent.core.model import (
     ChatInput,
     CompletionInput,
     EmbeddingInput,
+    ExecInput,
     Reason,
     Sampling,
     TaskInput,
@@ -18,6 +20,7 @@ from agent.core.model import (
     TaskSpec,
     Value,
 )
+from agent.core.proof.signed import Verify
 from agent.core.wire import Cancel, RefusalCode, encode
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, PushTo, SaveDemand
@@ -51,7 +54,7 @@ class TaskAsked(Value, forbid_unknown_fields=True):
     model_digest: str
     input: TaskInput
     max_tokens: int = 0
-    """Required but for embeddings, which generate nothing."""
+    """Required but for embeddings and programs, which generate nothing."""
     sampling: SamplingAsked = SamplingAsked()
     deadline_s: float | None = None
     request_key: str = ""
@@ -141,7 +144,7 @@ def _offer_bytes(spec: TaskSpec) -> int:
 
 
 def _check(book: Book, asked: TaskAsked) -> None:
-    faults = [*_input_faults(asked), *_sampling_faults(asked.sampling)]
+    faults = [*_input_faults(asked, book.verify), *_sampling_faults(asked.sampling)]
     if not _DIGEST.fullmatch(asked.model_digest):
         faults.append("model_digest: expected sha256: and 64 lower-case hex digits")
     if asked.deadline_s is not None and not 0 < asked.deadline_s <= book.rules.max_deadline_s:
@@ -152,7 +155,7 @@ def _check(book: Book, asked: TaskAsked) -> None:
         raise bad_message("; ".join(faults))
 
 
-def _input_faults(asked: TaskAsked) -> list[str]:
+def _input_faults(asked: TaskAsked, verify: Verify) -> list[str]:
     faults = []
     match asked.input:
         case ChatInput(messages=messages):
@@ -166,8 +169,21 @@ def _input_faults(asked: TaskAsked) -> list[str]:
             if not texts or not all(texts):
                 faults.append("input.texts: at least one, none of them empty")
             return faults
+        case ExecInput():
+            return [*faults, *_program_faults(asked, asked.input, verify)]
     if not 1 <= asked.max_tokens <= MAX_TOKENS:
         faults.append(f"max_tokens: expected 1 to {MAX_TOKENS} for {TaskKind.CHAT} and {TaskKind.COMPLETION}")
+    return faults
+
+
+def _program_faults(asked: TaskAsked, task: ExecInput, verify: Verify) -> list[str]:
+    faults = [f"input.{fault}" for fault in program.faults(task)]
+    if not faults and not program.published(task.bundle, verify):
+        faults.append("input.bundle.signature: it is not the publisher's, or not over this digest and size")
+    if asked.model_digest != program.RUNTIME:
+        faults.append(f"model_digest: of a program it is {program.RUNTIME}")
+    if asked.max_tokens:
+        faults.append("max_tokens: a program has none")
     return faults
 
 

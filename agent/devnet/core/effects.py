@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from agent.core.model import LeaseKey, Value
+from agent.core.model import ExecInput, LeaseKey, Value
+from agent.core.program import blobs_of
 from agent.core.wire import Offers, Push
 from agent.devnet.core.records import (
     Demand,
@@ -59,6 +60,17 @@ class SaveToken(Value):
 
 
 Write = SaveDemand | SaveProgress | SaveSettlement | SaveLedgerLine | SaveNode | SaveToken
+
+
+def blobs_named(write: Write) -> tuple[str, ...]:
+    """Digests of blobs that are kept from now on."""
+    match write:
+        case SaveSettlement(settlement=it):
+            return tuple(filter(None, (it.blob, it.artifact.sha256 if it.artifact else None)))
+        case SaveDemand(demand=demand) if isinstance(demand.spec.input, ExecInput):
+            return tuple(blobs_of(demand.spec.input))
+        case _:
+            return ()
 
 
 class Granted(Value):

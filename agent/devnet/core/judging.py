@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from agent.core.errors import ProofError
 from agent.core.model import Commitment, EmbeddingInput, Outcome, TaskSpec
-from agent.core.proof.commitment import read_commitment
-from agent.core.proof.header import Header, ProofKind, check_against_offer
+from agent.core.proof.commitment import AnyHeader, check_header, read_commitment
+from agent.core.proof.header import ProofKind
+from agent.core.proof.program import ProgramHeader
 from agent.core.proof.transcript import LEAF_TOKENS
 from agent.core.wire import OfferBody, ResultBody, encode
 from agent.devnet.core.delivery import Delivered
@@ -16,6 +17,7 @@ from agent.devnet.core.records import Lease
 HIDDEN_TOKENS = 32
 """What an engine may count and not show: the end of the text, half a character, and besides this what made a stop
 string, of which every token stands for a byte or more."""
+PROGRAM_LEAVES = 3
 TEMPLATE_TOKENS = 1024
 """What a chat template may add. All else is text, and every token of it stands for a byte or more."""
 
@@ -43,6 +45,8 @@ def _output(delivered: Delivered) -> Iterator[str]:
         yield "output_sha256 is not the digest of the output that came"
     elif body.output_bytes != delivered.output_bytes:
         yield f"output_bytes is {body.output_bytes}, but {delivered.output_bytes} came"
+    if body.artifact != delivered.artifact:
+        yield "the artifact is not the one that came"
 
 
 def _success(delivered: Delivered, offer: OfferBody) -> Iterator[str]:
@@ -62,7 +66,7 @@ def _success(delivered: Delivered, offer: OfferBody) -> Iterator[str]:
 def _commitment(body: ResultBody, commitment: Commitment, node_key: str, offer: OfferBody) -> Iterator[str]:
     try:
         header = read_commitment(commitment, node_key)
-        check_against_offer(header, offer)
+        check_header(header, offer)
     except ProofError as error:
         yield f"{error.check}: {error.message}"
     else:
@@ -70,9 +74,12 @@ def _commitment(body: ResultBody, commitment: Commitment, node_key: str, offer: 
         yield from _transcript(header, commitment, offer.task)
 
 
-def _transcript(header: Header, commitment: Commitment, task: TaskSpec) -> Iterator[str]:
+def _transcript(header: AnyHeader, commitment: Commitment, task: TaskSpec) -> Iterator[str]:
     """Whether there are leaves enough for what is claimed. What is in them only a look at the transcript can tell."""
-    if isinstance(task.input, EmbeddingInput):
+    if isinstance(header, ProgramHeader):
+        if commitment.leaves < PROGRAM_LEAVES:
+            yield f"{commitment.leaves} leaves, but stdout, stderr and the end make {PROGRAM_LEAVES}"
+    elif isinstance(task.input, EmbeddingInput):
         if (header.proof_kind, commitment.leaves) != (ProofKind.ROWS, len(task.input.texts) + 1):
             rows = len(task.input.texts)
             yield f"{commitment.leaves} leaves of {header.proof_kind.value}, but {rows} rows were asked for"
@@ -85,7 +92,9 @@ def _transcript(header: Header, commitment: Commitment, task: TaskSpec) -> Itera
             yield f"{header.completion_tokens} completion tokens, but the committed leaves hold {most} at most"
 
 
-def _header(header: Header, body: ResultBody) -> Iterator[str]:
+def _header(header: AnyHeader, body: ResultBody) -> Iterator[str]:
+    if header.artifact != (body.artifact.sha256 if body.artifact else ""):
+        yield "the committed artifact is another one"
     if header.output_sha256 != body.output_sha256:
         yield "the committed output is another one"
     if (header.prompt_tokens, header.completion_tokens) != (body.usage.prompt_tokens, body.usage.completion_tokens):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from agent.core.model import LeaseKey, Outcome, Reason
+from agent.core.model import ExecInput, LeaseKey, Outcome, Reason
+from agent.core.program import blobs_of
 from agent.core.wire import MAX_PULL_WAIT_S, Ack, Cancel, Confirmed, Decline, Offers, Pull, StartAck
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Granted, PushTo
@@ -44,6 +45,12 @@ def _confirm(book: Book, when: Instant, node_id: str, key: LeaseKey) -> Confirme
         return Confirmed(key=key, ok=False, detail=_why_not_held(book, node_id, key))
     renew(book, when, task)
     return Confirmed(key=key, ok=True, lease_ms=ms(book.rules.lease_s))
+
+
+def may_read(book: Book, node_id: str, sha256: str) -> bool:
+    """Whether a task that this node holds needs this blob."""
+    held = (book.tasks[task_id].demand.spec.input for task_id in book.node(node_id).leases)
+    return any(isinstance(asked, ExecInput) and sha256 in blobs_of(asked) for asked in held)
 
 
 def decline(book: Book, when: Instant, node_id: str, message: Decline) -> Decision[Ack]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agent.core.fingerprint import Fingerprint, Pool
-from agent.core.model import LeaseKey, Outcome, Reason, Signed, TaskSpec, Usage, Value
+from agent.core.model import Blob, LeaseKey, Outcome, Reason, Signed, TaskSpec, Usage, Value
 from agent.core.wire import Directive, PoolLoad, ReceiptBody
 from agent.devnet.core.queue import Line
 
@@ -104,6 +104,8 @@ class Settlement(Value):
     output: str | None = None
     blob: str | None = None
     """Digest of the output where it came as a blob."""
+    artifact: Blob | None = None
+    """What a program left."""
 
 
 class LedgerLine(Value):

@@ -38,6 +38,8 @@ class Rules(Value):
     """A node that declined for a passing state (draining, starting, no free slot) may ask again soon."""
     price_micros_per_million_tokens: int = 200_000
     """Prompt and completion tokens alike; 200,000 micros are 0.20 of one unit."""
+    price_micros_per_cpu_hour: int = 50_000
+    """Of what a program may use at most, for the time that it ran."""
     currency: str = "credit"
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent.core.model import Outcome, Reason, Signed, Usage
+from agent.core.model import ExecInput, ExecLimits, Outcome, Reason, Signed, Usage
 from agent.core.proof.signed import seal_all
 from agent.core.text import plain
 from agent.core.wire import (
@@ -26,7 +26,7 @@ from agent.core.wire import (
     encode,
 )
 from agent.devnet.core.book import Book
-from agent.devnet.core.delivery import Delivered, open_delivery
+from agent.devnet.core.delivery import Delivered, Sizes, open_delivery
 from agent.devnet.core.effects import Decision, SaveLedgerLine, SaveSettlement
 from agent.devnet.core.granting import conclude
 from agent.devnet.core.judging import faults_of
@@ -45,19 +45,16 @@ class _Judged(NamedTuple):
     offer: Signed | None = None
 
 
-def deliver(
-    book: Book, when: Instant, node_id: str, message: Result, blob_bytes: Sequence[int | None]
-) -> Decision[Receipt]:
+def deliver(book: Book, when: Instant, node_id: str, message: Result, sizes: Sequence[Sizes]) -> Decision[Receipt]:
     """Judge results in their order and acknowledge each; their receipts share one signature.
 
-    `blob_bytes` has the size of each delivery's blob, None when it is not here. Raises Refused for too many at once;
-    what is wrong with one delivery is its answer.
+    `sizes` are those of each delivery's blobs. Raises Refused for too many at once; what is wrong with one delivery is
+    its answer.
     """
     if len(message.deliveries) > MAX_DELIVERIES:
         raise bad_message(f"a result message carries {MAX_DELIVERIES} deliveries at most")
     judged = [
-        _take(book, when, node_id, delivery, size)
-        for delivery, size in zip(message.deliveries, blob_bytes, strict=True)
+        _take(book, when, node_id, delivery, theirs) for delivery, theirs in zip(message.deliveries, sizes, strict=True)
     ]
     bodies = [encode(one.body) for one in judged if isinstance(one, _Judged)]
     receipts = iter(seal_all(Role.RECEIPT, bodies, book.key, book.sign))
@@ -65,9 +62,9 @@ def deliver(
     return conclude(book, when, Receipt(answers=answers))
 
 
-def _take(book: Book, when: Instant, node_id: str, delivery: Delivery, blob_bytes: int | None) -> _Judged | Refusal:
+def _take(book: Book, when: Instant, node_id: str, delivery: Delivery, sizes: Sizes) -> _Judged | Refusal:
     try:
-        delivered = open_delivery(book, node_id, delivery, blob_bytes)
+        delivered = open_delivery(book, node_id, delivery, sizes)
     except Refused as error:
         return error.told()
     status, detail = _judge(book, node_id, delivered)
@@ -147,6 +144,7 @@ def _settlement(offer: Signed, delivered: Delivered, body: ReceiptBody, receipt:
         usage=delivered.body.usage,
         output=delivered.output,
         blob=delivered.blob,
+        artifact=delivered.artifact,
     )
 
 
@@ -197,6 +195,19 @@ def price_micros(usage: Usage, micros_per_million: int) -> int:
     return (usage.prompt_tokens + usage.completion_tokens) * micros_per_million // 1_000_000
 
 
+def program_micros(limits: ExecLimits, running_ms: int, micros_per_cpu_hour: int) -> int:
+    """Likewise, for the processors that were asked for; no longer than the program was allowed to run."""
+    billed_ms = min(running_ms, limits.wall_s * 1000)
+    return billed_ms * limits.cpu_millis * micros_per_cpu_hour // (3_600_000 * 1000)
+
+
+def _amount_micros(book: Book, body: ResultBody) -> int:
+    asked = book.tasks[body.task_id].demand.spec.input
+    if isinstance(asked, ExecInput):
+        return program_micros(asked.limits, body.timings.running_ms, book.rules.price_micros_per_cpu_hour)
+    return price_micros(body.usage, book.rules.price_micros_per_million_tokens)
+
+
 def _receipt_body(
     book: Book, when: Instant, node_id: str, delivered: Delivered, status: ReceiptStatus, detail: str
 ) -> ReceiptBody:
@@ -215,6 +226,6 @@ def _receipt_body(
         detail=detail,
         output_sha256=body.output_sha256,
         commitment_root=body.commitment.root if body.commitment else "",
-        amount_micros=price_micros(body.usage, book.rules.price_micros_per_million_tokens) if pays else 0,
+        amount_micros=_amount_micros(book, body) if pays else 0,
         currency=book.rules.currency if pays else "",
     )

@@ -14,13 +14,14 @@ from pathlib import Path
 import msgspec
 
 import agent
-from agent.core.gpu import GpuReport
+from agent.core.gpu import GpuReport, PciGpu
 from agent.edges.gpu.text import one_line
 
 LINE_BYTES = 1 << 20
 """Longest line taken from a child. 16 GPUs with 7 MIG slices each make about 40 KiB."""
 STDERR_BYTES = 4096
 _OPENED = b"opened"
+_BUS = b"bus "
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH")
 
 
@@ -28,15 +29,18 @@ class ChildEnded(Exception):
     """The child will never answer; the message says why, in plain words."""
 
 
-def worker_command(library: Path | None = None) -> tuple[str, ...]:
+def worker_command(library: Path | None = None, bus: Path | None = None) -> tuple[str, ...]:
     """The command of a child of this process. A `library` without a folder is left to the loader to find.
 
+    `bus`: folder of the PCI devices, None for the kernel's.
     `-P` and `-s`: neither the working directory nor the user's site-packages decide what code reads the driver.
     """
-    command = (sys.executable, "-P", "-s", "-m", "agent.edges.gpu.worker", str(os.getpid()))
-    if library is None:
-        return command
-    return (*command, str(library.absolute() if len(library.parts) > 1 else library))
+    command = [sys.executable, "-P", "-s", "-m", "agent.edges.gpu.worker", str(os.getpid())]
+    if library is not None:
+        command.append(str(library.absolute() if len(library.parts) > 1 else library))
+    if bus is not None:
+        command += [str(bus.absolute())] if library is not None else ["", str(bus.absolute())]
+    return tuple(command)
 
 
 def worker_environment() -> dict[str, str]:
@@ -52,6 +56,8 @@ class Child:
     def __init__(self, process: Process) -> None:
         self.opened = False
         """Whether the driver answered once."""
+        self.bus: tuple[PciGpu, ...] | None = None
+        """NVIDIA GPUs on the PCI bus; None until told."""
         self._process = process
         self._stderr = b""
         self._answer: asyncio.Future[GpuReport] | None = None
@@ -126,6 +132,9 @@ class Child:
     def _take(self, line: bytes) -> None:
         if line == _OPENED:
             self.opened = True
+            return
+        if line.startswith(_BUS):
+            self.bus = msgspec.json.decode(line.removeprefix(_BUS), type=tuple[PciGpu, ...])
             return
         report = msgspec.json.decode(line, type=GpuReport)
         if self._answer is None or self._answer.done():

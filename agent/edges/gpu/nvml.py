@@ -195,11 +195,8 @@ def _load(libraries: tuple[str, ...]) -> ctypes.CDLL:
             return ctypes.CDLL(library)
         except OSError as error:
             failures.append(str(error))
-    cards = nvidia_devices()
-    if cards:
-        what = (
-            f"this machine has an NVIDIA card ({', '.join(cards)}) but the driver library does not load: {failures[0]}"
-        )
+    if cards := ", ".join(card.address for card in nvidia_devices()):
+        what = f"this machine has an NVIDIA card ({cards}) but the driver library does not load: {failures[0]}"
     else:
         what = f"no NVIDIA driver here ({failures[0]}), and no NVIDIA card on the PCI bus"
     raise DriverError(GpuFault.DRIVER_ABSENT, one_line(what))

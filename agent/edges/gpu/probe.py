@@ -6,9 +6,21 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.core.gpu import Gpu, GpuFault, GpuReport, retry_delay_s, with_known
+from msgspec.structs import replace
+
+from agent.core.gpu import (
+    Gpu,
+    GpuFault,
+    GpuReport,
+    PciGpu,
+    bus_address,
+    retry_delay_s,
+    with_bus,
+    with_known,
+)
 from agent.edges.gpu import codes
 from agent.edges.gpu.child import Child, ChildEnded, worker_command, worker_environment
+from agent.edges.gpu.kmsg import KMSG, KernelLog
 from agent.ports import Clock
 
 OPEN_PATIENCE_S = 30.0
@@ -41,13 +53,21 @@ class NvmlProbe:
         deadline_s: float = 2.0,
         open_patience_s: float = OPEN_PATIENCE_S,
         command: Sequence[str] = (),
+        bus: Path | None = None,
+        kernel_log: Path = KMSG,
     ) -> None:
-        """`library`: path of libnvidia-ml, None for the loader's. `command` replaces the child's command line."""
+        """`library`: path of libnvidia-ml, None for the loader's. `command` replaces the child's command line.
+
+        `bus`: folder of the PCI devices, None for the kernel's.
+        """
         self._clock = clock
         self._deadline_s = deadline_s
         self._open_patience_s = open_patience_s
-        self._library = library
-        self._command = tuple(command)
+        self._command = tuple(command) or worker_command(library, bus)
+        self._kernel_log = KernelLog(kernel_log)
+        self._bus: tuple[PciGpu, ...] = ()
+        self._on_bus: frozenset[str] = frozenset()
+        """Addresses that the bus listed at any time."""
         self._child: Child | None = None
         self._dying: Child | None = None
         self._born_at = 0.0
@@ -86,8 +106,25 @@ class NvmlProbe:
             await asyncio.wait({self._flight}, timeout=REAP_S)
         if self._dying is not None:
             await self._dying.wait_gone(REAP_S)
+        self._kernel_log.close()
 
     async def _take(self) -> GpuReport:
+        report = await self._read()
+        if self._child is not None and self._child.bus is not None:
+            self._saw_bus(self._child.bus)
+        return self._completed(report)
+
+    def _saw_bus(self, bus: tuple[PciGpu, ...]) -> None:
+        self._bus = bus
+        self._on_bus |= {bus_address(device.address) for device in bus}
+
+    def _completed(self, report: GpuReport) -> GpuReport:
+        """With what is known beside the driver, which may be silent: its kernel module's lines, and the bus."""
+        events = (*report.events, *self._kernel_log.events())
+        absent = report.absent | ({"kernel_log": self._kernel_log.reason} if self._kernel_log.reason else {})
+        return with_bus(replace(report, events=events, absent=absent), self._bus, self._on_bus)
+
+    async def _read(self) -> GpuReport:
         if self._clock.monotonic() < self._retry_at:
             return self._failed
         try:
@@ -106,7 +143,7 @@ class NvmlProbe:
             if self._dying is not None and not await self._dying.wait_gone(min(REAP_S, self._deadline_s / 2)):
                 raise TimeoutError
             self._dying = None
-            self._child = await Child.start(self._command or worker_command(self._library), worker_environment())
+            self._child = await Child.start(self._command, worker_environment())
             self._born_at = self._clock.monotonic()
             if self._closed:  # while the child was being born
                 self._child.kill()
@@ -150,5 +187,7 @@ class NvmlProbe:
 
     def _retire(self) -> None:
         if self._child is not None:
+            if self._child.bus is not None:
+                self._saw_bus(self._child.bus)
             self._child.kill()
             self._child, self._dying = None, self._child

@@ -1,7 +1,8 @@
-"""The child process that owns NVML: `python -m agent.edges.gpu.worker PARENT_PID [LIBRARY]`.
+"""The child process that owns NVML: `python -m agent.edges.gpu.worker PARENT_PID [LIBRARY [PCI_BUS]]`.
 
 NVML calls hang in the field and vendor libraries crash; here that costs a child, which the parent kills and replaces.
-Each line on stdin asks for a snapshot. Lines on stdout: `opened` once the driver is, then a GpuReport (JSON) each.
+Each line on stdin asks for a snapshot. Lines on stdout: `bus` and what the PCI bus lists (JSON), at the first question
+and every ten seconds, before NVML is asked; `opened` once the driver is; then a GpuReport (JSON) for each question.
 A report with `fault` set is the last one: the child ends, since only a new one sees a driver that changed.
 """
 
@@ -11,15 +12,23 @@ import ctypes
 import os
 import signal
 import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.core.gpu import GpuReport
+from agent.edges.gpu.events import EventWatch
 from agent.edges.gpu.nvml import DriverError
-from agent.edges.gpu.reader import Reader
+from agent.edges.gpu.pci import BUS as PCI_BUS
+from agent.edges.gpu.pci import nvidia_devices
+from agent.edges.gpu.reader import SLOW_S, Reader
 
 OPENED = b"opened"
+BUS = b"bus "
 _PR_SET_PDEATHSIG = 1
 
 
@@ -37,28 +46,56 @@ def take_stdout() -> BinaryIO:
     return replies
 
 
-def serve(reader: Reader, questions: BinaryIO, replies: BinaryIO) -> None:
-    """Answer questions until they end or the driver fails."""
-    opened = False
-    for _ in questions:
-        try:
-            if not opened:
-                reader.open()
-                opened = True
-                replies.write(OPENED + b"\n")
-                replies.flush()
-            report = reader.read()
-        except DriverError as error:
-            report = GpuReport(fault=error.fault, detail=str(error))
-        replies.write(msgspec.json.encode(report) + b"\n")
-        replies.flush()
-        if report.fault:
-            return
+class Server:
+    """Answers questions until they end or the driver fails."""
+
+    def __init__(self, reader: Reader, bus: Path, replies: BinaryIO) -> None:
+        self._reader = reader
+        self._bus = bus
+        self._replies = replies
+        self._events = EventWatch()
+        self._opened = False
+        self._bus_at = float("-inf")
+
+    def serve(self, questions: Iterable[bytes]) -> None:
+        """One report for each of `questions`; one with a fault is the last."""
+        for _ in questions:
+            self._look_at_bus()
+            try:
+                report = self._report()
+            except DriverError as error:
+                report = GpuReport(fault=error.fault, detail=str(error))
+            self._say(msgspec.json.encode(report))
+            if report.fault:
+                return
+
+    def _report(self) -> GpuReport:
+        if not self._opened:
+            self._reader.open()
+            self._opened = True
+            self._say(OPENED)
+        report = self._reader.read()
+        self._events.follow(self._reader.handles())
+        absent = {"events": self._events.reason} if self._events.reason else {}
+        return replace(report, events=self._events.take(), absent=absent)
+
+    def _look_at_bus(self) -> None:
+        """Told before the driver is asked: it may hang on the very GPU that is gone."""
+        now = time.monotonic()
+        if now >= self._bus_at:
+            self._bus_at = now + SLOW_S
+            self._say(BUS + msgspec.json.encode(nvidia_devices(self._bus)))
+
+    def _say(self, line: bytes) -> None:
+        self._replies.write(line + b"\n")
+        self._replies.flush()
 
 
 def main(argv: list[str]) -> None:
     die_with(int(argv[1]))
-    serve(Reader(argv[2] if len(argv) > 2 else ""), sys.stdin.buffer, take_stdout())
+    library = argv[2] if len(argv) > 2 else ""
+    bus = Path(argv[3]) if len(argv) > 3 else PCI_BUS
+    Server(Reader(library), bus, take_stdout()).serve(sys.stdin.buffer)
     os._exit(0)  # no nvmlShutdown and no destructors of a vendor library
 
 

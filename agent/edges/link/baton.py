@@ -54,6 +54,10 @@ class BatonLink:
         """Upload with the session of whoever has the baton. Raises LinkError."""
         await self._carry(lambda link: link.put_blob(sha256, body))
 
+    async def get_blob(self, sha256: str, size: int, write: Callable[[bytes], None]) -> None:
+        """Download a blob that a task of this node names."""
+        await self._carry(lambda link: link.get_blob(sha256, size, write))
+
     def pushes(self) -> AsyncIterator[wire.Push]:
         """The stream's pushes, across reconnects; silent while polling, where beats carry the same."""
         return self._stream.pushes()

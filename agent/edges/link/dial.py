@@ -6,6 +6,7 @@ import asyncio
 import io
 import socket
 import ssl
+from collections.abc import Callable
 from typing import NamedTuple
 
 import aiohttp
@@ -70,6 +71,33 @@ class Dialer:
             ):
                 raw = await self._body(response)
                 return Answer(response.status, retry_after_s(response.headers.get("Retry-After")), raw)
+
+    async def download(
+        self, route: str, write: Callable[[bytes], None], *, most: int, limit_s: float, token: str
+    ) -> Answer:
+        """Give the body of a 200 to `write` as it comes, at most `most` bytes of it; any other is in the answer.
+
+        Raises LinkError, and what `write` raises.
+        """
+        headers = {"Authorization": f"Bearer {token}"}
+        with classified(self.endpoint, f"GET {route[:20]}"):
+            async with (
+                asyncio.timeout(limit_s),
+                self._opened().get(
+                    self.endpoint.url("v1", *route.split("/")), headers=headers, allow_redirects=False
+                ) as response,
+            ):
+                if response.status != 200:
+                    again = retry_after_s(response.headers.get("Retry-After"))
+                    return Answer(response.status, again, await self._body(response))
+                left = most
+                async for piece in response.content.iter_any():
+                    left -= len(piece)
+                    if left < 0:
+                        response.close()
+                        raise broken(self.endpoint, f"it sends more than the {most} bytes that it announced")
+                    write(piece)
+                return Answer(200, None, b"")
 
     async def stream(self, close_s: float) -> aiohttp.ClientWebSocketResponse:
         """An upgraded connection; the caller bounds the wait. Raises LinkError, BROKEN without our subprotocol."""

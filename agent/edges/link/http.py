@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 
 import msgspec
@@ -51,6 +51,10 @@ class HttpLink:
     async def put_blob(self, sha256: str, body: bytes) -> None:
         """Upload `body` under its own digest. Raises LinkError."""
         await self._gate.run(lambda session: upload(self._dialer, self._limits, session.token, sha256, body))
+
+    async def get_blob(self, sha256: str, size: int, write: Callable[[bytes], None]) -> None:
+        """Download a blob that a task of this node names. Raises LinkError."""
+        await self._gate.run(lambda session: download(self._dialer, self._limits, session.token, sha256, size, write))
 
     def pushes(self) -> AsyncIterator[wire.Push]:
         """Silent: what the coordinator wants comes with the next beat. Ends when the link is closed."""
@@ -105,6 +109,17 @@ def _no_frame(dialer: Dialer, answer: Answer, error: msgspec.DecodeError) -> Lin
         return broken(dialer.endpoint, what)
     bare = wire.Refusal(code=code, message=f"HTTP {answer.status}", retry_after_s=answer.retry_after_s)
     return refused(bare)
+
+
+async def download(
+    dialer: Dialer, limits: LinkLimits, token: str, sha256: str, size: int, write: Callable[[bytes], None]
+) -> None:
+    """`GET /v1/blobs/{sha256}`; the same for every transport. Raises LinkError, and what `write` raises."""
+    limit_s = limits.blob_limit_s(size)
+    answer = await dialer.download(f"blobs/{sha256}", write, most=size, limit_s=limit_s, token=token)
+    if answer.status != 200:
+        read_answer(dialer, answer)
+        raise broken(dialer.endpoint, f"it answers a blob with HTTP {answer.status}")
 
 
 async def upload(dialer: Dialer, limits: LinkLimits, token: str, sha256: str, body: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 
 from agent.core import wire
@@ -13,7 +13,7 @@ from agent.edges.link.conversation import Conversation, Frames
 from agent.edges.link.describe import described
 from agent.edges.link.dial import Dialer
 from agent.edges.link.faults import classified, closed, unreachable
-from agent.edges.link.http import upload
+from agent.edges.link.http import download, upload
 from agent.edges.link.limits import LinkLimits
 from agent.edges.link.mailbox import Mailbox
 from agent.edges.link.session import Gate, Session, greet, packed
@@ -53,6 +53,12 @@ class WebSocketLink:
         """Upload beside the stream, with its session's token. Raises LinkError."""
         await self._gate.run(
             lambda conversation: upload(self._dialer, self._limits, conversation.session.token, sha256, body)
+        )
+
+    async def get_blob(self, sha256: str, size: int, write: Callable[[bytes], None]) -> None:
+        """Download beside the stream, with its session's token. Raises LinkError."""
+        await self._gate.run(
+            lambda conversation: download(self._dialer, self._limits, conversation.session.token, sha256, size, write)
         )
 
     def pushes(self) -> AsyncIterator[wire.Push]:

@@ -6,9 +6,12 @@ import hashlib
 from typing import Any
 
 from agent.core import wire
-from agent.core.model import FinishReason, Outcome, Reason, Usage
+from agent.core.model import Blob, Bundle, ExecInput, FinishReason, Outcome, Reason, TaskKind, Usage
+from agent.core.program import RUNTIME
 from agent.core.proof.commitment import commit
 from agent.core.proof.header import Header, header_of
+from agent.core.proof.program import Ended, ProgramHeader
+from agent.core.proof.program import program_header as header_of_program
 from agent.core.proof.signed import seal
 from agent.core.proof.transcript import Transcript, TranscriptBuilder
 from agent.edges.signing import KeyPair
@@ -43,6 +46,34 @@ def transcript(tokens: int = 40, candidates: int = 3) -> Transcript:
     for number in range(tokens):
         builder.add(token(number, candidates))
     return builder.finish()
+
+
+PUBLISHER = "66" * 32
+PROGRAM = ExecInput(
+    bundle=Bundle(sha256="55" * 32, bytes=2048, publisher=PUBLISHER, signature="0" * 128),
+    argv=("/bundle/render", "--frame", "7"),
+    env={"SCENE": "zoom", "GRÜN": "ä"},
+    inputs={"scene.json": Blob(sha256="77" * 32, bytes=12), "a": Blob(sha256="88" * 32, bytes=0)},
+    outputs=("*.png",),
+    merge_stderr=True,
+)
+PROGRAM_POOL = builders.pool("programs", engine="bubblewrap 0.8.0", model_digest=RUNTIME, kinds=(TaskKind.EXEC,))
+
+
+def program_offer(**changes: Any) -> wire.OfferBody:
+    """An offer of a program."""
+    return builders.offer(spec=builders.task(task_input=PROGRAM, model=RUNTIME, max_tokens=0), **changes)
+
+
+def program_header(**changes: Any) -> ProgramHeader:
+    fields: dict[str, Any] = {
+        "node_key": NODE_KEYS.public_key,
+        "ended": Ended.EXITED,
+        "code": 3,
+        "artifact": "99" * 32,
+        "output_sha256": hashlib.sha256(OUTPUT.encode()).hexdigest(),
+    }
+    return header_of_program(changes.pop("offer", program_offer()), PROGRAM_POOL, **{**fields, **changes})
 
 
 def header(made: Transcript | None = None, offer: wire.OfferBody | None = None, **changes: Any) -> Header:

@@ -110,6 +110,52 @@ def read_header(raw: bytes) -> dict[str, Any]:
     return h
 
 
+def read_program_header(raw: bytes) -> dict[str, Any]:
+    if len(raw) > 262_144:
+        raise RefusedError("header too long")
+    c, h = Cursor(raw), {}
+    h["version"] = c.number("H")
+    if h["version"] != 2:
+        raise RefusedError("another version")
+    h["task_id"] = c.text()
+    h["attempt"], h["fence"] = c.number("Q"), c.number("Q")
+    h["node_key"], h["nonce"] = c.digest(), c.digest()
+    h["deadline_ms"] = c.number("Q")
+    h["task_kind"] = c.member({4: "exec"})
+    h["runtime"], h["bundle"], h["publisher"] = c.digest(), c.digest(), c.digest()
+    h["argv"] = c.texts(32_768)
+    h["env"] = named(c, 32_768, c.text)
+    h["inputs"] = named(c, 1024, c.digest)
+    h["outputs"] = c.texts(1024)
+    h["cwd"] = c.text()
+    h["merge_stderr"] = c.flag()
+    count = c.number("I")
+    if count > 1024:
+        raise RefusedError("too many items")
+    h["limits"] = [c.number("Q") for _ in range(count)]
+    h["seed"] = c.number("Q")
+    h["engine"], h["engine_digest"] = c.text(), c.optional_digest()
+    endings = ("exited", "signalled", "out_of_memory", "wall_time", "disk_full", "output_too_large")
+    h["ended"] = c.member(dict(enumerate(endings)))
+    h["code"] = c.number("Q")
+    h["artifact"] = c.digest()
+    h["proof_kind"] = c.member({4: "files"})
+    h["output_sha256"] = c.digest()
+    c.end()
+    return h
+
+
+def named(c: Cursor, most: int, value: Any) -> list[list[str]]:
+    count = c.number("I")
+    if count > most:
+        raise RefusedError("too many items")
+    pairs = [[c.text(), value()] for _ in range(count)]
+    names = [name for name, _ in pairs]
+    if names != sorted(set(names)):
+        raise RefusedError("names out of order or repeated")
+    return pairs
+
+
 def read_leaf(raw: bytes) -> dict[str, Any]:
     c = Cursor(raw)
     leaf: dict[str, Any] = {"kind": c.number("B"), "index": c.number("I"), "previous": c.take(DIGEST)}
@@ -124,6 +170,12 @@ def read_leaf(raw: bytes) -> dict[str, Any]:
             leaf["texts"] = [c.take(c.number("I")) for _ in range(entries(c))]
         case 3:
             leaf["row"] = [c.f32() for _ in range(c.number("I"))]
+        case 4:
+            leaf["path"] = c.take(c.number("I"))
+            leaf["mode"] = c.number("B")
+            if leaf["mode"] > 2:
+                raise RefusedError("no such mode")
+            leaf["size"], leaf["sha256"] = c.number("Q"), c.digest()
         case _:
             raise RefusedError("no such kind")
     c.end()
@@ -185,9 +237,9 @@ def read_transcript(raw: bytes) -> tuple[list[dict[str, Any]], str]:
 
 
 def size(leaf: dict[str, Any]) -> int:
-    return len(leaf.get("ids", leaf.get("texts", []))) + (leaf["kind"] == 3)
+    return len(leaf.get("ids", leaf.get("texts", []))) + (leaf["kind"] in (3, 4))
 
 
 def proof_kind(leaves: list[dict[str, Any]]) -> str:
     kinds = {leaf["kind"] for leaf in leaves}
-    return "text" if 2 in kinds else "rows" if 3 in kinds else "tokens_f32"
+    return "text" if 2 in kinds else "files" if 4 in kinds else "rows" if 3 in kinds else "tokens_f32"

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.errors import ProofError
+from agent.core.model import TaskKind
 from agent.core.proof import canonical
 from agent.core.proof.canonical import DIGEST, I64, TEXT, U8, U16, U32, U64, Reader, optional, sequence
 from agent.core.proof.header import Header, ProofKind, decode_header
@@ -27,6 +28,8 @@ HEADERS = st.builds(
     **{name: st.lists(TEXTS, max_size=4).map(tuple) for name in ("samplers", "stop")},
     completion_tokens=U64S,
     version=st.just(1),
+    task_kind=st.sampled_from((TaskKind.CHAT, TaskKind.COMPLETION, TaskKind.EMBEDDING)),
+    proof_kind=st.sampled_from((ProofKind.TOKENS_F32, ProofKind.TEXT, ProofKind.ROWS)),
 )
 
 

@@ -10,14 +10,17 @@ import msgspec
 import pytest
 
 from agent.core.proof.commitment import commit, read_commitment
+from agent.core.proof.files import FileLeaf
 from agent.core.proof.header import Header, decode_header
 from agent.core.proof.leaves import check_leaves
 from agent.core.proof.merkle import leaf_hash, root
+from agent.core.proof.program import ProgramHeader, decode_program_header
 from agent.core.proof.transcript import Transcript, TranscriptBuilder
 from agent.ports import Piece
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "proof"
 COMMITMENT = json.loads((GOLDEN / "commitment.json").read_text())
+PROGRAM = json.loads((GOLDEN / "program.json").read_text())
 HEADER = msgspec.convert(COMMITMENT["header"], Header)
 
 
@@ -67,3 +70,19 @@ def test_the_commitment_carries_the_specified_header():
     commitment = commit(HEADER, made)
     assert base64.b64decode(commitment.header).hex() == COMMITMENT["header_bytes"]
     assert read_commitment(commitment, COMMITMENT["node_key"]) == HEADER
+
+
+def test_a_program_has_the_specified_header_and_leaves():
+    expected = msgspec.convert(PROGRAM["header"], ProgramHeader)
+    assert expected.encode().hex() == PROGRAM["header_bytes"]
+    assert decode_program_header(expected.encode()) == expected
+    builder = TranscriptBuilder(0)
+    builder.add_files(
+        FileLeaf(bytes.fromhex(it["path"]), it["size"], it["sha256"], it["mode"] == 1, it["mode"] == 2)
+        for it in PROGRAM["files"]
+    )
+    made = builder.finish()
+    assert [leaf.hex() for leaf in made.leaves] == PROGRAM["leaves"]
+    assert made.root == PROGRAM["root"]
+    assert made.proof_kind == expected.proof_kind
+    check_leaves(made.leaves, commit(expected, made))

@@ -10,13 +10,15 @@ import pytest
 
 from agent.core.errors import ProofError
 from agent.core.model import Commitment
+from agent.core.proof.files import FileLeaf
 from agent.core.proof.header import Header, decode_header
 from agent.core.proof.leaves import Leaf, check_leaves, join_leaves, split_leaves
 from agent.core.proof.merkle import leaf_hash, root
+from agent.core.proof.program import Ended, ProgramHeader, decode_program_header
 from agent.core.proof.transcript import LEAF_TOKENS, LeafKind, Transcript, TranscriptBuilder
 from agent.ports import Piece
 from tests.core.proof import second_reader
-from tests.core.proof.making import header
+from tests.core.proof.making import header, program_header
 
 TRANSCRIPTS = 10_000
 EDGES = (0, 1, 31, 32, 33, 63, 64, 65)
@@ -31,10 +33,18 @@ def some_f32(chance: random.Random) -> float:
             return value
 
 
+def some_file(chance: random.Random) -> FileLeaf:
+    mode = chance.randrange(3)
+    path, sha256 = chance.randbytes(chance.randrange(5)), chance.randbytes(32).hex()
+    return FileLeaf(path, chance.getrandbits(64), sha256, executable=mode == 1, directory=mode == 2)
+
+
 def some_transcript(chance: random.Random) -> Transcript:
     builder = TranscriptBuilder(4)
-    style = chance.choice(("tokens", "text", "mixed", "rows"))
-    if style == "rows":
+    style = chance.choice(("tokens", "text", "mixed", "rows", "files"))
+    if style == "files":
+        builder.add_files(some_file(chance) for _ in range(chance.randrange(4)))
+    elif style == "rows":
         builder.add_rows([[some_f32(chance) for _ in range(chance.randrange(5))] for _ in range(chance.randrange(4))])
     else:
         for _ in range(chance.choice(EDGES) if chance.random() < 0.2 else chance.randrange(8)):
@@ -76,6 +86,9 @@ def assert_equal(ours: tuple[Leaf, ...], theirs: list[dict]) -> None:
                     assert bits([value for _, value in one]) == bits([value for _, value in other])
             case LeafKind.TEXT:
                 assert list(a.texts) == b["texts"]
+            case LeafKind.FILE:
+                mode = 2 * a.file.directory + a.file.executable
+                assert (a.file.path, mode, a.file.size, a.file.sha256) == (b["path"], b["mode"], b["size"], b["sha256"])
             case LeafKind.ROW:
                 assert bits(a.row) == bits(b["row"])
 
@@ -160,6 +173,48 @@ def test_headers_read_the_same_also_when_they_are_damaged():
         refused += ours is None
         if ours is not None:
             assert as_told(ours) == theirs
+    assert refused > 30
+
+
+def some_program_header(chance: random.Random) -> ProgramHeader:
+    words = tuple(chance.choice(("", "-x", "grüß", "y" * 300)) for _ in range(chance.randrange(4)))
+    return msgspec.structs.replace(
+        program_header(),
+        fence=chance.getrandbits(64),
+        argv=words,
+        outputs=words[:2],
+        env=tuple(sorted((f"N{n}", word) for n, word in enumerate(words))),
+        inputs=tuple(sorted((f"i{n}", chance.randbytes(32).hex()) for n in range(chance.randrange(3)))),
+        merge_stderr=chance.random() < 0.5,
+        ended=chance.choice(list(Ended)),
+        code=chance.randrange(256),
+        engine_digest=chance.choice(("", chance.randbytes(32).hex())),
+    )
+
+
+def program_as_told(value: ProgramHeader) -> dict:
+    told = msgspec.to_builtins(value)
+    return {name: as_lists(field) for name, field in told.items()}
+
+
+def as_lists(value):
+    return [as_lists(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def test_program_headers_read_the_same_also_when_they_are_damaged():
+    chance, refused = random.Random(13), 0
+    for _ in range(2000):
+        made = some_program_header(chance)
+        raw = made.encode()
+        assert program_as_told(made) == second_reader.read_program_header(raw)
+        damaged = bytearray(raw)
+        damaged[chance.randrange(len(raw))] ^= 1 << chance.randrange(8)
+        ours = _opinion(decode_program_header, bytes(damaged))
+        theirs = _opinion(second_reader.read_program_header, bytes(damaged))
+        assert (ours is None) == (theirs is None)
+        refused += ours is None
+        if ours is not None:
+            assert program_as_told(ours) == theirs
     assert refused > 30
 
 

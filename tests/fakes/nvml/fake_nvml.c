@@ -319,7 +319,7 @@ API nvmlDeviceRegisterEvents(H d, u64 types, event_set *set) {
 
 API nvmlEventSetWait_v2(event_set *set, event_data *out, u32 timeout_ms) {
   int rc = enter("nvmlEventSetWait_v2", 0);
-  for (double until = monotonic() + timeout_ms / 1e3; !rc; nap(0.005)) {
+  for (double until = monotonic() + timeout_ms / 1e3; !rc; nap(0.02)) {
     for (; set->next < n_events && events[set->next].at <= now(); set->next++) {
       event *e = &events[set->next];
       char name[32];

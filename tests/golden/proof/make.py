@@ -190,6 +190,83 @@ def transcripts() -> list[dict]:
     return made
 
 
+def file_body(path: bytes, mode: int, size: int, sha256: str) -> bytes:
+    return struct.pack("<I", len(path)) + path + struct.pack("<BQ", mode, size) + bytes.fromhex(sha256)
+
+
+def pairs(values: list[list[str]], write) -> bytes:
+    return struct.pack("<I", len(values)) + b"".join(text(name) + write(value) for name, value in values)
+
+
+PROGRAM = {
+    "version": 2,
+    "task_id": "task-ü",
+    "attempt": 2,
+    "fence": 2**40 + 1,
+    "node_key": PUBLIC,
+    "nonce": "5a" * 32,
+    "deadline_ms": 600_000,
+    "task_kind": "exec",
+    "runtime": "ab" * 32,
+    "bundle": "55" * 32,
+    "publisher": "66" * 32,
+    "argv": ["/bundle/render", "", "--frame=7"],
+    "env": [["GRÜN", "ä"], ["SCENE", ""]],
+    "inputs": [["scene.json", "77" * 32]],
+    "outputs": ["**/*.png", "log"],
+    "cwd": "/out",
+    "merge_stderr": True,
+    "limits": [2**29, 1000, 64, 600, 2**26, 2**24, 2**20],
+    "seed": 7,
+    "engine": "bubblewrap 0.8.0",
+    "engine_digest": "",
+    "ended": "wall_time",
+    "code": 9,
+    "artifact": "99" * 32,
+    "proof_kind": "files",
+    "output_sha256": "44" * 32,
+}
+FILES = [
+    {"path": b"out/\xff\n".hex(), "mode": 1, "size": 2**33 - 1, "sha256": "11" * 32},
+    {"path": b"out/void".hex(), "mode": 2, "size": 0, "sha256": hashlib.sha256().hexdigest()},
+    {"path": b"stdout".hex(), "mode": 0, "size": 5, "sha256": hashlib.sha256(b"hello").hexdigest()},
+]
+
+
+def program_header_bytes(h: dict) -> bytes:
+    endings = ["exited", "signalled", "out_of_memory", "wall_time", "disk_full", "output_too_large"]
+    return b"".join(
+        [
+            struct.pack("<H", h["version"]),
+            text(h["task_id"]),
+            struct.pack("<QQ", h["attempt"], h["fence"]),
+            bytes.fromhex(h["node_key"]) + bytes.fromhex(h["nonce"]),
+            struct.pack("<Q", h["deadline_ms"]),
+            bytes([4]),
+            bytes.fromhex(h["runtime"]) + bytes.fromhex(h["bundle"]) + bytes.fromhex(h["publisher"]),
+            texts(h["argv"]) + pairs(h["env"], text) + pairs(h["inputs"], bytes.fromhex),
+            texts(h["outputs"]) + text(h["cwd"]) + bytes([h["merge_stderr"]]),
+            struct.pack(f"<I{len(h['limits'])}Q", len(h["limits"]), *h["limits"]),
+            struct.pack("<Q", h["seed"]),
+            text(h["engine"]) + maybe(h["engine_digest"]),
+            bytes([endings.index(h["ended"])]) + struct.pack("<Q", h["code"]),
+            bytes.fromhex(h["artifact"]) + bytes([4]) + bytes.fromhex(h["output_sha256"]),
+        ]
+    )
+
+
+def program() -> dict:
+    bodies = [(4, file_body(bytes.fromhex(f["path"]), f["mode"], f["size"], f["sha256"])) for f in FILES]
+    raw = leaves([*bodies, (0, end_body(len(FILES), None))])
+    return {
+        "header": PROGRAM,
+        "header_bytes": program_header_bytes(PROGRAM).hex(),
+        "files": FILES,
+        "leaves": [leaf.hex() for leaf in raw],
+        "root": root([tagged("pos/v1/leaf", leaf) for leaf in raw]).hex(),
+    }
+
+
 def commitment(made: dict) -> dict:
     raw = header_bytes(HEADER)
     return {
@@ -216,5 +293,6 @@ if __name__ == "__main__":
         "transcripts": transcripts(),
         "merkle": merkle(),
         "commitment": commitment(transcripts()[1]),
+        "program": program(),
     }.items():
         (HERE / f"{name}.json").write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

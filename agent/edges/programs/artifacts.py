@@ -1,0 +1,129 @@
+"""What programs made, a file each, until the coordinator has it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import tempfile
+import weakref
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import BinaryIO
+
+from agent.core.errors import StorageError
+from agent.core.model import Blob, LeaseKey
+from agent.edges.durable import attempt_name, make_private_directory, sync_directory
+
+DIRECTORY_NAME = "artifacts"
+_DRAFT = ".part-"
+_KEPT = re.compile(r"(?P<key>.+)\.(?P<sha256>[0-9a-f]{64})")
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class FileDraft:
+    """An artifact that nobody keeps yet: its file is gone with the last reference to it."""
+
+    def __init__(self, path: Path, blob: Blob) -> None:
+        self.path = path
+        self.blob = blob
+        self._gone = weakref.finalize(self, path.unlink, missing_ok=True)
+
+
+class FileArtifacts:
+    """The port `Artifacts`. Raises StorageError when the directory cannot be used."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._kept: dict[str, Blob] = {}
+        """File name of an attempt, without the digest → what it holds."""
+        try:
+            make_private_directory(directory)
+            self._look_round()
+        except OSError as error:
+            raise self._storage_error(error) from error
+
+    def draft(self, write: Callable[[BinaryIO], None]) -> FileDraft:
+        """A new artifact with what `write` writes. Blocks; raises StorageError, and whatever `write` raises."""
+        try:
+            descriptor, name = tempfile.mkstemp(dir=self._directory, prefix=_DRAFT)
+        except OSError as error:
+            raise self._storage_error(error) from error
+        path = Path(name)
+        try:
+            with os.fdopen(descriptor, "w+b") as file:
+                write(file)
+                file.flush()
+                os.fsync(descriptor)
+                file.seek(0)
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                return FileDraft(path, Blob(sha256=sha256, bytes=file.seek(0, os.SEEK_END)))
+        except BaseException as error:
+            path.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise self._storage_error(error) from error
+            raise
+
+    async def keep(self, key: LeaseKey, draft: FileDraft) -> None:
+        """See the port."""
+        try:
+            await asyncio.to_thread(self._keep, key, draft)
+        except OSError as error:
+            raise self._storage_error(error) from error
+        self._kept[_name(key)] = draft.blob
+
+    def of(self, key: LeaseKey) -> Blob | None:
+        """See the port."""
+        return self._kept.get(_name(key)) if self._kept else None
+
+    async def read(self, key: LeaseKey) -> bytes:
+        """See the port."""
+        path = self._path(key, self._kept[_name(key)])
+        try:
+            return await asyncio.to_thread(path.read_bytes)
+        except OSError as error:
+            raise self._storage_error(error) from error
+
+    def drop(self, key: LeaseKey) -> None:
+        """See the port."""
+        if (blob := self._kept.pop(_name(key), None)) is not None:
+            with contextlib.suppress(OSError):  # the next start drops it again
+                self._path(key, blob).unlink()
+
+    def retain(self, keys: Collection[LeaseKey]) -> None:
+        """See the port."""
+        wanted = {_name(key) for key in keys}
+        for name in [name for name in self._kept if name not in wanted]:
+            blob = self._kept.pop(name)
+            with contextlib.suppress(OSError):
+                (self._directory / f"{name}.{blob.sha256}").unlink()
+
+    def _keep(self, key: LeaseKey, draft: FileDraft) -> None:
+        draft.path.replace(self._path(key, draft.blob))
+        sync_directory(self._directory)
+
+    def _path(self, key: LeaseKey, blob: Blob) -> Path:
+        return self._directory / f"{_name(key)}.{blob.sha256}"
+
+    def _look_round(self) -> None:
+        for path in self._directory.iterdir():
+            if path.name.startswith(_DRAFT):
+                path.unlink()
+            elif match := _KEPT.fullmatch(path.name):
+                self._kept[match["key"]] = Blob(sha256=match["sha256"], bytes=path.stat().st_size)
+
+    def _storage_error(self, error: OSError) -> StorageError:
+        full = error.errno in _FULL
+        return StorageError(
+            f"what a program made cannot be kept in {self._directory}: {error.strerror}",
+            full=full,
+            remedy="Free space on that disk" if full else "Check the disk, and who may write there",
+        )
+
+
+def _name(key: LeaseKey) -> str:
+    """As transcripts are called, without a time: a stranger's task id is no file name."""
+    return attempt_name(key)
