@@ -1,6 +1,6 @@
 # Developers' targets. Everything goes through ./run, which makes .venv first; users need no make.
 .DEFAULT_GOAL := check
-.PHONY: check test demo bench docs format lock clean chaos
+.PHONY: check test demo bench docs format lock clean chaos escape
 
 check: ## formatting, lint, types, rings, generated files
 	./run check
@@ -22,6 +22,9 @@ bench: ## figures of docs/benchmarks.md, about fifteen minutes on a quiet machin
 
 chaos: ## real faults on real processes; SECONDS and SEED of the storm
 	CHAOS_SECONDS=$(or $(SECONDS),10) CHAOS_SEED=$(or $(SEED),1) ./run test -s tests/chaos $(ARGS)
+
+escape: ## every way out of every sandbox, and docs/escape.md: ARGS="--write docs/escape.md", or --only podman
+	./run tool python -m tests.escape $(ARGS)
 
 format:
 	./run tool ruff format .

@@ -185,7 +185,8 @@ class Daemon:
         self._running.spine.feed(ev.PauseAsked())
 
     async def resume(self) -> None:
-        """End a pause or a drain."""
+        """End a pause or a drain; what was found damaged has been seen."""
+        self._running.storage.acknowledged()
         self._running.spine.feed(ev.ResumeAsked())
 
     async def reload(self) -> None:

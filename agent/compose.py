@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
-from collections.abc import Coroutine
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -48,6 +49,8 @@ longest beat (72 s) follows. Report: a batch of results with one 64 MiB blob on 
 ROOM_RETRY_S = 2.0
 """How often a start on a full disk looks again."""
 
+T = TypeVar("T")
+
 _log = structlog.get_logger("agent")
 
 
@@ -73,6 +76,7 @@ class Parts(NamedTuple):
     drain: Drain
     overview: Overview
     pulse: Pulse
+    storage: StorageGate
     loops: dict[str, Coroutine[Any, Any, None]]
 
 
@@ -96,6 +100,9 @@ class Composer:
         self._pools = pools
         self._rng = random.SystemRandom()
         self._probe: Probe | None = None
+        self._storage: StorageGate | None = None
+        self._damage: list[str] = []
+        """What was found before there was anybody to tell."""
 
     async def compose(self) -> Parts:
         """Open and wire everything; nothing runs yet. Raises AgentError."""
@@ -117,18 +124,37 @@ class Composer:
         built = await self._pools(config, sandbox, self._clock, gpus=uuids, progress=self._progress)
         for model in built.models:
             _log.info("model.verified", model=model.name, digest=model.digest, bytes=model.bytes)
-        transcripts = FileTranscripts(config.node.state_dir / DIRECTORY_NAME)
+        transcripts = await self._transcripts()
         pools = {pool.facts.name: pool for pool in built.pools}
         return Edges(identity, outbox, transcripts, gpu, seen, facts, pools, built.models)
 
     async def _outbox(self) -> SqliteOutbox:
-        def recovered(what: str) -> None:
-            _log.error("outbox.recovered", detail=what)
+        path = self._config.node.state_dir / OUTBOX_NAME
+        outbox = await self._when_there_is_room(lambda: SqliteOutbox.open(path, self._damaged))
+        self._stack.push_async_callback(outbox.close)
+        return outbox
 
-        path, waits = self._config.node.state_dir / OUTBOX_NAME, False
+    def _damaged(self, what: str) -> None:
+        _log.error("outbox.recovered", detail=what)
+        if self._storage is None:
+            self._damage.append(what)
+        else:
+            self._storage.damaged(what)
+
+    async def _transcripts(self) -> FileTranscripts:
+        path, quota_bytes = self._config.node.state_dir / DIRECTORY_NAME, self._config.proof.retention_mib << 20
+        transcripts = await self._when_there_is_room(
+            lambda: asyncio.to_thread(FileTranscripts, path, quota_bytes=quota_bytes)
+        )
+        self._stack.push_async_callback(transcripts.close)
+        return transcripts
+
+    async def _when_there_is_room(self, open_: Callable[[], Awaitable[T]]) -> T:
+        """What `open_` returns, tried again as long as the disk is full."""
+        waits = False
         while True:
             try:
-                outbox = await SqliteOutbox.open(path, recovered)
+                return await open_()
             except StorageError as error:
                 if not error.full:
                     raise
@@ -136,9 +162,6 @@ class Composer:
                     _log.error("storage.unwritable", full=True, detail=str(error))
                 waits = True
                 await self._clock.sleep(ROOM_RETRY_S)
-            else:
-                self._stack.push_async_callback(outbox.close)
-                return outbox
 
     def _gpu(self) -> GpuProbe:
         settings = self._config.gpu
@@ -175,7 +198,9 @@ class Composer:
         self._stack.push_async_callback(link.close)
         caller, stream = Caller(link, clock, pulse, self._rng), Stream(link)
 
-        storage = StorageGate(spine)
+        self._storage = storage = StorageGate(spine)
+        for what in self._damage:
+            storage.damaged(what)
         deliver = Deliver(spine, caller, identity, edges.outbox, pulse, storage)
         herald.owes(await deliver.recall())
         report = Report(spine, caller, identity, edges.outbox, storage, deliver)
@@ -196,7 +221,7 @@ class Composer:
             period_s=config.gpu.period_s,
             report=edges.seen,
         )
-        overview = Overview(spine, herald, execute, deliver, link, pulse, name=self._name, url=url)
+        overview = Overview(spine, herald, execute, deliver, link, pulse, storage, name=self._name, url=url)
         loops = {
             "probe": probe.run(),
             "advertise": advertise.run(),
@@ -208,4 +233,4 @@ class Composer:
             "deliver": deliver.run(),
             "watch": Watch(spine, pulse).run(),
         }
-        return Parts(spine, advertise, Drain(spine, pull, deliver, link), overview, pulse, loops)
+        return Parts(spine, advertise, Drain(spine, pull, deliver, link), overview, pulse, storage, loops)

@@ -15,7 +15,8 @@ from agent.cli.options import config_sources
 @config_sources
 @click.option("--socket", type=click.Path(path_type=Path), help="The daemon's socket, when not the configured one.")
 def command(config_file: Path | None, overrides: tuple[str, ...], socket: Path | None) -> None:
-    """Take tasks again after `pause` or `drain`. A pool that stopped itself after failures tries a task at once."""
+    """Take tasks again after `pause` or `drain`. A pool that stopped itself after failures tries a task at once, and
+    damage that `status` tells of counts as seen."""
     tell_daemon(socket or local.control_socket(config_file, overrides), "resume", sentence)
 
 

@@ -41,6 +41,7 @@ def screen(told: dict[str, Any]) -> Iterable[str]:
     yield f"  link      {_link(link)}"
     yield f"  sandbox   {_sandbox(sandbox)}"
     yield f"  work      {_work(told)}"
+    yield from _storage(told.get("storage", {}))
     yield from _idle(told.get("why_idle", ()))
     yield from _table(("POOL", "MODEL", "DEVICE", "ENGINE", "BUSY", "STATE"), map(_pool, told.get("pools", ())))
     yield from _table(("TASK", "STATE", "POOL", "AGE", "TOKENS", "LEFT"), map(_attempt, told.get("attempts", ())))
@@ -68,6 +69,17 @@ def _work(told: dict[str, Any]) -> str:
     counted += [f"{totals.get(key, 0)} {key.replace('_', ' ')}" for key in ("done", "failed", "handed_back")]
     earned = totals.get("earned_micros", 0) / 1e6
     return ", ".join([*counted, f"earned {earned:.6f} {_word(totals.get('currency', ''))}".rstrip()])
+
+
+def _storage(storage: dict[str, Any]) -> Iterable[str]:
+    if quota_bytes := storage.get("transcripts_quota_bytes", 0):
+        yield f"  storage   transcripts {storage['transcripts_bytes'] / 2**20:,.0f} of {quota_bytes / 2**20:,.0f} MiB"
+    damage = storage.get("damage", ())
+    if damage:
+        yield ""
+        yield "Degraded: something that was kept is damaged. `gpu-agent resume` says that you have seen it."
+    for what in damage:
+        yield f"  {_sentence(what)}"
 
 
 def _idle(gates: Sequence[dict[str, Any]]) -> Iterable[str]:

@@ -30,7 +30,7 @@ class _Unreadable(click.ClickException):
 @click.option(
     "--transcript",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Also check the node's transcript (state_dir/transcripts/*.leaves) against the commitment.",
+    help="Also check the node's transcript (`gpu-agent receipt --transcript`) against the commitment.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(file: Path, coordinator_key: str, transcript: Path | None, as_json: bool) -> int:

@@ -226,6 +226,11 @@ class ProofConfig(Value):
     retention_s: Annotated[
         int, Meta(ge=0, le=31_536_000), says("Seconds that transcripts are kept for challenges.")
     ] = 86_400
+    retention_mib: Annotated[
+        int,
+        Meta(ge=64, le=1 << 30),
+        says("Disk for transcripts in MiB; no new task is taken while they fill nearly all of it."),
+    ] = 16_384
 
 
 class LogsConfig(Value):

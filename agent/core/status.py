@@ -91,6 +91,15 @@ class SandboxStatus(Value):
     detail: str = ""
 
 
+class StorageStatus(Value):
+    """What the node keeps on its disk."""
+
+    transcripts_bytes: int = 0
+    transcripts_quota_bytes: int = 0
+    damage: tuple[str, ...] = ()
+    """What was found damaged and could not all be kept, in words: the node is degraded until `gpu-agent resume`."""
+
+
 class Totals(Value):
     """Since the daemon started."""
 
@@ -117,6 +126,7 @@ class Status(Value):
     outbox_waiting: int = 0
     """Finished attempts whose receipt has not come yet."""
     totals: Totals = Totals()
+    storage: StorageStatus = StorageStatus()
     schema: int = 1
 
 
@@ -129,6 +139,8 @@ def headline(status: Status) -> str:
     ]
     if status.why_idle:
         parts.append("no new work: " + ", ".join(gate.reason.value for gate in status.why_idle))
+    if status.storage.damage:
+        parts.append("degraded: what was kept on disk is damaged")
     if status.outbox_waiting:
         parts.append(f"{status.outbox_waiting} waiting for a receipt")
     return "; ".join(parts)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
+
+from agent.core.model import LeaseKey
+
+_PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 
 
 def create_file(path: Path, content: bytes) -> None:
@@ -58,3 +64,12 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def attempt_name(key: LeaseKey) -> str:
+    """What one attempt's file is called. A task id that is no plain word is replaced by its digest: it comes from
+    outside."""
+    name = key.task_id
+    if not _PLAIN_ID.match(name):
+        name = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{name}-{key.attempt}-{key.fence}"

@@ -21,6 +21,7 @@ from agent.stages.deliver import Deliver
 from agent.stages.execute import Execute
 from agent.stages.herald import Herald
 from agent.stages.spine import Spine
+from agent.stages.storage import StorageGate
 
 SILENT_S = 30.0
 """Three beats without an answer: then the coordinator is called unreachable."""
@@ -37,6 +38,7 @@ class Overview:
         deliver: Deliver,
         link: Link,
         pulse: Pulse,
+        storage: StorageGate,
         *,
         name: str,
         url: str,
@@ -47,6 +49,7 @@ class Overview:
         self._deliver = deliver
         self._link = link
         self._pulse = pulse
+        self._storage = storage
         self._name = name
         self._url = url
         self._started_at = spine.clock.wall()
@@ -71,6 +74,7 @@ class Overview:
             recent=tuple(node.closed),
             outbox_waiting=len(self._deliver.unsent),
             totals=self._totals(),
+            storage=self._storage.status(),
         )
 
     def _gates(self, now: float) -> list[Gate]:

@@ -14,12 +14,11 @@ from agent.core.attempt import Event
 from agent.core.errors import ProofError, StorageError
 from agent.core.model import LeaseKey, Reason
 from agent.core.proof.commitment import commit
-from agent.core.proof.header import header_of
 from agent.core.proof.leaves import join_leaves
 from agent.core.proof.transcript import Transcript
-from agent.ports import EnginePool, Identity, Transcripts
+from agent.ports import Artifact, Artifacts, EnginePool, Identity, Transcripts
 from agent.stages.containment import contained
-from agent.stages.product import Product, Sealed
+from agent.stages.product import Made, Sealed
 from agent.stages.spine import Spine
 from agent.stages.storage import StorageGate
 
@@ -38,13 +37,16 @@ class Prove:
         *,
         retention_s: float,
         storage: StorageGate,
+        artifacts: Artifacts | None = None,
     ) -> None:
+        """`artifacts`: where what programs leave is kept; None where none run."""
         self._spine = spine
         self._identity = identity
         self._pools = pools
         self._transcripts = transcripts
         self._retention_s = retention_s
         self._storage = storage
+        self._artifacts = artifacts
         self._mailbox = spine.mailbox(ev.Prove)
         self._log = structlog.get_logger("prove")
 
@@ -60,21 +62,26 @@ class Prove:
     async def _prove(self, command: ev.Prove) -> None:
         try:
             sealed, transcript = self._seal(command)
-            await self._keep(command, join_leaves(transcript.leaves))
+            await self._keep(command, join_leaves(transcript.leaves), command.product.artifact)
         except ProofError as error:
             self._failed(command.key, Reason.PROOF_FAILED, error.message)
         except StorageError as error:  # a commitment without its transcript could never be opened: do not release
             self._failed(command.key, Reason.STORAGE_FULL if error.full else Reason.PROOF_FAILED, str(error))
         else:
-            self._spine.feed(ev.Happened(key=command.key, event=Event.PROVED, product=sealed))
+            self._spine.feed(
+                ev.Happened(key=command.key, event=Event.PROVED, reason=command.product.reason, product=sealed)
+            )
 
-    async def _keep(self, command: ev.Prove, leaves: bytes) -> None:
+    async def _keep(self, command: ev.Prove, leaves: bytes, artifact: Artifact | None) -> None:
         """A full disk is waited for while the result is worth anything: what was computed is not thrown away."""
         clock, key = self._spine.clock, command.key
         try:
             while True:
                 try:
-                    return await self._transcripts.keep(key, leaves, clock.wall() + self._retention_s)
+                    await self._transcripts.keep(key, leaves, clock.wall() + self._retention_s)
+                    if artifact is not None and self._artifacts is not None:
+                        await self._artifacts.keep(key, artifact)
+                    return self._storage.measured(self._transcripts.room())
                 except StorageError as error:
                     if not error.full or clock.monotonic() >= command.deadline:
                         raise
@@ -86,20 +93,15 @@ class Prove:
         self._spine.feed(ev.Happened(key=key, event=Event.FAILED, reason=reason, detail=detail))
 
     def _seal(self, command: ev.Prove) -> tuple[Sealed, Transcript]:
-        product: Product = command.product
+        product: Made = command.product
         began = self._spine.clock.monotonic()
         transcript = product.builder.finish()
         output_sha256 = hashlib.sha256(product.output.encode()).hexdigest()
-        header = header_of(
+        header = product.header(
             command.offer,
             self._pools[command.pool].facts,
+            transcript,
             node_key=self._identity.public_key,
-            n_probs=product.finished.n_probs,
-            finish=product.finished.finish,
-            usage=product.finished.usage,
-            request_sha256=product.finished.request_sha256,
-            prompt_sha256=product.finished.prompt_sha256,
-            proof_kind=transcript.proof_kind,
             output_sha256=output_sha256,
         )
         commitment = commit(header, transcript)
@@ -107,9 +109,10 @@ class Prove:
         sealed = Sealed(
             output=product.output,
             output_sha256=output_sha256,
-            usage=product.finished.usage,
+            usage=product.usage,
             timings=msgspec.structs.replace(product.timings, proving_ms=proving_ms),
             commitment=commitment,
+            artifact=product.artifact.blob if product.artifact else None,
         )
         return sealed, transcript
 
@@ -120,4 +123,5 @@ class Prove:
                     self._log.info("transcripts.swept", deleted=gone)
             except StorageError as error:  # nothing is lost but room, and the next sweep tries again
                 self._log.warning("transcripts.unswept", detail=str(error))
+            self._storage.measured(self._transcripts.room())
             await self._spine.clock.sleep(SWEEP_S)

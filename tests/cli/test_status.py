@@ -23,6 +23,7 @@ from agent.core.status import (
     PoolStatus,
     SandboxStatus,
     Status,
+    StorageStatus,
     Totals,
     headline,
 )
@@ -55,6 +56,11 @@ STATUS = Status(
         AttemptStatus(task_id="t-2", state=State.PROVING, pool="main", age_s=1, deadline_s=-3.0),
     ),
     outbox_waiting=3,
+    storage=StorageStatus(
+        transcripts_bytes=3 << 20,
+        transcripts_quota_bytes=16 << 30,
+        damage=("outbox.db was damaged:\x1b[2J kept aside",),
+    ),
     totals=Totals(done=4, failed=1, handed_back=2, earned_micros=1_500_000, currency="TEST"),
 )
 
@@ -96,6 +102,9 @@ async def test_one_screen_says_what_runs_and_every_reason_why_nothing_more_does(
         "open, https://c.example, websocket, answered 2 s ago, clock -0.500 s",
         "not enforced here: memory pids",
         "2 running, 3 waiting for a receipt, 4 done, 1 failed, 2 handed back, earned 1.500000 TEST",
+        "transcripts 3 of 16,384 MiB",
+        "Degraded:",
+        "outbox.db was damaged: kept aside",
         "paused by the owner",
         "pool_not_ready",
         "0/2",
@@ -148,9 +157,12 @@ def test_an_idle_node_shows_no_empty_tables() -> None:
 
 def test_the_headline_for_the_service_manager_says_state_slots_and_gates() -> None:
     assert headline(STATUS) == (
-        "serving: 2 tasks, 2 slots; no new work: paused, pool_not_ready; 3 waiting for a receipt"
+        "serving: 2 tasks, 2 slots; no new work: paused, pool_not_ready; "
+        "degraded: what was kept on disk is damaged; 3 waiting for a receipt"
     )
-    quiet = msgspec.structs.replace(STATUS, attempts=STATUS.attempts[:1], why_idle=(), outbox_waiting=0)
+    quiet = msgspec.structs.replace(
+        STATUS, attempts=STATUS.attempts[:1], why_idle=(), outbox_waiting=0, storage=StorageStatus()
+    )
     assert headline(quiet) == "serving: 1 task, 2 slots"
 
 

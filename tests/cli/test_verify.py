@@ -14,8 +14,10 @@ import pytest
 from agent.cli.main import run
 from agent.core import wire
 from agent.core.model import Outcome, Reason
+from agent.core.proof.leaves import join_leaves
 from agent.edges.outbox import OUTBOX_NAME, SqliteOutbox
 from agent.edges.signing import KeyPair
+from agent.edges.transcripts import DIRECTORY_NAME, FileTranscripts
 from agent.ports import OutboxRow
 from tests import builders
 from tests.core.proof.making import COORDINATOR_KEYS, bundle, transcript
@@ -154,6 +156,9 @@ def ledger(tmp_path: Path) -> tuple[str, ...]:
         await outbox.put(row)
         await outbox.settle(row, GOOD.receipt, body)
         await outbox.close()
+        transcripts = FileTranscripts(tmp_path / "state" / DIRECTORY_NAME)
+        await transcripts.keep(offer.key, join_leaves(transcript().leaves), 10**10)
+        await transcripts.close()
 
     asyncio.run(fill())
     return ("--set", f"node.state_dir={tmp_path / 'state'}")
@@ -168,6 +173,20 @@ def test_a_receipt_from_the_ledger_verifies(told, ledger, tmp_path: Path):
     code, _, err = told("receipt", "task-1", "-o", tmp_path / "nowhere" / "out.json", *ledger)
     assert code == 1
     assert "No such file" in err
+
+
+def test_the_transcript_behind_a_receipt_verifies_until_it_is_swept(told, ledger, tmp_path: Path):
+    receipt, leaves = tmp_path / "out.json", tmp_path / "out.leaves"
+    assert told("receipt", "task-1", "-o", receipt, "--transcript", leaves, *ledger)[0] == 0
+    code, out, _ = told("verify", receipt, "--transcript", leaves)
+    assert code == 0
+    assert "the transcript is the one that was committed to" in out
+    for segment in (tmp_path / "state" / DIRECTORY_NAME).iterdir():
+        segment.unlink()
+    code, out, err = told("receipt", "task-1", "--transcript", tmp_path / "gone.leaves", *ledger)
+    assert (code, out) == (1, "")
+    assert "no transcript of task task-1" in err
+    assert not (tmp_path / "gone.leaves").exists()
 
 
 def test_receipt_and_verify_work_in_a_pipe(ledger):

@@ -10,7 +10,7 @@ import msgspec
 import psutil
 import pytest
 
-from agent.core.model import CompletionInput, EmbeddingInput
+from agent.core.model import CompletionInput, EmbeddingInput, LeaseKey
 from agent.core.proof.commitment import header_bytes
 from agent.core.proof.header import decode_header
 from agent.core.proof.receipt import examine, verify_bundle
@@ -19,6 +19,7 @@ from agent.devnet.coordinator import Coordinator
 from agent.devnet.core.records import TaskState
 from agent.devnet.streams import ChunkSeen
 from agent.edges.signing import verify
+from agent.edges.transcripts import read_transcript
 from tests.sandboxes import require_sandbox
 from tests.scenarios.world import AgentProcess, World
 from tests.tiny_model import write_tiny_model
@@ -66,10 +67,13 @@ async def test_the_kept_transcript_is_the_one_that_was_committed_to(world: World
     task = await world.ask(await model_of(world, node), "hello", max_tokens=40)
     await world.requester.result(task)
     bundle = await world.requester.receipt(task)
-    [kept] = (node.home / "state/transcripts").glob("*.leaves")
-    verdict = examine(bundle, verify, transcript=kept.read_bytes())
+    result = msgspec.json.decode(bundle.result.payload, type=ResultBody)
+    key = LeaseKey(task_id=task, attempt=result.attempt, fence=result.fence)
+    kept = read_transcript(node.home / "state/transcripts", key)
+    assert kept
+    verdict = examine(bundle, verify, transcript=kept)
     assert verdict.error is None
-    commitment = msgspec.json.decode(bundle.result.payload, type=ResultBody).commitment
+    commitment = result.commitment
     header = decode_header(header_bytes(commitment))
     assert header.completion_tokens <= 40
     assert header.engine_digest

@@ -18,7 +18,7 @@ from agent.core.model import LeaseKey, Signed
 from agent.devnet.core import effects as e
 from agent.devnet.core.records import Demand, LedgerLine, NodeRecord, Progress, Settlement
 from agent.devnet.core.restoring import Remembered
-from agent.ports import OutboxRow
+from agent.ports import OutboxRow, Room
 
 if TYPE_CHECKING:
     from tests.sim.truth import Truth
@@ -93,6 +93,12 @@ class SimTranscripts:
         await asyncio.sleep(self._disk.write_s * self._chance.random())
         _room(self._disk)
         self._disk.transcripts[key] = transcript
+
+    async def read(self, key: LeaseKey) -> bytes | None:
+        return self._disk.transcripts.get(key)
+
+    def room(self) -> Room:
+        return Room(used_bytes=0, quota_bytes=1)
 
     async def sweep(self, now: float) -> int:
         return 0

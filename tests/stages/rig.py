@@ -22,7 +22,7 @@ from agent.core.node import Node
 from agent.core.proof.signed import open_signed, seal, seal_all
 from agent.core.watchdog import Pulse
 from agent.edges.signing import KeyPair, verify
-from agent.ports import EngineOutput, Finished, OutboxRow, Piece
+from agent.ports import EngineOutput, Finished, OutboxRow, Piece, Room
 from agent.stages.advertise import Advertise
 from agent.stages.calls import Caller
 from agent.stages.deliver import Deliver
@@ -253,12 +253,19 @@ class PaperTranscripts:
     def __init__(self) -> None:
         self.kept: dict[LeaseKey, bytes] = {}
         self.fails: StorageError | None = None
+        self.used_bytes = 0
 
     async def keep(self, key: LeaseKey, transcript: bytes, until: float) -> None:
         assert until > 0
         if self.fails is not None:
             raise self.fails
         self.kept[key] = transcript
+
+    async def read(self, key: LeaseKey) -> bytes | None:
+        return self.kept.get(key)
+
+    def room(self) -> Room:
+        return Room(used_bytes=self.used_bytes, quota_bytes=1000)
 
     async def sweep(self, now: float) -> int:
         return 0
@@ -298,7 +305,7 @@ class Rig:
         self.caller = Caller(self.coordinator, self.clock, self.pulse, rng)
         self.stream = Stream(self.coordinator)
         self.execute = Execute(self.spine, self.caller, pools, self.stream, top_logprobs=40)
-        storage = StorageGate(self.spine)
+        self.storage = storage = StorageGate(self.spine)
         self.deliver = Deliver(self.spine, self.caller, self.identity, self.outbox, self.pulse, storage)
         self.report = Report(self.spine, self.caller, self.identity, self.outbox, storage, self.deliver)
         self.herald = Herald(self.spine, self.identity, builders.fingerprint())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import msgspec
+import pytest
 
 from agent.core import events as ev
 from agent.core import wire
@@ -16,7 +17,7 @@ from agent.core.proof.commitment import read_commitment
 from agent.core.proof.header import check_against_offer
 from agent.core.proof.signed import seal
 from agent.edges.signing import KeyPair
-from agent.ports import OutboxRow
+from agent.ports import OutboxRow, Room
 from tests import builders
 from tests.stages.rig import Rig, confirmed, crash
 
@@ -140,6 +141,41 @@ async def test_a_transcript_waits_for_room_and_no_new_work_comes_in_meanwhile() 
         await rig.pass_time(6.0)
         body = rig.opened(await rig.coordinator.saw(wire.Result))
         assert body.outcome is Outcome.SUCCEEDED
+        assert rig.node.gates() == []
+
+
+async def test_no_task_is_begun_whose_transcript_might_not_fit() -> None:
+    async with Rig() as rig:
+        rig.engine.go.clear()
+        rig.coordinator.offer(builders.offer())
+        await rig.engine.began.wait()
+        rig.transcripts.used_bytes = 950
+        rig.engine.go.set()
+        body = rig.opened(await rig.coordinator.saw(wire.Result))
+        assert body.outcome is Outcome.SUCCEEDED
+        (gate,) = rig.node.gates()
+        assert gate.reason is Reason.STORAGE_FULL
+        assert "proof.retention_mib" in gate.detail
+        assert rig.storage.status().transcripts_bytes == 950
+        rig.transcripts.used_bytes = 900
+        await rig.pass_time(601.0)  # a sweep
+        assert rig.node.gates() == []
+
+
+@pytest.mark.parametrize("first", ["written", "swept"])
+async def test_a_failed_write_and_a_crowded_quota_each_keep_the_gate_shut(first: str) -> None:
+    async with Rig() as rig:
+        key = builders.offer().key
+        rig.storage.shut(key, StorageError("no space left", full=True))
+        rig.storage.measured(Room(used_bytes=99, quota_bytes=100))
+        ends = {
+            "written": lambda: rig.storage.works(key),
+            "swept": lambda: rig.storage.measured(Room(used_bytes=9, quota_bytes=100)),
+        }
+        ends.pop(first)()
+        assert [gate.reason for gate in rig.node.gates()] == [Reason.STORAGE_FULL]
+        (last,) = ends.values()
+        last()
         assert rig.node.gates() == []
 
 

@@ -83,6 +83,14 @@ CONDITIONAL = [
     ("socket", (1, 1, 0), ALLOWED),
     ("socket", (2, 1, 0), ALLOWED),
     ("socket", (10, 1, 0), ALLOWED),
+    ("socket", (2, 1 | 0o2000000 | 0o4000, 6), ALLOWED),  # TCP, close on exec, non-blocking
+    ("socket", (10, 2, 17), ALLOWED),  # UDP
+    ("socket", (2, 1, 262), errno.EAFNOSUPPORT),  # MPTCP
+    ("socket", (2, 1, 132), errno.EAFNOSUPPORT),  # SCTP
+    ("socket", (10, 5, 0), errno.EAFNOSUPPORT),  # SCTP by its type
+    ("socket", (2, 6, 0), errno.EAFNOSUPPORT),  # DCCP by its type
+    ("socket", (2, 2, 136), errno.EAFNOSUPPORT),  # UDP-Lite
+    ("socket", (2, 3, 1), errno.EAFNOSUPPORT),  # raw
     ("socket", (16, 3, 0), ALLOWED),
     ("socket", (16, 3, 12), errno.EAFNOSUPPORT),  # netfilter
     ("socket", (17, 3, 0), errno.EAFNOSUPPORT),  # raw packets
