@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.sandbox.oci.backend import Oci
+from agent.edges.sandbox.oci.facts import EngineName
 from agent.edges.sandbox.probing import LEAK
 from agent.ports import Limits, SandboxSpec
 
@@ -23,18 +25,27 @@ BOMB = SandboxSpec(name="test", argv=("/usr/bin/tail", "/dev/zero"), limits=Limi
 FORKS = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 60 & done; echo all >&2"
 
 
+BACKENDS = ("bubblewrap", *EngineName)
+
+
+def make_backend(name, directory):
+    """The backend called `name`, whose runtime directory is `directory`."""
+    return Bubblewrap(directory) if name == "bubblewrap" else Oci(directory, EngineName(name))
+
+
 @functools.cache
-def probed():
-    return asyncio.run(Bubblewrap(Path(tempfile.gettempdir())).probe())
+def probed(name="bubblewrap"):
+    with tempfile.TemporaryDirectory() as directory:
+        return asyncio.run(make_backend(name, Path(directory)).probe())
 
 
-def require_sandbox():
+def require_sandbox(name="bubblewrap"):
     """Skips where this machine allows no sandbox; one that leaks is a failure, not a reason to skip."""
-    facts = probed()
+    facts = probed(name)
     if facts.detail.startswith(LEAK):
         pytest.fail(facts.detail)
     if not facts.usable:
-        pytest.skip(f"no sandbox on this machine: {facts.detail}")
+        pytest.skip(f"no sandbox of {name} on this machine: {facts.detail}")
 
 
 def require_root():

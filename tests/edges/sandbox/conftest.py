@@ -4,8 +4,7 @@ import os
 
 import pytest
 
-from agent.edges.sandbox.bubblewrap import Bubblewrap
-from tests.sandboxes import require_sandbox
+from tests.sandboxes import BACKENDS, make_backend, require_sandbox
 
 
 @pytest.fixture(scope="session")
@@ -14,9 +13,11 @@ def sandboxes():
     require_sandbox()
 
 
-@pytest.fixture
-def sandbox(sandboxes, tmp_path):
-    return Bubblewrap(tmp_path)
+@pytest.fixture(params=BACKENDS)
+def sandbox(request, tmp_path):
+    """Each backend; skips those that this machine does not have."""
+    require_sandbox(request.param)
+    return make_backend(request.param, tmp_path)
 
 
 @pytest.fixture

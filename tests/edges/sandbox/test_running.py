@@ -50,8 +50,9 @@ async def test_a_program_that_does_not_exist_is_told_from_one_that_failed(sandbo
 
 
 async def test_a_sandbox_that_cannot_be_built_is_an_error_with_the_cause(sandbox):
+    await run(sandbox, "true")  # what is kept for all sandboxes is there from now on
     mounts, before = ((Path("/etc/hostname"), "/etc/ld.so.cache/below-a-file"),), children()
-    with pytest.raises(SandboxError, match=r"could not be built: bwrap: .*ld\.so\.cache"):
+    with pytest.raises(SandboxError, match=r"could not be built: .*ld\.so\.cache"):
         await within(sandbox.start(shell("true", ro_mounts=mounts)))
     assert children() <= before
 
@@ -96,6 +97,7 @@ async def test_cancelling_one_who_waits_leaves_the_sandbox_alone(sandbox, shared
 
 
 async def test_a_start_that_is_cancelled_leaves_nothing_behind(sandbox):
+    await run(sandbox, "true")
     before = children()
     for turns in range(0, 12, 2):
         starting = asyncio.ensure_future(sandbox.start(shell("sleep 600")))
@@ -119,7 +121,7 @@ async def test_what_a_program_leaves_running_dies_with_it(sandbox, shared):
 
 async def test_a_flood_on_stderr_is_drained_and_only_its_tail_kept(sandbox):
     end, stderr = await run(
-        sandbox, "yes | head -c 1G >&2; echo the end >&2", limits=Limits(stderr_bytes=4096, wall_s=60)
+        sandbox, "yes | head -c 256M >&2; echo the end >&2", limits=Limits(stderr_bytes=4096, wall_s=60)
     )
     assert end.code == 0
     assert stderr.endswith("y\nthe end\n")
@@ -267,5 +269,5 @@ async def test_a_limit_that_cannot_be_held_is_refused_before_anything_runs(tmp_p
 
 
 async def test_a_gpu_that_is_not_there_is_refused(sandbox):
-    with pytest.raises(SandboxError, match="GPU-none is not on this machine"):
+    with pytest.raises(SandboxError, match=r"GPU-none.*`gpu-agent gpus` lists|takes no devices"):
         await sandbox.start(shell("true", gpus=("GPU-none",)))

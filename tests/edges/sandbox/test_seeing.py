@@ -132,10 +132,9 @@ async def test_only_the_given_environment_is_there(sandbox):
 async def test_the_probe_finds_it_usable_and_says_how_each_limit_is_held(sandbox):
     facts = await sandbox.probe()
     assert (facts.usable, facts.detail) == (True, "")
-    assert {limit.limit for limit in facts.limits} == {
-        "memory", "pids", "cpu", "disk", "files", "wall", "network", "syscalls",
-    }  # fmt: skip
-    assert all(limit.enforced and limit.how for limit in facts.limits)
+    held = {limit.limit: limit.enforced and bool(limit.how) for limit in facts.limits}
+    held.pop("users", None)  # docker has no user namespace, and says so
+    assert held == dict.fromkeys(("memory", "pids", "cpu", "disk", "files", "wall", "network", "syscalls"), True)
 
 
 async def test_without_bubblewrap_the_probe_says_what_to_install(tmp_path):

@@ -118,7 +118,7 @@ class Oci:
             environment=engine.command.environment,
             mark=container.mark,
             stderr_bytes=spec.limits.stderr_bytes,
-            stdout=spec.limits.stdout_bytes > 0,
+            stdout=container.stdout,
             places=tuple(scratch(spec.limits)),
         )
         try:
@@ -135,16 +135,17 @@ class Oci:
             if not self._image:
                 self._image = await asyncio.to_thread(image.ensure, engine.command)
             policy = await asyncio.to_thread(self._policy)
-            self._keep(engine.command)
-        label = _UNSAFE.sub("_", spec.name)[:64]
+            await asyncio.to_thread(self._keep, engine.command)
+        name = f"gpu-agent-{self._tag}-{_UNSAFE.sub('_', spec.name)[:64]}-{self._run[:6]}-{next(self._numbers)}"
         return words.Container(
-            name=f"gpu-agent-{self._tag}-{label}-{self._run[:6]}-{next(self._numbers)}",
+            name=name,
             labels={words.LABEL: self._tag, words.PROCESS_LABEL: self._run},
             image=self._image,
             seccomp=policy,
             mark=secrets.token_hex(16),
             mounts=mounts,
             most_pids=engine.most_pids,
+            stdout=self._runtime_dir / f"{name}.stdout" if spec.limits.stdout_bytes else None,
             runtime=engine.runtime,
             user=engine.user,
         )

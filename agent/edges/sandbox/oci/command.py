@@ -10,6 +10,7 @@ call.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,10 @@ INSTALL = {
     EngineName.PODMAN: "Install it: `sudo apt-get install podman runc uidmap`",
     EngineName.DOCKER: "Install it: `sudo apt-get install docker.io`",
 }
+
+
+_ADVICE = re.compile(r"(See|Run) '")
+_ORIGIN = re.compile(r"^((Error|docker): |Error response from daemon: )+")
 
 
 class Command(NamedTuple):
@@ -99,6 +104,7 @@ def installed_runtimes(command: Command) -> frozenset[str]:
 
 
 def complaint(said: bytes) -> str:
-    """The last line that tells what is wrong, without the log lines of a healthy engine."""
-    lines = [line for line in plain(said, 4000).splitlines() if line.strip() and "level=warning" not in line]
-    return lines[-1].removeprefix("Error: ")[:500] if lines else "it did not say why"
+    """The last line that tells what is wrong: without the log lines of a healthy engine, and without advice."""
+    lines = [line.strip() for line in plain(said, 4000).splitlines()]
+    telling = [line for line in lines if line and "level=warning" not in line and not _ADVICE.match(line)]
+    return _ORIGIN.sub("", telling[-1])[:500] if telling else "it did not say why"

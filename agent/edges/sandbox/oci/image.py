@@ -12,7 +12,7 @@ import tarfile
 from agent.core.errors import SandboxError
 from agent.edges.sandbox.oci.command import Command
 
-_PLACES = ("dev", "etc", "out", "proc", "run", "sock", "sys", "tmp", "usr")
+_PLACES = {"dev": 0o755, "etc": 0o755, "proc": 0o755, "run": 0o755, "sys": 0o755, "tmp": 0o1777, "usr": 0o755}
 _LINKS = ("bin", "lib", "lib64", "sbin")
 
 
@@ -20,9 +20,9 @@ def archive() -> bytes:
     """A tar archive, the same bytes each time."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for name in _PLACES:
+        for name, mode in _PLACES.items():
             entry = tarfile.TarInfo(name)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            entry.type, entry.mode = tarfile.DIRTYPE, mode
             tar.addfile(entry)
         for name in _LINKS:
             entry = tarfile.TarInfo(name)

@@ -14,17 +14,21 @@ import weakref
 from agent.edges.sandbox.oci.command import Command
 
 # Signals that are meant for the agent's process group or service must not end it before its work is done. A container
-# that was about to start when we died may come late: so a second look.
+# that was about to start when we died may come late: so a second look. It is nobody's child, so that nobody need bury
+# it.
 _SCRIPT = """
-trap '' HUP INT QUIT TERM PIPE
-label=$1
-shift
-while read -r _; do :; done
-for look in 1 2; do
-  found=$("$@" ps --all --quiet --filter "label=$label")
-  [ -z "$found" ] || "$@" rm --force --volumes $found
-  [ $look = 2 ] || sleep 5
-done
+exec 3<&0
+{
+  trap '' HUP INT QUIT TERM PIPE
+  label=$1
+  shift
+  while read -r _; do :; done
+  for look in 1 2; do
+    found=$("$@" ps --all --quiet --filter "label=$label")
+    [ -z "$found" ] || "$@" rm --force --volumes $found
+    [ $look = 2 ] || sleep 5
+  done
+} <&3 3<&- &
 """
 
 
@@ -32,10 +36,12 @@ class Keeper:
     """One process for all containers of one run of the agent."""
 
     def __init__(self, command: Command, label: str) -> None:
-        """Starts it. `label` is what the containers of this run have and no others. Raises OSError."""
+        """Starts it; blocks for a moment. `label` is what the containers of this run have and no others. Raises
+        OSError."""
         out, self._held = os.pipe()
+        weakref.finalize(self, os.close, self._held)
         try:
-            self._process = subprocess.Popen(
+            subprocess.run(
                 ["/bin/sh", "-c", _SCRIPT, "gpu-agent-keeper", label, *command.words],
                 stdin=out,
                 stdout=subprocess.DEVNULL,
@@ -43,15 +49,16 @@ class Keeper:
                 env=command.environment,
                 cwd="/",
                 start_new_session=True,
+                check=False,
             )
-        except OSError:
-            os.close(self._held)
-            raise
         finally:
             os.close(out)
-        weakref.finalize(self, os.close, self._held)
 
     @property
     def alive(self) -> bool:
-        """Whether it still waits."""
-        return self._process.poll() is None
+        """Whether it still waits: then it reads, and drops, what is written."""
+        try:
+            os.write(self._held, b"\n")
+        except BrokenPipeError:
+            return False
+        return True

@@ -15,6 +15,7 @@ from agent.core.errors import SandboxError
 from agent.edges.sandbox.fds import Tail
 from agent.edges.sandbox.launch import Launched
 from agent.edges.sandbox.oci.command import complaint
+from agent.edges.sandbox.oci.remedies import remedy_for
 from agent.edges.sandbox.places import Places, hold
 from agent.edges.sandbox.processes import PROC, bury
 
@@ -32,8 +33,8 @@ class Order(NamedTuple):
     mark: str
     """The line that the container's first process begins with."""
     stderr_bytes: int
-    stdout: bool
-    """Whether the program's stdout is wanted."""
+    stdout: Path | None
+    """Named pipe for the program's stdout, where that is wanted; it is made here and removed once it is open."""
     places: tuple[str, ...]
     """Paths inside of the file systems that are to be held open."""
 
@@ -118,14 +119,16 @@ def _spawn(order: Order, ends: contextlib.ExitStack) -> tuple[subprocess.Popen[b
         gate_out, gate = os.pipe()
         theirs.callback(os.close, gate_out)
         ours.callback(os.close, gate)
-        stdout, stdout_in = _pipe(ours, theirs) if order.stdout else (None, subprocess.DEVNULL)
-        stderr, stderr_in = _pipe(ours, theirs)
+        stdout = None if order.stdout is None else _named_pipe(order.stdout, ours, ends)
+        stderr, stderr_in = os.pipe()
+        theirs.callback(os.close, stderr_in)
+        ours.callback(os.close, stderr)
         monitor = subprocess.Popen(
             order.words,
             env=order.environment,
             cwd="/",
             stdin=gate_out,
-            stdout=stdout_in,
+            stdout=subprocess.DEVNULL,
             stderr=stderr_in,
             start_new_session=True,
         )
@@ -134,11 +137,14 @@ def _spawn(order: Order, ends: contextlib.ExitStack) -> tuple[subprocess.Popen[b
         return monitor, gate, stdout, stderr
 
 
-def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[int, int]:
-    out, into = os.pipe()
-    reading.callback(os.close, out)
-    writing.callback(os.close, into)
-    return out, into
+def _named_pipe(path: Path, ours: contextlib.ExitStack, ends: contextlib.ExitStack) -> int:
+    """Its reading end. The container's first process opens the other one before it says that it is there."""
+    os.mkfifo(path)
+    ends.callback(path.unlink, missing_ok=True)
+    path.chmod(0o622)  # whatever our umask is: its user is another
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    ours.callback(os.close, fd)
+    return fd
 
 
 def first_process(mark: str, proc: Path = PROC) -> int:
@@ -189,4 +195,4 @@ def _explained(error: Exception, tail: Announced) -> SandboxError:
         return SandboxError(f"the container did not start within {LAUNCH_LIMIT_S:g} s. {said}".strip())
     if tail.marked:
         return error if isinstance(error, SandboxError) else SandboxError(f"the container could not be held: {error}")
-    return SandboxError(f"the sandbox could not be built: {said or error}")
+    return SandboxError(f"the sandbox could not be built: {said or error}", remedy=remedy_for(said))

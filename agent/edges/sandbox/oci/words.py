@@ -27,6 +27,8 @@ TIMEOUT_SLACK_S = 60
 CDI_KIND = "nvidia.com/gpu"
 SHELL_NAME = "sandbox"
 """How the first process calls itself when it complains."""
+STDOUT = "/run/stdout"
+"""Where a container finds the pipe for its stdout: its engine would hold back, and then lose, what nobody reads."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 # The first process of a container. It says that it is there, waits for leave, and then waits for the program: a program
@@ -34,10 +36,10 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # comes over stdin; when the agent dies before, the end of stdin ends the container. What the shell itself has to say
 # about a program that was killed goes nowhere.
 FIRST = r"""
+exec >"$3" || exit 125
 printf '%s\n' "$1" >&2
 read -r _ || exit 125
 exec </dev/null
-[ "$3" = keep ] || exec >/dev/null
 cd "$2" || exit 125
 unset OLDPWD
 count=$4
@@ -61,6 +63,8 @@ class Container(NamedTuple):
     mounts: Sequence[tuple[Path, str]]
     most_pids: int
     """Processes that this machine can have."""
+    stdout: Path | None = None
+    """A named pipe, where the program's stdout is wanted."""
     runtime: str | None = None
     user: int | None = None
     """Host id of its processes where it gets no user namespace."""
@@ -77,11 +81,13 @@ def run(spec: SandboxSpec, container: Container, facts: Facts) -> list[str]:
     words += _limits(spec, container, facts) + _file_systems(spec)
     for source, inside in container.mounts:
         words += _bind(source, mount_point(inside), read_only=True)
+    if container.stdout is not None:
+        words += _bind(container.stdout, STDOUT, read_only=True)
     if spec.socket_dir is not None:
         words += _bind(spec.socket_dir, "/sock")
     for uuid in spec.gpus:
         words += ["--device", f"{CDI_KIND}={uuid}"]
-    words += [container.image, *_first(spec, container.mark)]
+    words += [container.image, *_first(spec, container)]
     if any("\0" in word for word in words):
         raise SandboxError(f"a path or variable of sandbox {spec.name} contains a NUL byte")
     return words
@@ -166,11 +172,12 @@ def _field(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if set(text) & set(',"\n') else text
 
 
-def _first(spec: SandboxSpec, mark: str) -> list[str]:
+def _first(spec: SandboxSpec, container: Container) -> list[str]:
     environment = ENVIRONMENT | spec.env
     if strange := [name for name in environment if not _NAME.fullmatch(name)]:
         raise SandboxError(f"a variable cannot be called {strange[0]!r}")
     # By way of env, so that /proc/1/environ tells nothing of what the engine put there.
-    words = ["/usr/bin/env", "-i", "/bin/sh", "-c", FIRST, SHELL_NAME, mark, working_directory(spec.cwd)]
-    words += ["keep" if spec.limits.stdout_bytes else "drop", str(len(environment))]
+    words = ["/usr/bin/env", "-i", "/bin/sh", "-c", FIRST, SHELL_NAME, container.mark]
+    words += [working_directory(spec.cwd), STDOUT if container.stdout is not None else "/dev/null"]
+    words += [str(len(environment))]
     return [*words, *(f"{name}={value}" for name, value in environment.items()), *spec.argv]
