@@ -224,6 +224,8 @@ class Artifact(Protocol):
 
     @property
     def blob(self) -> Blob: ...
+    @property
+    def path(self) -> Path: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

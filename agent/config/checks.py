@@ -10,12 +10,16 @@ from agent.config.schema import Config, EngineKind, EngineProfile, PoolConfig
 from agent.core.loopback import is_loopback
 from agent.core.model import TaskKind
 
+EXEC_POOL = "exec"
+"""Name of the pool that runs programs."""
+
 
 def check(config: Config) -> Iterator[Fault]:
     """Every contradiction in `config`. Empty names stand for keys that are already reported."""
     yield from _coordinator_url(config.coordinator.url)
     yield from _unique("models", [model.name for model in config.models])
     yield from _unique("pools", [pool.name for pool in config.pools])
+    yield from _exec(config)
     for index, model in enumerate(config.models):
         if model.path is None and model.digest is None:
             yield Fault(key=f"models[{index}].path", message="is missing; without it the digest must be given")
@@ -23,6 +27,16 @@ def check(config: Config) -> Iterator[Fault]:
         yield from _model_of(config, pool, f"pools[{index}]")
         yield from (_external if pool.engine is EngineKind.EXTERNAL else _own)(pool, f"pools[{index}]")
         yield from _kinds(pool, f"pools[{index}]")
+
+
+def _exec(config: Config) -> Iterator[Fault]:
+    if not config.exec.enabled:
+        return
+    if not config.exec.trusted_keys:
+        yield Fault(key="exec.trusted_keys", message="is empty; programs of nobody would be run")
+    for index, pool in enumerate(config.pools):
+        if pool.name == EXEC_POOL:
+            yield Fault(key=f"pools[{index}].name", message=f'"{EXEC_POOL}" is the pool of programs')
 
 
 def _coordinator_url(url: str | None) -> Iterator[Fault]:

@@ -68,10 +68,15 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z"
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}\Z"
 DEVICE_PATTERN = r"^(auto|cpu|(GPU|MIG)-[0-9A-Fa-f/-]{1,80})\Z"
 
+KEY_PATTERN = r"^[0-9a-f]{64}\Z"
+EXEC_DEVICE_PATTERN = r"^(cpu|(GPU|MIG)-[0-9A-Fa-f/-]{1,80})\Z"
+
 Name = Annotated[
     str, Meta(pattern=NAME_PATTERN, description="letters, digits, dots, dashes and underscores, at most 63")
 ]
 Digest = Annotated[str, Meta(pattern=DIGEST_PATTERN, description="sha256: and 64 lower-case hex digits")]
+PublicKey = Annotated[str, Meta(pattern=KEY_PATTERN, description="an Ed25519 public key, 64 lower-case hex digits")]
+ExecDevice = Annotated[str, Meta(pattern=EXEC_DEVICE_PATTERN, description='"cpu" or a GPU UUID (`gpu-agent gpus`)')]
 Device = Annotated[str, Meta(pattern=DEVICE_PATTERN, description='"cpu", "auto" or a GPU UUID (`gpu-agent gpus`)')]
 
 
@@ -233,6 +238,34 @@ class ProofConfig(Value):
     ] = 16_384
 
 
+class ExecConfig(Value):
+    """Programs that tasks bring along. Off, unless you turn it on."""
+
+    enabled: Annotated[bool, says("Whether to run programs of the publishers below, each in a sandbox of its own.")] = (
+        False
+    )
+    trusted_keys: Annotated[
+        tuple[PublicKey, ...],
+        says("Public keys of publishers whose bundles you run; all others are refused.", example=("0" * 64,)),
+    ] = ()
+    slots: Annotated[int, Meta(ge=1, le=1024), says("Programs that run at once.")] = 1
+    device: Annotated[ExecDevice, says('"cpu", or the UUID of the GPU that each program gets.')] = "cpu"
+    memory_mib: Annotated[int, Meta(ge=16, le=1 << 20), says("The most memory that a program may ask for, in MiB.")] = (
+        1024
+    )
+    cpus: Annotated[float, Meta(ge=0.1, le=1024), says("The most processors.")] = 1.0
+    pids: Annotated[int, Meta(ge=1, le=1 << 16), says("The most processes and threads.")] = 256
+    wall_s: Annotated[int, Meta(ge=1, le=7 * 86_400), says("The longest run, in seconds.")] = 3600
+    tmp_mib: Annotated[int, Meta(ge=1, le=1 << 16), says("The largest /tmp, in MiB; it takes memory.")] = 256
+    out_mib: Annotated[int, Meta(ge=1, le=56), says("The most that a program may leave in /out, in MiB.")] = 32
+    stdout_kib: Annotated[int, Meta(ge=1, le=4096), says("The most that it may print, in KiB.")] = 1024
+    cache_mib: Annotated[
+        int,
+        Meta(ge=64, le=1 << 24),
+        says("Disk for bundles and inputs, in MiB; what was not used for longest goes first."),
+    ] = 1024
+
+
 class LogsConfig(Value):
     """What the agent tells, on standard error."""
 
@@ -260,6 +293,7 @@ class Config(Value):
     models: tuple[ModelConfig, ...] = ()
     pools: tuple[PoolConfig, ...] = ()
     proof: ProofConfig = ProofConfig()
+    exec: ExecConfig = ExecConfig()
     logs: LogsConfig = LogsConfig()
     control: ControlConfig = ControlConfig()
 

@@ -58,7 +58,7 @@ class Step:
     actions: tuple[Action, ...] = ()
     outcome: Outcome | None = None
     reason: Reason | None = None
-    """None: the event brings it."""
+    """Where the event brings none."""
 
 
 STAY = Step()
@@ -174,7 +174,7 @@ class Attempt:
         if step.state is not None:
             self.state = step.state
         if step.outcome is not None:
-            self.outcome, self.reason, self.detail = step.outcome, step.reason or reason, detail
+            self.outcome, self.reason, self.detail = step.outcome, reason or step.reason, detail
         return step
 
     def tell(self) -> str:

@@ -11,14 +11,19 @@ from agent.core import events as ev
 from agent.core import lease, wire
 from agent.core.attempt import Event
 from agent.core.errors import EngineError, LinkError
-from agent.core.model import LeaseKey, Reason
+from agent.core.model import ExecInput, LeaseKey, Reason, TaskKind
 from agent.ports import Clock, EnginePool
 from agent.stages.calls import Caller, passes
 from agent.stages.containment import contained
+from agent.stages.execution import Execution
 from agent.stages.generation import Generation
 from agent.stages.spine import Spine
 from agent.stages.stream import Stream
+<<<<<<< ours
 from agent.stages.together import Together
+=======
+from agent.stages.supply import Supply
+>>>>>>> theirs
 
 STAGING_LIMIT_S = 60.0
 """An engine that is not back by then fails the attempt, so that another node can have the task."""
@@ -39,13 +44,23 @@ class Execute:
     """Owns the asyncio task of every attempt that works."""
 
     def __init__(
-        self, spine: Spine, caller: Caller, pools: Mapping[str, EnginePool], stream: Stream, *, top_logprobs: int
+        self,
+        spine: Spine,
+        caller: Caller,
+        pools: Mapping[str, EnginePool],
+        stream: Stream,
+        *,
+        top_logprobs: int,
+        supply: Supply | None = None,
     ) -> None:
+        """`supply`: what programs need before they run; None where none do."""
         self._spine = spine
         self._caller = caller
         self._pools = pools
         self._stream = stream
         self._top_logprobs = top_logprobs
+        self._supply = supply
+        self._supplied = frozenset(name for name, pool in pools.items() if TaskKind.EXEC in pool.facts.kinds)
         self._working: dict[LeaseKey, asyncio.Task[None]] = {}
         self._starts = Together(self._send_starts)
         self._mailbox = spine.mailbox(ev.ConfirmStart, ev.Stage, ev.Generate, ev.StopWork)
@@ -62,6 +77,8 @@ class Execute:
                         self._stop(key)
                     case ev.ConfirmStart():
                         self._begin(group, command.key, self._confirm(command))
+                    case ev.Stage() if command.pool in self._supplied:
+                        self._begin(group, command.key, self._stage(command))
                     case ev.Stage() if self._pools[command.pool].facts.ready:  # nearly always: no task to wait in
                         self._happened(command.key, Event.STAGED)
                     case ev.Stage():
@@ -136,12 +153,15 @@ class Execute:
             detail = self._pools[command.pool].facts.detail
             self._fail(command.key, Reason.ENGINE_UNAVAILABLE, f"not ready within {STAGING_LIMIT_S:.0f} s: {detail}")
             return
+        asked = self._spine.node.attempts[command.key].offer.task.input
+        if self._supply is not None and isinstance(asked, ExecInput):
+            await self._supply.bring(command.key, asked)
         self._happened(command.key, Event.STAGED)
 
     # ------------------------------------------------------------------ RUNNING
 
     async def _generate(self, command: ev.Generate) -> None:
-        generation = Generation(command.offer, self._clock, top_logprobs=self._top_logprobs)
+        generation = self._accumulator(command.offer)
         outputs = self._pools[command.pool].generate(command.offer.task)
         try:
             async with contextlib.aclosing(outputs):
@@ -156,6 +176,11 @@ class Execute:
         finally:
             self.tokens.pop(command.key, None)
         self._happened(command.key, Event.GENERATED, product=product)
+
+    def _accumulator(self, offer: wire.OfferBody) -> Generation | Execution:
+        if isinstance(offer.task.input, ExecInput):
+            return Execution(offer, self._clock)
+        return Generation(offer, self._clock, top_logprobs=self._top_logprobs)
 
     def _happened(self, key: LeaseKey, event: Event, **more: Any) -> None:
         self._spine.feed(ev.Happened(key=key, event=event, **more))

@@ -8,7 +8,7 @@ from agent.core import wire
 from agent.core.errors import EngineError, ProofError
 from agent.core.model import EmbeddingInput, FinishReason, Reason, Timings, Usage
 from agent.core.proof.transcript import TranscriptBuilder
-from agent.ports import Clock, EngineOutput, Finished, Piece, Vectors
+from agent.ports import Clock, EngineOutput, Finished, Piece, Printed, Ran, Vectors
 from agent.stages.product import Product
 
 CHUNK_S = 0.020
@@ -64,6 +64,8 @@ class Generation:
                 self._take_vectors(output)
             case Finished():
                 self._finished = output
+            case Printed() | Ran():
+                raise EngineError(Reason.ENGINE_GARBAGE, "an engine runs no programs")
         return None
 
     def _piece(self, piece: Piece) -> wire.Chunk | None:

@@ -17,6 +17,7 @@ from typing import BinaryIO
 from agent.core.errors import StorageError
 from agent.core.model import Blob, LeaseKey
 from agent.edges.durable import attempt_name, make_private_directory, sync_directory
+from agent.ports import Artifact
 
 DIRECTORY_NAME = "artifacts"
 _DRAFT = ".part-"
@@ -67,21 +68,21 @@ class FileArtifacts:
                 raise self._storage_error(error) from error
             raise
 
-    async def keep(self, key: LeaseKey, draft: FileDraft) -> None:
+    async def keep(self, key: LeaseKey, artifact: Artifact) -> None:
         """See the port."""
         try:
-            await asyncio.to_thread(self._keep, key, draft)
+            await asyncio.to_thread(self._keep, key, artifact)
         except OSError as error:
             raise self._storage_error(error) from error
-        self._kept[_name(key)] = draft.blob
+        self._kept[attempt_name(key)] = artifact.blob
 
     def of(self, key: LeaseKey) -> Blob | None:
         """See the port."""
-        return self._kept.get(_name(key)) if self._kept else None
+        return self._kept.get(attempt_name(key)) if self._kept else None
 
     async def read(self, key: LeaseKey) -> bytes:
         """See the port."""
-        path = self._path(key, self._kept[_name(key)])
+        path = self._path(key, self._kept[attempt_name(key)])
         try:
             return await asyncio.to_thread(path.read_bytes)
         except OSError as error:
@@ -89,24 +90,24 @@ class FileArtifacts:
 
     def drop(self, key: LeaseKey) -> None:
         """See the port."""
-        if (blob := self._kept.pop(_name(key), None)) is not None:
+        if (blob := self._kept.pop(attempt_name(key), None)) is not None:
             with contextlib.suppress(OSError):  # the next start drops it again
                 self._path(key, blob).unlink()
 
     def retain(self, keys: Collection[LeaseKey]) -> None:
         """See the port."""
-        wanted = {_name(key) for key in keys}
+        wanted = {attempt_name(key) for key in keys}
         for name in [name for name in self._kept if name not in wanted]:
             blob = self._kept.pop(name)
             with contextlib.suppress(OSError):
                 (self._directory / f"{name}.{blob.sha256}").unlink()
 
-    def _keep(self, key: LeaseKey, draft: FileDraft) -> None:
-        draft.path.replace(self._path(key, draft.blob))
+    def _keep(self, key: LeaseKey, artifact: Artifact) -> None:
+        artifact.path.replace(self._path(key, artifact.blob))
         sync_directory(self._directory)
 
     def _path(self, key: LeaseKey, blob: Blob) -> Path:
-        return self._directory / f"{_name(key)}.{blob.sha256}"
+        return self._directory / f"{attempt_name(key)}.{blob.sha256}"
 
     def _look_round(self) -> None:
         for path in self._directory.iterdir():
@@ -122,8 +123,3 @@ class FileArtifacts:
             full=full,
             remedy="Free space on that disk" if full else "Check the disk, and who may write there",
         )
-
-
-def _name(key: LeaseKey) -> str:
-    """As transcripts are called, without a time: a stranger's task id is no file name."""
-    return attempt_name(key)
