@@ -27,6 +27,16 @@ class SandboxBackend(StrEnum):
     """What isolates engines."""
 
     BUBBLEWRAP = "bubblewrap"
+    PODMAN = "podman"
+    DOCKER = "docker"
+
+
+class ContainerRuntime(StrEnum):
+    """What podman and docker start containers with."""
+
+    AUTO = "auto"
+    RUNC = "runc"
+    CRUN = "crun"
 
 
 class EngineKind(StrEnum):
@@ -162,6 +172,9 @@ class SandboxConfig(Value):
 
     backend: Annotated[SandboxBackend, says("What isolates engines.")] = SandboxBackend.BUBBLEWRAP
     bwrap: Annotated[str, Meta(min_length=1), says('Path of bwrap, or "auto" to find one.')] = "auto"
+    runtime: Annotated[ContainerRuntime, says("Runtime that podman or docker takes; auto is one that works here.")] = (
+        ContainerRuntime.AUTO
+    )
     engine_memory_mib: Annotated[
         Annotated[int, Meta(ge=16, le=1 << 24)] | None,
         says("Memory of one engine in MiB; unlimited when not set.", example=8192),

@@ -189,6 +189,18 @@ def bwrap(found: str, fault: str, remedy: str) -> Finding:
     )
 
 
+def container_engine(found: str, fault: str, remedy: str) -> Finding:
+    """`found`: the engine and runtime that will be used."""
+    return _found(
+        "sandbox.engine",
+        _unless(not fault),
+        actual=fault or found,
+        required="podman 4.3, docker 20.10 or newer, on this machine",
+        purpose="isolating engines",
+        remedy=remedy,
+    )
+
+
 def user_namespaces(remedy: str) -> Finding:
     """`remedy` is what the kernel's settings call for; empty when they allow user namespaces."""
     return _found(
@@ -209,7 +221,7 @@ def sandbox(facts: SandboxFacts) -> list[Finding]:
         actual=facts.backend if facts.usable else facts.detail or "not usable",
         required="a program ran inside and could not get out",
         purpose="engines parse what strangers send",
-        remedy="See sandbox.bwrap and sandbox.user_namespaces",
+        remedy="See the other lines that begin with sandbox",
     )
     if not facts.usable:
         return [works]

@@ -11,6 +11,7 @@ from agent.core.doctor import Finding
 from agent.core.errors import SandboxError
 from agent.edges.sandbox import host
 from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.sandbox.oci.backend import Oci
 from agent.edges.sandbox.remedies import remedy_by_settings
 
 
@@ -28,3 +29,21 @@ async def sandbox(made: Bubblewrap) -> Sequence[Finding]:
     """Runs programs inside, which is the last word on everything above; and what limits rest on here."""
     facts = await made.probe()
     return [*judge.sandbox(facts), judge.cgroup(made.machine.cgroup_version, made.machine.controllers)]
+
+
+def engine(made: Oci) -> Finding:
+    """Which container engine and runtime will be used, and whether they can be."""
+    try:
+        found = made.engine
+    except SandboxError as fault:
+        return judge.container_engine("", fault.message, fault.remedy)
+    rights = "without root" if found.facts.rootless else "as root"
+    runtime = found.runtime or found.facts.runtime
+    return judge.container_engine(
+        f"{found.facts.backend} {rights} with {runtime}, cgroup v{found.facts.cgroup_version}", "", ""
+    )
+
+
+async def containers(made: Oci) -> Sequence[Finding]:
+    """Runs programs inside, which is the last word."""
+    return judge.sandbox(await made.probe())

@@ -90,11 +90,13 @@ class Oci:
 
     def reap_orphans(self) -> int:
         """Remove what an earlier run of this agent left behind; returns how many containers. Blocks. Call before
-        `start`. Raises SandboxError."""
-        command = self.engine.command
-        left = command.ids(f"{words.LABEL}={self._tag}")
-        if left:
+        `start`. Without a usable engine nothing is removed; the probe says why there is none."""
+        try:
+            command = self.engine.command
+            left = command.ids(f"{words.LABEL}={self._tag}")
             command.remove(*left)
+        except SandboxError:
+            return 0
         return len(left)
 
     async def probe(self) -> SandboxFacts:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from agent.core.errors import SandboxError
 from agent.core.text import plain
 from agent.edges.sandbox.oci.facts import EngineName, Facts, parse_docker, parse_podman
+from agent.edges.sandbox.oci.remedies import remedy_for
 
 LIMIT_S = 60.0
 """A call takes 0.1 s; the first one after an installation sets the engine's storage up."""
@@ -64,7 +65,8 @@ class Command(NamedTuple):
         except OSError as error:
             raise SandboxError(f"{self.words[0]} does not run: {error.strerror}") from error
         if done.returncode != 0:
-            raise SandboxError(f"{self.name} {words[0]} failed: {complaint(done.stderr)}")
+            said = complaint(done.stderr)
+            raise SandboxError(f"{self.name} {words[0]} failed: {said}", remedy=remedy_for(said))
         return done.stdout.decode(errors="replace")
 
     def facts(self) -> Facts:
@@ -79,6 +81,8 @@ class Command(NamedTuple):
 
     def remove(self, *containers: str) -> None:
         """Kill and remove containers; one that is not there is no error. Raises SandboxError."""
+        if not containers:
+            return
         try:
             self.ask("rm", "--force", "--volumes", *containers)
         except SandboxError as error:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 _SAID = (
     (
+        "Cannot connect to the Docker daemon",
+        "`sudo systemctl start docker`, or let DOCKER_HOST name the socket of a daemon of this machine",
+    ),
+    (
         "unresolvable CDI devices",
         "`gpu-agent gpus` lists this machine's GPUs; `sudo nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml` "
         "describes them to container engines",
