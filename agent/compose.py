@@ -13,7 +13,7 @@ import structlog
 from agent.config import Config, EngineKind
 from agent.core.errors import StorageError
 from agent.core.fingerprint import Model, SandboxFacts
-from agent.core.gpu import GpuReport
+from agent.core.gpu import GpuPlace, GpuReport
 from agent.core.node import Node
 from agent.core.watchdog import Pulse
 from agent.edges.engines.build import PoolBuilder, build_pools
@@ -24,9 +24,10 @@ from agent.edges.joining import join
 from agent.edges.link.baton import link_to
 from agent.edges.models.store import Progress
 from agent.edges.outbox import OUTBOX_NAME, SqliteOutbox
-from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.programs.build import Programs, build_programs
+from agent.edges.sandbox.build import build_sandbox
 from agent.edges.transcripts import DIRECTORY_NAME, FileTranscripts
-from agent.ports import Clock, EnginePool, GpuProbe
+from agent.ports import Clock, EnginePool, GpuProbe, Sandbox
 from agent.stages.advertise import Advertise
 from agent.stages.calls import Caller
 from agent.stages.deliver import Deliver
@@ -41,6 +42,7 @@ from agent.stages.report import Report
 from agent.stages.spine import Spine
 from agent.stages.storage import StorageGate
 from agent.stages.stream import Stream
+from agent.stages.supply import Supply
 from agent.stages.watch import Watch
 
 BOUNDS_S = {"probe": 60.0, "advertise": 240.0, "watch": 30.0, "report": 900.0}
@@ -66,6 +68,7 @@ class Edges(NamedTuple):
     sandbox: SandboxFacts
     pools: dict[str, EnginePool]
     models: tuple[Model, ...]
+    programs: Programs | None
 
 
 class Parts(NamedTuple):
@@ -118,15 +121,22 @@ class Composer:
         gpu = self._gpu()
         self._stack.push_async_callback(gpu.close)
         seen = await self._first_look(gpu)
-        sandbox = self._sandbox()
+        sandbox = await self._sandbox()
         facts = await sandbox.probe()
         uuids = [found.uuid for found in seen.gpus if found.fault is None]
         built = await self._pools(config, sandbox, self._clock, gpus=uuids, progress=self._progress)
         for model in built.models:
             _log.info("model.verified", model=model.name, digest=model.digest, bytes=model.bytes)
         transcripts = await self._transcripts()
-        pools = {pool.facts.name: pool for pool in built.pools}
-        return Edges(identity, outbox, transcripts, gpu, seen, facts, pools, built.models)
+        pools: dict[str, EnginePool] = {pool.facts.name: pool for pool in built.pools}
+        if programs := await self._programs(sandbox, facts):
+            pools[programs.pool.facts.name] = programs.pool
+        return Edges(identity, outbox, transcripts, gpu, seen, facts, pools, built.models, programs)
+
+    async def _programs(self, sandbox: Sandbox, facts: SandboxFacts) -> Programs | None:
+        return await self._when_there_is_room(
+            lambda: asyncio.to_thread(build_programs, self._config, sandbox, facts, self._clock)
+        )
 
     async def _outbox(self) -> SqliteOutbox:
         path = self._config.node.state_dir / OUTBOX_NAME
@@ -174,16 +184,15 @@ class Composer:
         waits = any(pool.engine is EngineKind.LLAMA_SERVER and pool.device != "cpu" for pool in self._config.pools)
         return await (gpu.settled() if waits else gpu.snapshot())
 
-    def _sandbox(self) -> Bubblewrap:
-        place, settings = self._config.node.runtime_dir, self._config.sandbox
-        sandbox = Bubblewrap(place, bwrap=settings.bwrap, minor_of=self._minor_of)
-        if reaped := sandbox.reap_orphans():
-            _log.warning("sandbox.reaped", cgroups=reaped)
+    async def _sandbox(self) -> Sandbox:
+        sandbox = build_sandbox(self._config.sandbox, self._config.node.runtime_dir, self._place_of)
+        if reaped := await asyncio.to_thread(sandbox.reap_orphans):
+            _log.warning("sandbox.reaped", count=reaped)
         return sandbox
 
-    def _minor_of(self, uuid: str) -> int | None:
+    def _place_of(self, uuid: str) -> GpuPlace | None:
         """By the latest reading: a GPU may appear, or move, after the start. No engine starts before the probe runs."""
-        return self._probe.minor_of(uuid) if self._probe else None
+        return self._probe.place_of(uuid) if self._probe else None
 
     # ------------------------------------------------------------------ stages
 
@@ -201,12 +210,23 @@ class Composer:
         self._storage = storage = StorageGate(spine)
         for what in self._damage:
             storage.damaged(what)
-        deliver = Deliver(spine, caller, identity, edges.outbox, pulse, storage)
+        programs = edges.programs
+        artifacts = programs.artifacts if programs else None
+        deliver = Deliver(spine, caller, identity, edges.outbox, pulse, storage, artifacts)
         herald.owes(await deliver.recall())
         report = Report(spine, caller, identity, edges.outbox, storage, deliver)
-        execute = Execute(spine, caller, pools, stream, top_logprobs=top)
+        supply = Supply(caller, programs.stock) if programs else None
+        execute = Execute(spine, caller, pools, stream, top_logprobs=top, supply=supply)
         retention_s = config.proof.retention_s
-        prove = Prove(spine, identity, pools, edges.transcripts, retention_s=retention_s, storage=storage)
+        prove = Prove(
+            spine,
+            identity,
+            pools,
+            edges.transcripts,
+            retention_s=retention_s,
+            storage=storage,
+            artifacts=artifacts,
+        )
         pull = Pull(spine, caller, identity, edges.outbox)
         advertise = Advertise(spine, caller, herald, pulse, self._rng, drain_limit_s=config.node.drain_limit_s)
         self._probe = probe = Probe(

@@ -17,7 +17,7 @@ from agent.core.model import LeaseKey, Reason, Signed
 from agent.core.proof.signed import open_signed
 from agent.core.text import plain
 from agent.core.watchdog import Pulse
-from agent.ports import Identity, Outbox, OutboxRow
+from agent.ports import Artifacts, Identity, Outbox, OutboxRow
 from agent.stages.calls import Caller
 from agent.stages.spine import Spine
 from agent.stages.storage import RETRY_S, StorageGate
@@ -53,15 +53,24 @@ class Deliver:
     """Owns what is finished, durable, and not yet receipted."""
 
     def __init__(
-        self, spine: Spine, caller: Caller, identity: Identity, outbox: Outbox, pulse: Pulse, storage: StorageGate
+        self,
+        spine: Spine,
+        caller: Caller,
+        identity: Identity,
+        outbox: Outbox,
+        pulse: Pulse,
+        storage: StorageGate,
+        artifacts: Artifacts | None = None,
     ) -> None:
+        """`artifacts`: where what programs leave is kept; None where none run."""
         self._spine = spine
         self._caller = caller
         self._identity = identity
         self._outbox = outbox
         self._pulse = pulse
         self._storage = storage
-        self._uploads = Uploads(caller.link)
+        self._artifacts = artifacts
+        self._uploads = Uploads(caller.link, artifacts)
         self._news = asyncio.Event()
         self._fresh: dict[str, OutboxRow] = {}
         self._away: set[str] = set()
@@ -76,6 +85,8 @@ class Deliver:
     async def recall(self) -> Mapping[str, LeaseKey]:
         """Read what an earlier life of this agent still has to deliver; returns `unsent`, which stays current."""
         self.unsent.update(await self._outbox.unsent())
+        if self._artifacts is not None:
+            self._artifacts.retain(self.unsent.values())
         return self.unsent
 
     def take(self, row: OutboxRow) -> None:
@@ -235,6 +246,8 @@ class Deliver:
     def _settled(self, row: OutboxRow, body: wire.ReceiptBody) -> None:
         self.unsent.pop(row.idem_key, None)
         self._forget(row.idem_key)
+        if self._artifacts is not None:
+            self._artifacts.drop(row.key)
         self._gate_backlog()
         self.earned_micros += body.amount_micros
         self.currency = body.currency or self.currency

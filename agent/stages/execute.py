@@ -19,11 +19,8 @@ from agent.stages.execution import Execution
 from agent.stages.generation import Generation
 from agent.stages.spine import Spine
 from agent.stages.stream import Stream
-<<<<<<< ours
-from agent.stages.together import Together
-=======
 from agent.stages.supply import Supply
->>>>>>> theirs
+from agent.stages.together import Together
 
 STAGING_LIMIT_S = 60.0
 """An engine that is not back by then fails the attempt, so that another node can have the task."""

@@ -1,14 +1,18 @@
-"""Outputs that are too large for a message go up as blobs first, each once."""
+"""What is too large for a message goes up as a blob first, each once: long outputs, and what programs leave."""
 
 from __future__ import annotations
 
 import hashlib
+from typing import NamedTuple
+
+import structlog
 
 from agent.core import wire
-from agent.ports import Link, OutboxRow
+from agent.core.errors import StorageError
+from agent.ports import Artifacts, Link, OutboxRow
 
 AT_ONCE = 4
-"""A slow line is shared by no more; each holds its output in memory."""
+"""A slow line is shared by no more; each holds what it sends in memory."""
 
 
 def sha256(text: str) -> str:
@@ -24,14 +28,23 @@ def too_large_inline(row: OutboxRow) -> bool:
     return len(output.encode()) > wire.MAX_INLINE_OUTPUT_BYTES
 
 
-class Uploads:
-    """Which outputs are with the coordinator already."""
+class Sent(NamedTuple):
+    """Digests of the blobs that the coordinator has."""
 
-    def __init__(self, link: Link) -> None:
+    output: str | None = None
+    artifact: str | None = None
+
+
+class Uploads:
+    """Which blobs are with the coordinator already."""
+
+    def __init__(self, link: Link, artifacts: Artifacts | None) -> None:
         self._link = link
-        self._done: dict[str, str] = {}
-        """idem_key → digest of the blob."""
+        self._artifacts = artifacts
+        self._sent: dict[str, Sent] = {}
+        """By idem_key."""
         self._under_way = 0
+        self._log = structlog.get_logger("report")
 
     @property
     def room(self) -> bool:
@@ -39,25 +52,44 @@ class Uploads:
         return self._under_way < AT_ONCE
 
     def needs(self, row: OutboxRow) -> bool:
-        """Whether the row's output has to go up before its result."""
-        return row.idem_key not in self._done and too_large_inline(row)
+        """Whether something of the row has to go up before its result."""
+        if row.idem_key in self._sent:
+            return False
+        return too_large_inline(row) or (self._artifacts is not None and self._artifacts.of(row.key) is not None)
 
     async def send(self, row: OutboxRow) -> None:
         """Raises LinkError."""
-        raw = (row.output or "").encode()
-        blob = hashlib.sha256(raw).hexdigest()
         self._under_way += 1
         try:
-            await self._link.put_blob(blob, raw)
+            self._sent[row.idem_key] = Sent(await self._output(row), await self._artifact(row))
         finally:
             self._under_way -= 1
-        self._done[row.idem_key] = blob
 
     def forget(self, idem_key: str) -> None:
-        """The coordinator does not hold the blob, or nobody needs to know any more."""
-        self._done.pop(idem_key, None)
+        """The coordinator does not hold the blobs, or nobody needs to know any more."""
+        self._sent.pop(idem_key, None)
 
     def delivery(self, row: OutboxRow) -> wire.Delivery:
         """The row as a message carries it."""
-        blob = self._done.get(row.idem_key)
-        return wire.Delivery(signed=row.result, output=None if blob else row.output, blob=blob)
+        sent = self._sent.get(row.idem_key, Sent())
+        output = None if sent.output else row.output
+        return wire.Delivery(signed=row.result, output=output, blob=sent.output, artifact=sent.artifact)
+
+    async def _output(self, row: OutboxRow) -> str | None:
+        if row.output is None or not too_large_inline(row):
+            return None
+        raw = row.output.encode()
+        digest = hashlib.sha256(raw).hexdigest()
+        await self._link.put_blob(digest, raw)
+        return digest
+
+    async def _artifact(self, row: OutboxRow) -> str | None:
+        """One that was lost holds nothing up: the result is rejected for it, and the task is done again."""
+        if self._artifacts is None or (blob := self._artifacts.of(row.key)) is None:
+            return None
+        try:
+            await self._link.put_blob(blob.sha256, await self._artifacts.read(row.key))
+        except StorageError as error:
+            self._log.error("artifact.lost", task=row.key.task_id, detail=str(error))
+            return None
+        return blob.sha256
