@@ -319,10 +319,12 @@ class Replayer(Protocol):
         ...
 
     async def replay(self, prefix: Sequence[int], ids: Sequence[int], top: int) -> tuple[Position, ...]:
-        """A position for each of `ids`, with up to `top` candidates, after `prefix` and the ids before it.
+        """A position for each of `ids`, with up to `top` candidates, after `prefix` and the ids before it."""
+        ...
 
-        One call is one computation: equal calls to engines of one determinism class give equal bits, as long as every
-        token can be forced.
+    async def in_one_go(self, ids: Sequence[int]) -> int:
+        """How many of `ids`, from the first, one replay computes as a generation does: there equal determinism classes
+        give equal bits.
         """
         ...
 

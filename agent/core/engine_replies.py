@@ -66,7 +66,8 @@ class _ErrorBody(msgspec.Struct):
 _T = TypeVar("_T")
 
 
-def _decode(kind: type[_T], body: bytes) -> _T:
+def decoded(kind: type[_T], body: bytes) -> _T:
+    """`body` as `kind`. Raises EngineError(ENGINE_GARBAGE)."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as fault:
@@ -75,7 +76,7 @@ def _decode(kind: type[_T], body: bytes) -> _T:
 
 def embeddings(body: bytes, texts: int) -> tuple[tuple[tuple[float, ...], ...], Usage]:
     """Rows in the order of the `texts` that were sent. Raises EngineError(ENGINE_GARBAGE)."""
-    answer = _decode(_Embeddings, body)
+    answer = decoded(_Embeddings, body)
     rows = {row.index: row.embedding for row in answer.data}
     if len(answer.data) != texts or set(rows) != set(range(texts)):
         raise garbage(f"it has {len(answer.data)} rows for {texts} texts")
@@ -88,22 +89,22 @@ def embeddings(body: bytes, texts: int) -> tuple[tuple[tuple[float, ...], ...], 
 
 def served_models(body: bytes) -> tuple[str, ...]:
     """Names on `/v1/models`. Raises EngineError(ENGINE_GARBAGE)."""
-    return tuple(plain(model.id, 200) for model in _decode(_ModelList, body).data)
+    return tuple(plain(model.id, 200) for model in decoded(_ModelList, body).data)
 
 
 def prompt_text(body: bytes) -> str:
     """The prompt that `/apply-template` made. Raises EngineError(ENGINE_GARBAGE)."""
-    return _decode(_Prompt, body).prompt
+    return decoded(_Prompt, body).prompt
 
 
 def token_ids(body: bytes) -> tuple[int, ...]:
     """Ids of `/tokenize`. Raises EngineError(ENGINE_GARBAGE)."""
-    return _decode(_Tokens, body).tokens
+    return decoded(_Tokens, body).tokens
 
 
 def slot_context(body: bytes) -> int:
     """Context of one slot in tokens, from llama-server's `/props`; 0 when it does not tell."""
-    return _decode(_Props, body).default_generation_settings.n_ctx
+    return decoded(_Props, body).default_generation_settings.n_ctx
 
 
 def version(profile: Profile, body: bytes) -> str:

@@ -43,7 +43,7 @@ class Plausibility(NamedTuple):
     far: int
     """Tokens that noise does not explain."""
     unlisted: int
-    """Tokens that are not among the recomputed candidates at all."""
+    """Tokens that were claimed as candidates, and are not among the recomputed ones at all."""
     mean_rank: float
     """0 is the likeliest. Unlisted tokens count as the last of the list."""
 
@@ -79,8 +79,10 @@ def check_plausibility(
     """T over one chunk. `numbers`: the seed's random numbers for just these positions (`draw.uniforms`)."""
     gaps: list[float] = []
     ranks: list[int | None] = []
+    unlisted = 0
     for (claim, own), number in _pairs(claimed, recomputed, numbers):
         ranks.append(Position(claim.token, own.ids).rank())
+        unlisted += ranks[-1] is None and claim.rank() is not None
         gap = _margin(own, ranks[-1]) if sampler.greedy else distance(claim, _seen_by(own, claim), sampler, number)
         gaps += [] if gap is None else [gap]
     if not ranks:
@@ -91,7 +93,7 @@ def check_plausibility(
         compared=len(ranks),
         mean=sum(gaps) / max(len(gaps), 1),
         far=sum(gap > limit for gap in gaps),
-        unlisted=ranks.count(None),
+        unlisted=unlisted,
         mean_rank=sum(last if rank is None else rank for rank in ranks) / len(ranks),
     )
 

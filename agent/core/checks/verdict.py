@@ -1,0 +1,98 @@
+"""From metrics to a verdict, by thresholds that a calibration set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple
+
+from agent.core.checks.ending import Ending
+from agent.core.checks.forward import Closeness, Exactness, Plausibility
+from agent.core.checks.sampling import Sampled
+from agent.core.model import Value
+
+
+class Verdict(StrEnum):
+    """What a verifier says of one task."""
+
+    PASS = "pass"  # noqa: S105  (no password)
+    SUSPECT = "suspect"
+    """Once is no proof: look at more chunks."""
+    FAIL = "fail"
+
+
+class Thresholds(Value):
+    """Limits of one chunk of 32 tokens. Honest engines of another class stay below, whatever the prompt."""
+
+    version: str = "uncalibrated"
+    closeness: float = 0.30
+    """F: mean difference of log-probabilities. Measured on 728 honest chunks: one over 0.25, none over 0.30."""
+    far: int = 3
+    """T: tokens that noise does not explain."""
+    unlisted: int = 2
+    """T: tokens that are not among the recomputed candidates."""
+    repeated: int = 2
+    """Chunks over a limit that make a failure of a suspicion."""
+
+
+class Replayed(NamedTuple):
+    """F and T of one chunk."""
+
+    leaf: int
+    close: Closeness
+    plausible: Plausibility
+
+
+class Metrics(NamedTuple):
+    """All that was found out about one task; None where a check was not made."""
+
+    sampled: Sampled | None = None
+    ending: Ending | None = None
+    prompt: bool | None = None
+    """Whether the committed prompt is what the template and tokenizer make of the task."""
+    chunks: tuple[Replayed, ...] = ()
+    exact: Exactness | None = None
+
+
+class Judged(NamedTuple):
+    """A verdict and its reasons, in plain words."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+
+
+def judge(found: Metrics, limits: Thresholds) -> Judged:
+    """S, X, the prompt and the end are certain: one fault fails. F and T are statistics: one chunk is a suspicion."""
+    faults = tuple(_certain(found))
+    if faults:
+        return Judged(Verdict.FAIL, faults)
+    over = [reason for chunk in found.chunks if (reason := _over(chunk, limits))]
+    if not over:
+        return Judged(Verdict.PASS)
+    return Judged(Verdict.FAIL if len(over) >= limits.repeated else Verdict.SUSPECT, tuple(over))
+
+
+def _certain(found: Metrics) -> Iterable[str]:
+    if found.prompt is False:
+        yield "the committed prompt is not what the model's template makes of the task"
+    if found.sampled and found.sampled.malformed:
+        yield f"{len(found.sampled.malformed)} tokens lack the candidates that were promised, or are no probabilities"
+    if found.sampled and found.sampled.mismatches:
+        first = found.sampled.mismatches[0]
+        yield f"{len(found.sampled.mismatches)} tokens are not what the seed draws, the first is token {first}"
+    if found.ending:
+        yield from found.ending.faults
+    if found.exact and found.exact.equal < found.exact.compared:
+        differing = found.exact.compared - found.exact.equal
+        yield f"{differing} of {found.exact.compared} tokens differ from an exact repetition"
+
+
+def _over(chunk: Replayed, limits: Thresholds) -> str:
+    close, plausible = chunk.close, chunk.plausible
+    if close.mean > limits.closeness:
+        return f"chunk {chunk.leaf}: log-probabilities are {close.mean:.2f} off on average, {limits.closeness} at most"
+    if plausible.far > limits.far:
+        return f"chunk {chunk.leaf}: {plausible.far} tokens are not what this model would have said"
+    if plausible.unlisted > limits.unlisted:
+        return f"chunk {chunk.leaf}: {plausible.unlisted} tokens are beyond this model's candidates"
+    return ""

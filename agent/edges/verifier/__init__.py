@@ -1,0 +1,1 @@
+"""Engines that replay somebody else's generation: implementations of `ports.Replayer`."""

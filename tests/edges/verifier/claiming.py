@@ -1,0 +1,116 @@
+"""Honest claims: a task through the real adapter and a real llama-server, committed to as a node does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.core.model import ChatInput, CompletionInput, Message
+from agent.core.proof.header import header_of
+from agent.core.proof.leaves import read_leaf
+from agent.edges.clock import SystemClock
+from agent.edges.engines.launch import LlamaSettings, find_llama_server
+from agent.edges.engines.llama import EngineFacts, LlamaPool
+from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.verifier.engine import llama_replayer
+from agent.edges.verifier.llama import LlamaReplayer
+from agent.ports import Limits
+from agent.stages.generation import Generation
+from agent.stages.recheck import Claim
+from tests import builders
+from tests.core.proof.making import NODE_KEYS
+
+LIMIT_S = 60.0
+N_PROBS = 40
+
+
+def settings(weights: Path, socket_dir: Path, **changes: Any) -> LlamaSettings:
+    fields: dict[str, Any] = {
+        "name": "test",
+        "binary": find_llama_server("auto"),
+        "model": "m",
+        "model_digest": builders.MODEL,
+        "weights": weights,
+        "socket_dir": socket_dir,
+        "context_tokens": 2048,
+        "threads": 1,
+        "limits": Limits(pids=64),
+    }
+    return LlamaSettings(**{**fields, **changes})
+
+
+@contextlib.asynccontextmanager
+async def pool(weights: Path, home: Path, **changes: Any) -> AsyncIterator[LlamaPool]:
+    """A ready pool."""
+
+    async def measured() -> EngineFacts:
+        return EngineFacts("e" * 64, "some processor")
+
+    with tempfile.TemporaryDirectory(dir=home) as folder:
+        made = LlamaPool(
+            settings(weights, Path(folder), **changes),
+            sandbox=Bubblewrap(home),
+            clock=SystemClock(),
+            measure=measured,
+            top_logprobs=N_PROBS,
+        )
+        ready = asyncio.Event()
+        running = asyncio.create_task(made.run(lambda: ready.set() if made.facts.ready else None))
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                await ready.wait()
+            yield made
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+
+@contextlib.asynccontextmanager
+async def replayer(weights: Path, home: Path, **changes: Any) -> AsyncIterator[LlamaReplayer]:
+    """A replayer on an engine of its own."""
+    with tempfile.TemporaryDirectory(dir=home) as folder:
+        made = settings(weights, Path(folder), name="verifier", **changes)
+        async with asyncio.timeout(LIMIT_S), llama_replayer(made, Bubblewrap(home), SystemClock()) as ready:
+            yield ready
+
+
+async def claim(
+    made: LlamaPool, given: str | ChatInput | CompletionInput = "Tell me a story.", *, max_tokens: int = 40, **how: Any
+) -> Claim:
+    """What a node would have to show for one task."""
+    if isinstance(given, str):
+        given = ChatInput(messages=(Message(role="user", content=given),))
+    offer = builders.offer(spec=builders.task(task_input=given, max_tokens=max_tokens, **how))
+    generation = Generation(offer, SystemClock(), top_logprobs=N_PROBS)
+    async with asyncio.timeout(LIMIT_S):
+        async for output in made.generate(offer.task):
+            generation.take(output)
+    product = generation.product()
+    transcript = product.builder.finish()
+    header = header_of(
+        offer,
+        made.facts,
+        node_key=NODE_KEYS.public_key,
+        n_probs=product.finished.n_probs,
+        finish=product.finished.finish,
+        usage=product.finished.usage,
+        request_sha256=product.finished.request_sha256,
+        prompt_sha256=product.finished.prompt_sha256,
+        proof_kind=transcript.proof_kind,
+        output_sha256="44" * 32,
+    )
+    leaves = tuple(map(read_leaf, transcript.leaves))
+    return Claim(given, header, leaves, json.loads(product.output)["text"])
+
+
+def altered(honest: Claim, **header: Any) -> Claim:
+    """The same claim under another header."""
+    return honest._replace(header=msgspec.structs.replace(honest.header, **header))

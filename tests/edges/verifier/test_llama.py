@@ -1,0 +1,165 @@
+"""Honest tasks of the real engine, checked on another real engine: they pass. Cheats do not."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.core.checks.verdict import Thresholds, Verdict, judge
+from agent.core.errors import EngineError
+from agent.core.model import ChatInput, CompletionInput, FinishReason, Message
+from agent.core.proof.leaves import Leaf
+from agent.edges.engines.llama import LlamaPool
+from agent.stages.recheck import Claim, replayable, with_model, without_model
+from tests.edges.verifier import claiming
+from tests.edges.verifier.claiming import altered, claim
+from tests.tiny_model import write_tiny_model
+
+LIMITS = Thresholds()
+BYTE, CONTROL, END = 3 + 0x80, 1, 2
+"""Ids of the tiny model: a byte that is no character, the start and the end of a text."""
+HOW: dict[str, dict[str, Any]] = {
+    "as usual": {},
+    "greedy": {"temperature_micros": 0},
+    "cold": {"temperature_micros": 100_000},
+    "hot, with a floor": {"temperature_micros": 1_500_000, "min_p_micros": 50_000},
+    "more candidates than are listed": {"top_k": 100},
+    "a completion": {"given": CompletionInput(prompt="once upon a time")},
+    "a stop string": {"stop": ("e",)},
+    "two stop strings": {"stop": ("zz", "o", "a")},
+    "one token": {"max_tokens": 1},
+}
+
+
+async def plain_claim(pool: LlamaPool, **how: Any) -> Claim:
+    """The first claim of a few seeds in which the engine showed every token: bytes are many in the tiny model."""
+    for seed in itertools.count(1):
+        made = await claim(pool, seed=seed, **{"max_tokens": 12, **how})
+        if made.header.proof_kind == "tokens_f32":
+            return made
+    raise AssertionError
+
+
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW.keys())
+async def test_an_honest_task_passes_every_check(pool: LlamaPool, tiny_model: Path, home: Path, how: dict[str, Any]):
+    made = await claim(pool, seed=3, **how)
+    async with claiming.replayer(tiny_model, home) as replayer:
+        found = await with_model(made, replayer)
+    assert judge(found, LIMITS) == (Verdict.PASS, ())
+    assert found.prompt
+    assert found.ending is not None
+    assert found.sampled is not None
+    assert found.ending.decided or found.sampled.withheld
+    assert len(found.chunks) == len(replayable(made)) > 0
+
+
+async def test_a_text_that_ends_by_itself_shows_the_token_that_ended_it(pool: LlamaPool, tiny_model: Path, home: Path):
+    # The tiny model hardly ever ends a text: a hot and wide sampler does it sooner or later.
+    hot = {"temperature_micros": 5_000_000, "top_k": 0, "top_p_micros": 1_000_000, "max_tokens": 400}
+    for seed in range(50):
+        made = await claim(pool, seed=seed, **hot)
+        if made.header.finish is FinishReason.STOP:
+            break
+    assert made.leaves[-2].ids[-1] == END
+    async with claiming.replayer(tiny_model, home) as replayer:
+        assert (await with_model(made, replayer, chosen=[999])).ending == ((), True)
+        cut = altered(made, completion_tokens=made.header.completion_tokens - 1)
+        short = cut._replace(leaves=_without_last(made.leaves))
+        [*faults] = (await with_model(short, replayer, chosen=[999])).ending.faults
+    assert "neither by an end-of-text token nor by a stop string" in faults[0]
+
+
+def _without_last(leaves: tuple[Leaf, ...]) -> tuple[Leaf, ...]:
+    *before, last, end = leaves
+    fields = {"kind": last.kind, "index": last.index, "previous": last.previous}
+    if len(last.ids) == 1:
+        return (*before, end)
+    return (*before, Leaf(**fields, ids=last.ids[:-1], candidates=last.candidates[:-1]), end)
+
+
+async def test_on_one_slot_a_repetition_is_equal_to_the_bit(tiny_model: Path, home: Path):
+    async with claiming.pool(tiny_model, home, slots=1) as pool:
+        made = await plain_claim(pool)
+    async with claiming.replayer(tiny_model, home, slots=1, threads=2) as replayer:
+        found = await with_model(made, replayer, exact=True)
+    assert found.exact is not None
+    assert found.exact.equal == found.exact.compared > 5
+    assert judge(found, LIMITS).verdict is Verdict.PASS
+
+
+async def test_another_model_is_caught(pool: LlamaPool, home: Path, tmp_path: Path):
+    other = write_tiny_model(tmp_path / "other.gguf", seed=8)
+    other.chmod(0o644)
+    made = await plain_claim(pool)
+    async with claiming.replayer(other, home) as replayer:
+        found = await with_model(made, replayer)
+    assert found.sampled is not None
+    assert found.sampled.passed  # S alone believes any model
+    assert judge(found, LIMITS).verdict is Verdict.SUSPECT  # one chunk is a suspicion
+    assert judge(found, Thresholds(repeated=1)).verdict is Verdict.FAIL
+
+
+async def test_another_prompt_than_the_asked_one_is_caught(pool: LlamaPool, tiny_model: Path, home: Path):
+    made = await claim(pool, seed=3)
+    asked = ChatInput(messages=(Message(role="user", content="Tell me a tale."),))
+    async with claiming.replayer(tiny_model, home) as replayer:
+        found = await with_model(made._replace(given=asked), replayer)
+    assert judge(found, LIMITS).verdict is Verdict.FAIL
+    assert found.prompt is False
+
+
+async def test_another_text_than_the_tokens_make_is_caught(pool: LlamaPool, tiny_model: Path, home: Path):
+    made = await plain_claim(pool)
+    async with claiming.replayer(tiny_model, home) as replayer:
+        found = await with_model(made._replace(delivered="something else"), replayer)
+    assert "not the text of the tokens" in judge(found, LIMITS).reasons[0]
+
+
+async def test_another_seed_or_sampler_than_asked_is_caught_without_any_model(pool: LlamaPool):
+    made = await claim(pool, seed=3, max_tokens=200)
+    assert judge(without_model(made), LIMITS).verdict is Verdict.PASS
+    for lie in ({"seed": 4}, {"temperature_micros": 0}, {"top_k": 5}, {"temperature_micros": 2_000_000}):
+        assert judge(without_model(altered(made, **lie)), LIMITS).verdict is Verdict.FAIL
+
+
+async def test_withheld_bytes_keep_their_draws_and_end_what_can_be_replayed(
+    pool: LlamaPool, tiny_model: Path, home: Path
+):
+    for seed in itertools.count(1):
+        made = await claim(pool, seed=seed, max_tokens=100)
+        if made.header.proof_kind == "text" and replayable(made):
+            break
+    async with claiming.replayer(tiny_model, home) as replayer:
+        found = await with_model(made, replayer)
+    assert judge(found, LIMITS).verdict is Verdict.PASS
+    assert found.sampled is not None
+    assert found.sampled.withheld > 0
+    assert found.sampled.checked == made.header.completion_tokens - found.sampled.withheld
+    assert len(found.chunks) == len(replayable(made))
+
+
+async def test_tokens_that_no_grammar_can_force_are_replayed_all_the_same(tiny_model: Path, home: Path):
+    ids = [270, 271, BYTE, 272, CONTROL, 273, END, 274]
+    async with claiming.replayer(tiny_model, home) as replayer:
+        found = await replayer.replay([1, 280], ids, 5)
+        assert [one.token for one in found] == ids
+        assert all(len(one.ids) == len(one.logprobs) == 5 for one in found)
+        # What stands behind a token does not change what the model thought before it.
+        for at in range(len(ids)):
+            [alone] = await replayer.replay([1, 280, *ids[:at]], ids[at : at + 1], 5)
+            assert alone.ids == found[at].ids
+            assert alone.logprobs == pytest.approx(found[at].logprobs, abs=1e-3)
+        assert [await replayer.ends(token) for token in (END, CONTROL, 270)] == [True, False, False]
+        assert await replayer.text([270, CONTROL, 271]) == await replayer.text([270]) + await replayer.text([271])
+
+
+async def test_an_engine_that_cannot_load_the_model_says_why(home: Path):
+    broken = home / "broken.gguf"
+    broken.write_bytes(b"no model")
+    broken.chmod(0o644)
+    with pytest.raises(EngineError, match=r"not a GGUF model|could not load"):
+        async with claiming.replayer(broken, home):
+            pass
