@@ -11,7 +11,8 @@ from agent.edges.clock import SystemClock
 from agent.edges.doctor import coordinator, engines, isolation, machine
 from agent.edges.doctor.checkup import Look, local
 from agent.edges.gpu.probe import OPEN_PATIENCE_S, NoGpuProbe, NvmlProbe
-from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.sandbox.build import build_sandbox
+from agent.edges.sandbox.oci.backend import Oci
 from agent.ports import GpuProbe
 
 
@@ -27,8 +28,7 @@ def plan(config: Config, file: str, faults: list[str]) -> list[tuple[str, Look]]
         *_state(config),
         ("clock.sane", local(machine.clock)),
         ("limits.open_files", local(machine.open_files)),
-        ("sandbox.bwrap", partial(isolation.bwrap, config.sandbox.bwrap)),
-        ("sandbox.works", partial(isolation.sandbox, _sandbox(config))),
+        *_sandbox(config),
         ("gpu.driver", partial(_gpus, config)),
     ]
     if not faults:
@@ -52,8 +52,17 @@ def _state(config: Config) -> list[tuple[str, Look]]:
     ]
 
 
-def _sandbox(config: Config) -> Bubblewrap:
-    return Bubblewrap(config.node.runtime_dir, bwrap=config.sandbox.bwrap)
+def _sandbox(config: Config) -> list[tuple[str, Look]]:
+    made = build_sandbox(config.sandbox, config.node.runtime_dir)
+    if isinstance(made, Oci):
+        return [
+            ("sandbox.engine", local(partial(isolation.engine, made))),
+            ("sandbox.works", partial(isolation.containers, made)),
+        ]
+    return [
+        ("sandbox.bwrap", partial(isolation.bwrap, config.sandbox.bwrap)),
+        ("sandbox.works", partial(isolation.sandbox, made)),
+    ]
 
 
 async def _gpus(config: Config) -> list[Finding]:
