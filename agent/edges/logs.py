@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -38,6 +39,9 @@ _SECRET_TEXT = re.compile(
     r"|(?<=://)[^/\s@\"']+:[^/\s@\"']+(?=@)"  # user and password of a URL
 )
 
+_PLAIN_WORD = re.compile(r"[\w/+-]{0,128}(?:\.[a-z_]{1,32})?", re.ASCII)
+"""Most values: ids, states and reasons. Nothing of `_SECRET_TEXT` matches in it, and no control code stands in it."""
+
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 """syslog levels, as sd-daemon(3) wants them in front of a line."""
 _COLOUR = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
@@ -61,10 +65,10 @@ def configure(logs: LogsConfig, stream: BinaryIO | None = None, environ: Mapping
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
             structlog.processors.format_exc_info,
             harmless,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
             _Console(colours) if as_text else _as_json,
             _Prefix(enabled=under_journald(stream, environ)),
         ],
@@ -91,6 +95,7 @@ def harmless(_logger: object, _method: str, event: Event) -> Event:
     return {name: _field(name, value, depth=0) for name, value in event.items() if value is not None}
 
 
+@functools.lru_cache(maxsize=512)
 def is_secret(name: str) -> bool:
     """Whether a field of this name is never written. `key_file` names a file; `tokens` counts."""
     lowered = name.lower().replace("-", "_")
@@ -106,6 +111,8 @@ def _field(name: str, value: Any, depth: int) -> Any:
 
 def _value(value: Any, limit: int, depth: int) -> Any:
     """JSON types only, bounded in size and depth."""
+    if type(value) is str and _PLAIN_WORD.fullmatch(value):
+        return value
     if isinstance(value, Enum):
         value = value.value
     if value is None or isinstance(value, bool | float):

@@ -6,7 +6,6 @@ The only place that touches `Node.handle`, so the core sees one event at a time 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -14,10 +13,22 @@ import structlog
 from agent.core import events as ev
 from agent.core.attempt import ImpossibleTransition
 from agent.core.node import Node
+from agent.core.watchdog import Tally
 from agent.ports import Clock
 
-Mailbox = asyncio.Queue[Any]
-Watch = Callable[[ev.Command], None]
+
+class Mailbox(asyncio.Queue[Any]):
+    """Commands for one loop, which counts what it takes."""
+
+    taken = 0
+
+    def _get(self) -> Any:
+        self.taken += 1
+        return super()._get()
+
+    def tally(self) -> Tally:
+        """For the watchdog."""
+        return Tally(self.qsize(), self.taken)
 
 
 class Spine:
@@ -29,17 +40,22 @@ class Spine:
         self._mailboxes: dict[type, Mailbox] = {}
         self._log = structlog.get_logger("node")
         self._changed = asyncio.Event()
+        self._waking = False
         self.moved = clock.monotonic()
         """When the node last changed its state."""
 
     def mailbox(self, *kinds: type) -> Mailbox:
         """A queue that gets every command of these kinds from now on; each kind has one owner."""
-        box: Mailbox = asyncio.Queue()
+        box = Mailbox()
         for kind in kinds:
             if kind in self._mailboxes:
                 raise ValueError(f"{kind.__name__} has an owner already")
             self._mailboxes[kind] = box
         return box
+
+    def tally(self, kind: type) -> Tally:
+        """Of the mailbox that gets commands of this kind."""
+        return self._mailboxes[kind].tally()
 
     def feed(self, event: ev.NodeEvent) -> None:
         """Let the core decide about `event`, and hand out what it orders."""
@@ -57,7 +73,13 @@ class Spine:
             return self.node.abandon(error.key, now)
 
     def wake(self) -> None:
-        """Let everybody who waits for a change look again."""
+        """Let everybody who waits for a change look again: once for all that happens in this turn of the event loop."""
+        if not self._waking:
+            self._waking = True
+            asyncio.get_running_loop().call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._waking = False
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
