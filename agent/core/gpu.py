@@ -254,6 +254,30 @@ def with_known(report: GpuReport, known: Mapping[str, Gpu]) -> GpuReport:
     return msgspec.structs.replace(report, gpus=tuple(gpus))
 
 
+class GpuPlace(Value):
+    """Where one GPU or MIG slice is among the device nodes."""
+
+    minor: int
+    """N of /dev/nvidiaN."""
+    gpu_instance: int | None = None
+    compute_instance: int | None = None
+    """Both of a slice, none of a whole GPU."""
+
+
+def place_of(report: GpuReport, uuid: str) -> GpuPlace | None:
+    """The place of the GPU or slice `uuid`; None when the driver does not list it or does not tell where it is."""
+    for gpu in report.gpus:
+        if gpu.minor is None:
+            continue
+        if gpu.uuid == uuid:
+            return GpuPlace(minor=gpu.minor)
+        for part in gpu.mig:
+            if part.uuid == uuid and part.gpu_instance is not None and part.compute_instance is not None:
+                instances = {"gpu_instance": part.gpu_instance, "compute_instance": part.compute_instance}
+                return GpuPlace(minor=gpu.minor, **instances)
+    return None
+
+
 def bus_address(text: str) -> str:
     """A PCI address in one form: `00000000:3B:00.0`, `0000:3b:00.0` and `PCI:0000:3b:00` are `0000:3b:00`.
 

@@ -10,7 +10,7 @@ import structlog
 
 from agent.core import events as ev
 from agent.core.fingerprint import Fingerprint, Model, SandboxFacts
-from agent.core.gpu import GpuReport, still
+from agent.core.gpu import GpuPlace, GpuReport, place_of, still
 from agent.core.watchdog import Pulse
 from agent.ports import EnginePool, GpuProbe, HostProbe
 from agent.stages.herald import Herald
@@ -65,9 +65,9 @@ class Probe:
         self._log = structlog.get_logger("probe")
         self.report = report
 
-    def minor_of(self, uuid: str) -> int | None:
-        """N of /dev/nvidiaN, by the latest reading: a GPU may appear, or move, after the start."""
-        return next((gpu.minor for gpu in self.report.gpus if gpu.uuid == uuid), None)
+    def place_of(self, uuid: str) -> GpuPlace | None:
+        """Which device nodes a GPU or slice has, by the latest reading: it may appear, or move, after the start."""
+        return place_of(self.report, uuid)
 
     async def run(self) -> None:
         """Run until cancelled; the pools' engines run inside."""

@@ -7,11 +7,12 @@ import hashlib
 import os
 import platform
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.core.errors import SandboxError
 from agent.core.fingerprint import SandboxFacts
+from agent.core.gpu import GpuPlace
 from agent.edges.sandbox import cgroups, gpus, host, probing, profile, seccomp
 from agent.edges.sandbox.confine import Confinement
 from agent.edges.sandbox.handle import RunningSandbox
@@ -24,7 +25,8 @@ _Placed = tuple[list[str], list[tuple[Path, str]], Path | None]
 """The command up to bubblewrap, and where it will find the mounts and the socket directory."""
 
 
-def _no_gpus(_uuid: str) -> int | None:
+def no_gpus(_uuid: str) -> GpuPlace | None:
+    """Knows no GPU."""
     return None
 
 
@@ -40,12 +42,12 @@ class Bubblewrap:
         runtime_dir: Path,
         *,
         bwrap: str = "auto",
-        minor_of: Callable[[str], int | None] = _no_gpus,
+        place_of: gpus.PlaceOf = no_gpus,
         cgroup_root: Path = cgroups.ROOT,
     ) -> None:
-        """`minor_of` maps a GPU's UUID to its driver minor number."""
+        """`place_of` tells where a GPU or slice is among the device nodes."""
         self._wanted = bwrap
-        self._minor_of = minor_of
+        self._place_of = place_of
         self._cgroup_root = cgroup_root
         self._tag = "gpu-agent-" + hashlib.sha256(os.fsencode(runtime_dir.absolute())).hexdigest()[:8]
 
@@ -100,13 +102,14 @@ class Bubblewrap:
 
     def recipe(self, spec: SandboxSpec, means: Means) -> Recipe:
         """What `start` launches. Raises SandboxError for what cannot be mounted or is not there."""
-        devices = gpus.device_nodes(spec.gpus, self._minor_of)
+        parts = gpus.gpu_parts(spec.gpus, self._place_of)
+        spec = parts.equip(spec)
         command, mounts, socket_dir = (
             self._in_place(spec) if self._user_id is None else self._staged(spec, self._user_id)
         )
 
         def options(fds: Mapping[str, int]) -> Sequence[str]:
-            return profile.options(spec, mounts=mounts, socket_dir=socket_dir, devices=devices, fds=fds)
+            return profile.options(spec, mounts=mounts, socket_dir=socket_dir, devices=parts.devices, fds=fds)
 
         return Recipe(
             command=command,

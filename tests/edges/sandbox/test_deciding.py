@@ -1,6 +1,5 @@
 """What the sandbox decides without touching anything: words, limits, ends, remedies."""
 
-import os
 import signal
 from pathlib import Path
 
@@ -9,13 +8,11 @@ import pytest
 from agent.core.errors import SandboxError
 from agent.edges.sandbox import host, profile
 from agent.edges.sandbox.exits import classify
-from agent.edges.sandbox.gpus import device_nodes
 from agent.edges.sandbox.mechanisms import Machine, Means, choose, enforcements
 from agent.edges.sandbox.memory import used_bytes
 from agent.edges.sandbox.probing import judge
 from agent.edges.sandbox.remedies import remedy_by_settings, remedy_for
 from agent.ports import ExitKind, Limits, SandboxSpec
-from tests.sandboxes import require_root
 
 BARE = Machine(kernel=(6, 1), threads=8)
 GROUPS = Machine(cgroup_version=2, controllers=frozenset({"memory", "pids", "cpu"}), kernel=(6, 1), threads=8)
@@ -260,31 +257,3 @@ def test_a_way_out_makes_the_sandbox_unusable():
     assert "network" in facts.detail
     assert not next(e for e in facts.limits if e.limit == "network").enforced
     assert judge(["done"], GROUPS, "bubblewrap 1.0").usable
-
-
-# ---------------------------------------------------------------- GPUs
-
-
-@pytest.fixture
-def dev(tmp_path):
-    require_root()
-    for minor, name in enumerate(("nvidiactl", "nvidia-uvm", "nvidia0", "nvidia1")):
-        os.mknod(tmp_path / name, 0o020666, os.makedev(195, minor))
-    return tmp_path
-
-
-def test_a_gpu_brings_its_own_node_and_the_shared_ones(dev):
-    minors = {"GPU-a": 0, "GPU-b": 1}
-    assert [n.name for n in device_nodes(["GPU-b"], minors.get, dev)] == ["nvidiactl", "nvidia-uvm", "nvidia1"]
-    assert device_nodes([], minors.get, dev) == []
-
-
-def test_an_unknown_gpu_and_a_missing_or_false_node_are_refused(dev):
-    with pytest.raises(SandboxError, match="GPU-x is not on this machine"):
-        device_nodes(["GPU-x"], {}.get, dev)
-    with pytest.raises(SandboxError, match="nvidia7 is missing"):
-        device_nodes(["GPU-a"], {"GPU-a": 7}.get, dev)
-    (dev / "nvidia0").unlink()
-    (dev / "nvidia0").symlink_to("/dev/null")
-    with pytest.raises(SandboxError, match="nvidia0 is missing"):
-        device_nodes(["GPU-a"], {"GPU-a": 0}.get, dev)
