@@ -1,4 +1,7 @@
-"""`gpu-agent verify`: check one task's receipt offline, and say what that shows."""
+"""`gpu-agent verify`: check one task offline, as deeply as what is at hand allows, and say what that shows.
+
+Level 1 needs the receipt, level 2 the node's transcript too, level 3 the model.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ import click
 from agent.core.text import plain
 
 if TYPE_CHECKING:
+    from agent.cli.rechecking import Model, Rechecked
     from agent.core.proof.receipt import Verdict
     from agent.core.wire import ReceiptBundle
 
-FAILED, UNREADABLE = 1, 2
+FAILED, UNREADABLE, SUSPECT, UNABLE = 1, 2, 3, 4
 MAX_BUNDLE_BYTES = 512 << 20
 """The largest output (64 MiB), escaped sixfold, and what stands around it."""
 _DETAIL = 300
@@ -24,34 +28,101 @@ class _Unreadable(click.ClickException):
     exit_code = UNREADABLE
 
 
-@click.command(short_help="Check a receipt offline: signatures, commitment, output.")
+class _Unable(click.ClickException):
+    exit_code = UNABLE
+
+
+@click.command(short_help="Check a task offline: its receipt, its draws, its model.")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
 @click.option("--coordinator-key", default="", metavar="HEX", help="The key that the receipt must be by.")
 @click.option(
     "--transcript",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Also check the node's transcript (`gpu-agent receipt --transcript`) against the commitment.",
+    help="The node's transcript (`gpu-agent receipt --transcript`): also check that the seed draws its tokens.",
 )
+@click.option(
+    "--model",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    help="The model's GGUF file: also repeat the work on a llama-server of your own. Needs --transcript.",
+)
+@click.option("--model-name", metavar="NAME", help="What the node calls the model.  [default: the file's name]")
+@click.option("--chat-template", type=click.Path(dir_okay=False, exists=True, path_type=Path), help="If it has one.")
+@click.option("--chunks", default=8, show_default=True, type=click.IntRange(min=1), help="How many to repeat at most.")
+@click.option("--binary", default="auto", show_default=True, metavar="PATH", help="llama-server.")
+@click.option("--context-tokens", default=4096, show_default=True, help="Of the engine; the node's for exact checks.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def command(file: Path, coordinator_key: str, transcript: Path | None, as_json: bool) -> int:
+def command(
+    file: Path,
+    coordinator_key: str,
+    transcript: Path | None,
+    model: Path | None,
+    model_name: str | None,
+    chat_template: Path | None,
+    chunks: int,
+    binary: str,
+    context_tokens: int,
+    as_json: bool,
+) -> int:
     """Check the receipt bundle in FILE (- for standard input); nothing is sent anywhere.
 
-    Exit status: 0 every check passed, 1 one failed, 2 unreadable.
+    Level 1, the receipt: who promised what. Level 2, with --transcript: every token is what the seed draws, and why the
+    text ended. Level 3, with --model too: this model really says so.
+
+    \b
+    Exit status: 0 every check passed, 1 one failed, 2 unreadable,
+                 3 suspect: no proof of a fault, but not what an honest node shows,
+                 4 a check that was asked for could not be made.
     """
     from agent.core.proof.receipt import examine
     from agent.edges.signing import verify
 
+    if model and not transcript:
+        raise click.UsageError("--model needs --transcript: what would it be compared with?")
     key = _key(coordinator_key)
     leaves = _read(transcript, MAX_BUNDLE_BYTES) if transcript else None
     bundle = _bundle(file)
     verdict = examine(bundle, verify, coordinator_key=key, transcript=leaves)
+    engine = None
+    if model:
+        from agent.cli.rechecking import Model
+
+        engine = Model(model, model_name or model.stem, chat_template, binary, context_tokens)
+    deeper = _deeper(verdict, engine, chunks)
     if as_json:
         import json
 
-        click.echo(json.dumps(as_object(verdict, key), indent=2))
+        click.echo(json.dumps(as_object(verdict, key, deeper), indent=2))
     else:
-        click.echo("\n".join(screen(bundle, verdict, key)))
-    return FAILED if verdict.error else 0
+        click.echo("\n".join(screen(bundle, verdict, key, deeper)))
+    return FAILED if verdict.error else _status(deeper)
+
+
+def _deeper(verdict: Verdict, model: Model | None, chunks: int) -> Rechecked | None:
+    """Levels 2 and 3, where there is something to check them on."""
+    if verdict.error or verdict.case is None or verdict.case.transcript is None:
+        return None
+    import asyncio
+
+    from agent.cli import rechecking
+    from agent.core.errors import AgentError
+
+    claim = rechecking.claim_of(verdict.case)
+    if claim is None:
+        return None
+    if model is None:
+        return rechecking.level_two(claim)
+    try:
+        return asyncio.run(rechecking.level_three(claim, verdict.case.offer.task.model_digest, model, chunks))
+    except AgentError as error:
+        raise _Unable(plain(str(error), 1000)) from error
+
+
+def _status(deeper: Rechecked | None) -> int:
+    from agent.core.checks.verdict import Verdict
+
+    if deeper is None:
+        return 0
+    return {Verdict.PASS: 0, Verdict.SUSPECT: SUSPECT, Verdict.FAIL: FAILED}[deeper.judged.verdict]
 
 
 def _key(text: str) -> str:
@@ -83,10 +154,11 @@ def _bundle(file: Path) -> ReceiptBundle:
         raise _Unreadable(f"{file} is no receipt bundle: {plain(str(error), _DETAIL)}") from error
 
 
-def as_object(verdict: Verdict, pinned: str) -> dict[str, Any]:
+def as_object(verdict: Verdict, pinned: str, deeper: Rechecked | None = None) -> dict[str, Any]:
     """For programs."""
     told: dict[str, Any] = {
-        "verified": verdict.error is None,
+        "verified": verdict.error is None and _status(deeper) == 0,
+        "level": deeper.level if deeper else 1,
         "coordinator_pinned": bool(pinned),
         "passed": [check.name for check in verdict.passed],
         "failed": verdict.error.check if verdict.error else None,
@@ -102,24 +174,58 @@ def as_object(verdict: Verdict, pinned: str) -> dict[str, Any]:
             "currency": body.currency,
             "receipt_id": body.receipt_id,
         }
+    if deeper:
+        from agent.cli.rechecking import as_object as deeply
+
+        told["recheck"] = deeply(deeper)
     return told
 
 
-def screen(bundle: ReceiptBundle, verdict: Verdict, pinned: str) -> Iterable[str]:
+def screen(bundle: ReceiptBundle, verdict: Verdict, pinned: str, deeper: Rechecked | None = None) -> Iterable[str]:
     """For people; everything in a bundle comes from outside."""
     yield from _subject(verdict)
-    for check in verdict.passed:
-        yield click.style("  ✓ ", fg="green") + check.says
+    if deeper:
+        count = len(verdict.passed)
+        yield _line(True, f"signatures, receipt, output, commitment and transcript fit together ({count} checks)")
+    else:
+        for check in verdict.passed:
+            yield _line(True, check.says)
     if verdict.error:
         what = verdict.failed.says if verdict.failed else "the bundle can be read"
-        yield click.style("  ✗ ", fg="red") + what
+        yield _line(False, what)
         yield f"      {plain(verdict.error.message, _DETAIL)} ({verdict.error.check})"
         yield ""
         yield click.style("NOT VERIFIED", fg="red", bold=True) + ": do not rely on anything in this bundle"
         return
-    yield from _notes(bundle, verdict, pinned)
+    if deeper:
+        from agent.cli.rechecking import told
+
+        yield from (_line(holds, plain(words, _DETAIL)) for holds, words in told(deeper))
+    yield from _notes(bundle, verdict, pinned, deeper)
     yield ""
+    yield from _conclusion(verdict, deeper)
+
+
+def _line(holds: bool | None, words: str) -> str:
+    mark, colour = {True: ("✓", "green"), False: ("✗", "red"), None: ("·", "yellow")}[holds]
+    return click.style(f"  {mark} ", fg=colour) + words
+
+
+def _conclusion(verdict: Verdict, deeper: Rechecked | None) -> Iterable[str]:
+    status = _status(deeper)
+    if deeper and status:
+        word, colour = ("SUSPECT", "yellow") if status == SUSPECT else ("NOT VERIFIED", "red")
+        yield from (f"      {plain(reason, _DETAIL)}" for reason in deeper.judged.reasons[:_MOST_REASONS])
+        yield click.style(word, fg=colour, bold=True) + f": {_MEANS[status]}"
+        return
     yield click.style("VERIFIED", fg="green", bold=True) + f": {_earned(verdict)}"
+
+
+_MOST_REASONS = 5
+_MEANS = {
+    SUSPECT: "no proof of a fault, but not what an honest node shows; repeat more --chunks",
+    FAILED: "the node did not do what it committed to",
+}
 
 
 def _subject(verdict: Verdict) -> Iterable[str]:
@@ -135,7 +241,7 @@ def _subject(verdict: Verdict) -> Iterable[str]:
     yield ""
 
 
-def _notes(bundle: ReceiptBundle, verdict: Verdict, pinned: str) -> Iterable[str]:
+def _notes(bundle: ReceiptBundle, verdict: Verdict, pinned: str, deeper: Rechecked | None) -> Iterable[str]:
     """What the checks do not show."""
     case = verdict.case
     if not pinned:
@@ -143,7 +249,10 @@ def _notes(bundle: ReceiptBundle, verdict: Verdict, pinned: str) -> Iterable[str
         yield f"    --coordinator-key {_word(bundle.coordinator_key)}"
     if case and case.result.output_bytes and bundle.output is None:
         yield f"  · the output is not in the bundle; its SHA-256 is {case.result.output_sha256}"
-    yield "  · this shows who promised what; whether the model was really run is for challenges to find out"
+    if deeper is None:
+        yield "  · this shows who promised what; whether the model was really run is for challenges to find out"
+    elif deeper.level == 2:
+        yield "  · the seed was followed; whether this model was run shows only a repetition with --model"
 
 
 def _earned(verdict: Verdict) -> str:

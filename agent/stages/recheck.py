@@ -26,8 +26,8 @@ class Claim(NamedTuple):
     given: ChatInput | CompletionInput
     header: Header
     leaves: tuple[Leaf, ...]
-    delivered: str
-    """The text that the requester got."""
+    delivered: str | None = None
+    """The text that the requester got, if it is at hand."""
 
 
 def without_model(claim: Claim) -> Metrics:

@@ -22,7 +22,7 @@ from agent.ports import OutboxRow
 from tests import builders
 from tests.core.proof.making import COORDINATOR_KEYS, bundle, transcript
 
-GOOD = bundle()
+GOOD = bundle(builders.offer(spec=builders.task(max_tokens=64)))
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_the_nodes_transcript_is_checked_too(told, written, tmp_path: Path):
     kept.write_bytes(b"".join(len(leaf).to_bytes(4, "little") + leaf for leaf in transcript().leaves))
     code, out, _ = told("verify", written(GOOD), "--transcript", kept)
     assert code == 0
-    assert "the transcript is the one that was committed to" in out
+    assert "commitment and transcript fit together" in out
     kept.write_bytes(b"")
     code, out, _ = told("verify", written(GOOD), "--transcript", kept)
     assert code == 1
@@ -180,7 +180,7 @@ def test_the_transcript_behind_a_receipt_verifies_until_it_is_swept(told, ledger
     assert told("receipt", "task-1", "-o", receipt, "--transcript", leaves, *ledger)[0] == 0
     code, out, _ = told("verify", receipt, "--transcript", leaves)
     assert code == 0
-    assert "the transcript is the one that was committed to" in out
+    assert "commitment and transcript fit together" in out
     for segment in (tmp_path / "state" / DIRECTORY_NAME).iterdir():
         segment.unlink()
     code, out, err = told("receipt", "task-1", "--transcript", tmp_path / "gone.leaves", *ledger)

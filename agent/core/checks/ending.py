@@ -32,13 +32,13 @@ class Ending(NamedTuple):
 
 
 def check_ending(
-    header: Header, claimed: Sequence[Position], *, delivered: str = "", told: Told | None = None
+    header: Header, claimed: Sequence[Position], *, delivered: str | None = None, told: Told | None = None
 ) -> Ending:
-    """Whether the generation ended as the header says. `delivered` is the text that the requester got.
+    """Whether the generation ended as the header says. `delivered` is the text that the requester got, if it is known.
 
     Without `told` only counts are checked, and whether a stop string was delivered.
     """
-    faults = [*_counts(header, len(claimed)), *_kept_out(header.stop, delivered)]
+    faults = [*_counts(header, len(claimed)), *_kept_out(header.stop, delivered or "")]
     if told is None:
         return Ending(tuple(faults), decided=header.finish is FinishReason.LENGTH)
     cut = header.stop if told.text is None else _present(header.stop, told.text)
@@ -46,7 +46,7 @@ def check_ending(
         faults.append("the text had ended, but max_tokens is given as the reason")
     if header.finish is FinishReason.STOP and not told.last_ends and not cut:
         faults.append("it stopped, but neither by an end-of-text token nor by a stop string")
-    if told.text is not None:
+    if told.text is not None and delivered is not None:
         faults += _text(header, told.text, delivered)
     return Ending(tuple(faults), decided=told.last_ends or told.text is not None or not header.stop)
 

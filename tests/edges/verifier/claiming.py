@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from agent.core.model import ChatInput, CompletionInput, Message
+from agent.core.model import ChatInput, CompletionInput, Message, Usage
+from agent.core.proof.commitment import commit
 from agent.core.proof.header import header_of
 from agent.core.proof.leaves import read_leaf
+from agent.core.proof.transcript import Transcript
+from agent.core.wire import OfferBody, ReceiptBundle
 from agent.edges.clock import SystemClock
 from agent.edges.engines.launch import LlamaSettings, find_llama_server
 from agent.edges.engines.llama import EngineFacts, LlamaPool
@@ -25,10 +29,12 @@ from agent.ports import Limits
 from agent.stages.generation import Generation
 from agent.stages.recheck import Claim
 from tests import builders
-from tests.core.proof.making import NODE_KEYS
+from tests.core.proof.making import NODE_KEYS, bundle
 
 LIMIT_S = 60.0
 N_PROBS = 40
+Given = str | ChatInput | CompletionInput
+STORY = "Tell me a story."
 
 
 def settings(weights: Path, socket_dir: Path, **changes: Any) -> LlamaSettings:
@@ -82,13 +88,38 @@ async def replayer(weights: Path, home: Path, **changes: Any) -> AsyncIterator[L
             yield ready
 
 
-async def claim(
-    made: LlamaPool, given: str | ChatInput | CompletionInput = "Tell me a story.", *, max_tokens: int = 40, **how: Any
-) -> Claim:
+class Done(NamedTuple):
+    """A finished task: what was asked, what came of it, and what the node would have to show."""
+
+    offer: OfferBody
+    output: str
+    transcript: Transcript
+    claim: Claim
+
+    def bundle(self) -> ReceiptBundle:
+        """Its receipt."""
+        header = self.claim.header
+        fields = {
+            "output_sha256": header.output_sha256,
+            "output_bytes": len(self.output.encode()),
+            "usage": Usage(prompt_tokens=header.prompt_tokens, completion_tokens=header.completion_tokens),
+            "commitment": commit(header, self.transcript),
+        }
+        return bundle(self.offer, output=self.output, result=fields)
+
+
+async def claim(made: LlamaPool, given: Given = STORY, **how: Any) -> Claim:
     """What a node would have to show for one task."""
+    return (await done(made, given, **how)).claim
+
+
+async def done(
+    made: LlamaPool, given: Given = STORY, *, max_tokens: int = 40, model: str = builders.MODEL, **how: Any
+) -> Done:
+    """One task, from the offer to the commitment."""
     if isinstance(given, str):
         given = ChatInput(messages=(Message(role="user", content=given),))
-    offer = builders.offer(spec=builders.task(task_input=given, max_tokens=max_tokens, **how))
+    offer = builders.offer(spec=builders.task(task_input=given, model=model, max_tokens=max_tokens, **how))
     generation = Generation(offer, SystemClock(), top_logprobs=N_PROBS)
     async with asyncio.timeout(LIMIT_S):
         async for output in made.generate(offer.task):
@@ -105,10 +136,11 @@ async def claim(
         request_sha256=product.finished.request_sha256,
         prompt_sha256=product.finished.prompt_sha256,
         proof_kind=transcript.proof_kind,
-        output_sha256="44" * 32,
+        output_sha256=hashlib.sha256(product.output.encode()).hexdigest(),
     )
     leaves = tuple(map(read_leaf, transcript.leaves))
-    return Claim(given, header, leaves, json.loads(product.output)["text"])
+    shown = Claim(given, header, leaves, json.loads(product.output)["text"])
+    return Done(offer, product.output, transcript, shown)
 
 
 def altered(honest: Claim, **header: Any) -> Claim:

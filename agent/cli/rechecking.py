@@ -1,0 +1,211 @@
+"""The deeper levels of `gpu-agent verify`: the draws of a transcript, and a repetition on an engine of one's own."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from agent.core.checks.verdict import Judged, Metrics, Thresholds, Verdict, judge
+from agent.core.engines import SAMPLERS
+from agent.core.model import ChatInput, CompletionInput, FinishReason
+from agent.core.proof.header import Header
+from agent.core.proof.leaves import read_leaf, split_leaves
+from agent.stages.recheck import Claim, replayable, with_model, without_model
+
+if TYPE_CHECKING:
+    from agent.core.proof.receipt import Case
+    from agent.edges.engines.launch import LlamaSettings
+    from agent.edges.models.store import ModelStore
+
+
+class Model(NamedTuple):
+    """What the engine of level 3 is given."""
+
+    weights: Path
+    name: str
+    """As the node's configuration calls the model: its digest covers the name."""
+    chat_template: Path | None
+    binary: str
+    context_tokens: int
+    threads: int | None = None
+
+
+class Rechecked(NamedTuple):
+    """What levels 2 and 3 found."""
+
+    claim: Claim
+    metrics: Metrics
+    judged: Judged
+    level: int
+    replayable: int
+    """Chunks that could be repeated."""
+    limits: Thresholds
+
+
+class _Output(msgspec.Struct):
+    text: str | None = None
+
+
+def claim_of(case: Case) -> Claim | None:
+    """What the node claims to have generated; None where the task generated no text. The transcript is verified."""
+    given, header = case.offer.task.input, case.header
+    if case.transcript is None or not isinstance(header, Header) or not isinstance(given, ChatInput | CompletionInput):
+        return None
+    leaves = tuple(map(read_leaf, split_leaves(case.transcript)))
+    return Claim(given, header, leaves, _delivered(case.bundle.output))
+
+
+def _delivered(output: str | None) -> str | None:
+    if output is None:
+        return None
+    try:
+        return msgspec.json.decode(output, type=_Output).text
+    except msgspec.DecodeError:
+        return None
+
+
+def level_two(claim: Claim) -> Rechecked:
+    """Without a model."""
+    return _rechecked(claim, without_model(claim), 2)
+
+
+async def level_three(claim: Claim, asked_digest: str, model: Model, most_chunks: int) -> Rechecked:
+    """With the model. Raises ModelError when it is another than the asked one, EngineError, SandboxError."""
+    from agent.edges.clock import SystemClock
+    from agent.edges.models.store import ModelStore
+    from agent.edges.sandbox.bubblewrap import Bubblewrap
+    from agent.edges.verifier.engine import llama_replayer
+
+    with tempfile.TemporaryDirectory(prefix="gpu-agent-verify-") as folder:
+        home = Path(folder)
+        store = ModelStore(home)
+        await store.verify(model.name, model.weights, chat_template=model.chat_template, expected=asked_digest)
+        settings = _settings(model, asked_digest, home)
+        exact = await _same_class(settings, store, claim.header)
+        async with llama_replayer(settings, Bubblewrap(home), SystemClock()) as replayer:
+            found = await with_model(claim, replayer, chosen=_choice(replayable(claim), most_chunks), exact=exact)
+    return _rechecked(claim, found, 3)
+
+
+def _settings(model: Model, digest: str, home: Path) -> LlamaSettings:
+    from agent.edges.engines.launch import LlamaSettings, find_llama_server
+
+    sockets = home / "engine"
+    sockets.mkdir()
+    return LlamaSettings(
+        name="verify",
+        binary=find_llama_server(model.binary),
+        model=model.name,
+        model_digest=digest,
+        weights=model.weights.resolve(),
+        chat_template=model.chat_template.resolve() if model.chat_template else None,
+        socket_dir=sockets,
+        context_tokens=model.context_tokens,
+        threads=model.threads,
+    )
+
+
+async def _same_class(settings: LlamaSettings, store: ModelStore, header: Header) -> bool:
+    """Whether this machine promises the node's bits."""
+    from agent.edges.engines.build import processor
+    from agent.edges.engines.launch import determinism_class, engine_digest, engine_files
+
+    hashes = {file.name: (await store.sha256(file)).sha256 for file in engine_files(settings.binary)}
+    ours = determinism_class(settings, engine_digest(hashes), processor(Path("/proc/cpuinfo")) + settings.device)
+    return ours == header.determinism and ours.startswith("X-")
+
+
+def _choice(leaves: tuple[int, ...], most: int) -> frozenset[int]:
+    """The first, the last and some in between that nobody could foresee."""
+    if len(leaves) <= most:
+        return frozenset(leaves)
+    ends = [leaves[0], leaves[-1]][:most]
+    return frozenset([*ends, *random.SystemRandom().sample(leaves[1:-1], most - len(ends))])
+
+
+def _rechecked(claim: Claim, found: Metrics, level: int) -> Rechecked:
+    limits = Thresholds()
+    return Rechecked(claim, found, judge(found, limits), level, len(replayable(claim)), limits)
+
+
+# --------------------------------------------------------------------------- words
+
+
+def told(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
+    """Lines for people: whether it holds (None: it says what could not be checked), and the words."""
+    yield _draws(checked)
+    yield from _end(checked)
+    if checked.level == 3:
+        yield from _repetition(checked)
+
+
+def _draws(checked: Rechecked) -> tuple[bool | None, str]:
+    sampled, header = checked.metrics.sampled, checked.claim.header
+    if sampled is None:
+        return None, f"{header.engine} does not let us choose its sampler: its draws cannot be repeated"
+    how = "the likeliest token was taken" if header.temperature_micros <= 0 else f"seed {header.seed} draws it"
+    if not sampled.passed:
+        return False, "every token is what seed and sampling demand"
+    if sampled.checked == 0:
+        return None, "no draw could be repeated: they depend on candidates that are not in the transcript"
+    rest = sampled.uncovered + sampled.withheld
+    but = f" ({rest} more depend on what is not in the transcript)" if rest else ""
+    return True, f"{sampled.checked} tokens: {how} from the claimed candidates{but}"
+
+
+def _end(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
+    ending, header = checked.metrics.ending, checked.claim.header
+    if ending is None:
+        return
+    why = "max_tokens was reached" if header.finish is FinishReason.LENGTH else "the text came to its end"
+    if ending.faults:
+        yield False, f"it ended because {why}"
+    elif ending.decided:
+        yield True, f"it ended because {why}"
+    else:
+        yield None, f"whether {why} cannot be seen without the model's tokenizer"
+
+
+def _repetition(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
+    found, limits = checked.metrics, checked.limits
+    if found.prompt is not None:
+        yield found.prompt, "the prompt is what the model's template makes of the task"
+    if found.exact is not None and found.exact.compared:
+        equal = found.exact.equal == found.exact.compared
+        yield equal, f"{found.exact.equal} of {found.exact.compared} tokens repeated: equal to the bit"
+    elif found.prompt is not False and not found.chunks:
+        yield None, "nothing could be repeated: the engine did not show its tokens"
+    if found.chunks:
+        worst = max(chunk.close.mean for chunk in found.chunks)
+        far = sum(chunk.plausible.far + chunk.plausible.unlisted for chunk in found.chunks)
+        over = judge(Metrics(chunks=found.chunks), limits).verdict
+        text = (
+            f"{len(found.chunks)} of {checked.replayable} chunks repeated: log-probabilities at most {worst:.2f} apart"
+        )
+        yield over is Verdict.PASS, f"{text} (limit {limits.closeness:.2f}), {far} tokens out of place"
+
+
+def as_object(checked: Rechecked) -> dict[str, object]:
+    """For programs."""
+    found = checked.metrics
+    return {
+        "level": checked.level,
+        "verdict": checked.judged.verdict.value,
+        "reasons": list(checked.judged.reasons),
+        "thresholds": checked.limits.version,
+        "determinism": checked.claim.header.determinism,
+        "uses_our_samplers": checked.claim.header.samplers == SAMPLERS,
+        "sampling": found.sampled and {**found.sampled._asdict(), "passed": found.sampled.passed},
+        "ending": found.ending and found.ending._asdict(),
+        "prompt": found.prompt,
+        "exact": found.exact and found.exact._asdict(),
+        "chunks": [
+            {"leaf": one.leaf, "closeness": one.close._asdict(), "plausibility": one.plausible._asdict()}
+            for one in found.chunks
+        ],
+    }

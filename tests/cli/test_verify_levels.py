@@ -1,0 +1,145 @@
+"""`gpu-agent verify` levels 2 and 3: a real task of a real engine, and what a customer sees of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.cli.main import run
+from agent.core import wire
+from agent.core.proof.header import ProofKind
+from agent.core.proof.leaves import join_leaves
+from agent.edges.models.store import ModelStore
+from tests.edges.verifier import claiming
+from tests.edges.verifier.claiming import Done
+from tests.sandboxes import require_sandbox
+from tests.tiny_model import write_tiny_model
+
+NAME = "tiny"
+
+
+class Shown:
+    """Files that a customer has, and the command."""
+
+    def __init__(self, home: Path, done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+        self.home, self.done, self._capsys = home, done, capsys
+        self.receipt = home / "receipt.json"
+        self.receipt.write_bytes(wire.encode(done.bundle()))
+        self.transcript = home / "task.leaves"
+        self.transcript.write_bytes(join_leaves(done.transcript.leaves))
+
+    def verify(self, *more: object) -> tuple[int, str, str]:
+        self._capsys.readouterr()
+        code = run(["verify", str(self.receipt), "--transcript", str(self.transcript), *map(str, more)])
+        out, err = self._capsys.readouterr()
+        return code, out, err
+
+    def lie(self, **header: object) -> None:
+        """Commit to another header, as a cheating node would: signed, and consistent in itself."""
+        claim = claiming.altered(self.done.claim, **header)
+        asked = self.done.offer.task.sampling
+        sampling = msgspec.structs.replace(asked, seed=claim.header.seed, top_k=claim.header.top_k)
+        task = msgspec.structs.replace(self.done.offer.task, sampling=sampling)
+        offer = msgspec.structs.replace(self.done.offer, task=task)
+        self.receipt.write_bytes(wire.encode(self.done._replace(claim=claim, offer=offer).bundle()))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+    path.chmod(0o644)
+    return path
+
+
+def work(asked: Path, used: Path) -> Done:
+    """A task for one model, done with another or the same; one of whose tokens none was withheld."""
+
+    async def done() -> Done:
+        with tempfile.TemporaryDirectory(prefix="ga-") as home:
+            digest = (await ModelStore(Path(home)).verify(NAME, asked)).facts.digest
+            async with claiming.pool(used, Path(home), slots=1) as pool:
+                for seed in range(1, 100):
+                    made = await claiming.done(pool, max_tokens=12, seed=seed, model=digest)
+                    if made.claim.header.proof_kind is ProofKind.TOKENS_F32:
+                        return made
+        raise AssertionError
+
+    require_sandbox()
+    return asyncio.run(done())
+
+
+@pytest.fixture(scope="module")
+def done(weights: Path) -> Done:
+    return work(weights, weights)
+
+
+@pytest.fixture
+def shown(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shown:
+    return Shown(tmp_path, done, capsys)
+
+
+def test_with_the_transcript_every_draw_is_checked_without_a_model(shown: Shown):
+    code, out, err = shown.verify()
+    assert (code, err) == (0, "")
+    assert "12 tokens: seed" in out
+    assert "fit together (13 checks)" in out
+    assert "it ended because max_tokens was reached" in out
+    assert "VERIFIED" in out.splitlines()[-1]
+
+
+def test_another_seed_than_promised_is_seen_without_a_model(shown: Shown):
+    shown.lie(seed=shown.done.claim.header.seed + 1)
+    code, out, _ = shown.verify()
+    assert code == 1
+    assert "✗ every token is what seed and sampling demand" in out
+    assert "NOT VERIFIED: the node did not do what it committed to" in out
+
+
+def test_with_the_model_the_work_is_repeated_on_one_screen(shown: Shown, weights: Path):
+    code, out, _ = shown.verify("--model", weights, "--model-name", NAME)
+    assert code == 0, out
+    assert "the prompt is what the model's template makes of the task" in out
+    assert "1 of 1 chunks repeated: log-probabilities at most 0.00 apart" in out
+    assert len(out.splitlines()) <= 24
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_json_has_every_figure(shown: Shown, weights: Path):
+    code, out, _ = shown.verify("--model", weights, "--model-name", NAME, "--json")
+    told = json.loads(out)
+    assert (code, told["verified"], told["level"]) == (0, True, 3)
+    assert told["recheck"]["verdict"] == "pass"
+    assert told["recheck"]["sampling"]["checked"] == 12
+    assert told["recheck"]["chunks"][0]["closeness"]["overlap"] == 1.0
+    assert told["recheck"]["chunks"][0]["plausibility"]["far"] == 0
+
+
+def test_a_node_that_used_another_model_is_suspect_after_one_chunk(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    cheaper = write_tiny_model(tmp_path / "cheaper.gguf", seed=8)
+    cheaper.chmod(0o644)
+    shown = Shown(tmp_path, work(weights, cheaper), capsys)
+    assert shown.verify()[0] == 0  # its own draws are right
+    code, out, _ = shown.verify("--model", weights, "--model-name", NAME)
+    assert code == 3
+    assert "✗ 1 of 1 chunks repeated" in out
+    assert "SUSPECT: no proof of a fault" in out
+    assert "(limit 0.30)" in out
+
+
+def test_another_file_than_the_asked_model_is_not_even_started(shown: Shown, tmp_path: Path):
+    other = write_tiny_model(tmp_path / "other.gguf", seed=8)
+    code, out, err = shown.verify("--model", other, "--model-name", NAME)
+    assert (code, out) == (4, "")
+    assert "expected sha256:" in err
+
+
+def test_the_model_alone_has_nothing_to_be_compared_with(shown: Shown, weights: Path, capsys):
+    assert run(["verify", str(shown.receipt), "--model", str(weights)]) == 2
+    assert "needs --transcript" in capsys.readouterr().err
