@@ -164,12 +164,16 @@ class Daemon:
         """Take over what can change while running. Raises ConfigError; then nothing changes."""
         new, old = self._read_again(), self._config
         configure(new.logs)
-        live = replace(old, logs=new.logs, node=replace(old.node, drain_limit_s=new.node.drain_limit_s))
+        drain_limit_s, failures = new.node.drain_limit_s, new.node.breaker_failures
+        live = replace(
+            old, logs=new.logs, node=replace(old.node, drain_limit_s=drain_limit_s, breaker_failures=failures)
+        )
         changed = [name for name in new.__struct_fields__ if getattr(new, name) != getattr(old, name)]
         restart = [name for name in new.__struct_fields__ if getattr(new, name) != getattr(live, name)]
         self._config = live
         if self._parts is not None:
-            self._parts.advertise.drain_limit_s = live.node.drain_limit_s
+            self._parts.advertise.drain_limit_s = drain_limit_s
+            self._parts.spine.feed(ev.BreakerLimitChanged(failures=failures))
         self._log.info("config.reloaded", changed=changed or None, needs_restart=restart or None)
 
     def status(self) -> Status:

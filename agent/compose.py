@@ -6,16 +6,18 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import structlog
 
 from agent.config import Config, EngineKind
+from agent.core import events as ev
 from agent.core.errors import StorageError
 from agent.core.fingerprint import Model, SandboxFacts
 from agent.core.gpu import GpuPlace, GpuReport
 from agent.core.node import Node
-from agent.core.watchdog import Pulse
+from agent.core.watchdog import Pulse, Tally
 from agent.edges.engines.build import PoolBuilder, build_pools
 from agent.edges.gpu.probe import NoGpuProbe, NvmlProbe
 from agent.edges.host import Host
@@ -45,9 +47,13 @@ from agent.stages.stream import Stream
 from agent.stages.supply import Supply
 from agent.stages.watch import Watch
 
-BOUNDS_S = {"probe": 60.0, "advertise": 240.0, "watch": 30.0, "report": 900.0}
+BOUNDS_S = {
+    **{"probe": 60.0, "advertise": 240.0, "watch": 30.0, "report": 900.0},
+    **{"pull": 240.0, "execute": 60.0, "stream": 240.0, "prove": 60.0, "store": 60.0},
+}
 """Longest silence of each loop. Advertise: a call may open a session (45 s) and be repeated in a new one, then the
-longest beat (72 s) follows. Report: a batch of results with one 64 MiB blob on a slow line."""
+longest beat (72 s) follows; pull and stream likewise. Report: a batch of results with one 64 MiB blob on a slow line.
+The others hand on what they take, and may be silent only while nothing waits for them."""
 ROOM_RETRY_S = 2.0
 """How often a start on a full disk looks again."""
 
@@ -242,6 +248,13 @@ class Composer:
             report=edges.seen,
         )
         overview = Overview(spine, herald, execute, deliver, link, pulse, storage, name=self._name, url=url)
+        tallies: dict[str, Callable[[], Tally]] = {
+            "pull": pull.tally,
+            "execute": partial(spine.tally, ev.StopWork),
+            "stream": stream.tally,
+            "prove": partial(spine.tally, ev.Prove),
+            "store": partial(spine.tally, ev.StoreResult),
+        }
         loops = {
             "probe": probe.run(),
             "advertise": advertise.run(),
@@ -251,6 +264,6 @@ class Composer:
             "prove": prove.run(),
             "report": report.run(),
             "deliver": deliver.run(),
-            "watch": Watch(spine, pulse).run(),
+            "watch": Watch(spine, pulse, tallies).run(),
         }
         return Parts(spine, advertise, Drain(spine, pull, deliver, link), overview, pulse, storage, loops)

@@ -83,6 +83,10 @@ class Breaker:
         if self.retry_at is not None and now >= self.retry_at:
             self.retry_at = None
 
+    def limit(self, failures: int) -> None:
+        """Another limit from now on; a wait that has begun stays as long as it is."""
+        self._limit = failures
+
     def retry(self) -> None:
         """The owner says that it is mended: try at once."""
         self.retry_at = None
@@ -98,5 +102,5 @@ class Breaker:
         return f"{told}; one is tried in {left_s:.0f} s, or after `gpu-agent resume`"
 
     def _wait_s(self) -> float:
-        doublings = min(self.failures - self._limit, 16)  # far beyond the cap; keeps the power small
+        doublings = min(max(self.failures - self._limit, 0), 16)  # far beyond the cap; keeps the power small
         return min(FIRST_WAIT_S * (1 << doublings), LONGEST_WAIT_S)

@@ -103,6 +103,13 @@ class ResumeAsked:
     """End a pause or a drain."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerLimitChanged:
+    """So many failures in a row open a breaker from now on."""
+
+    failures: int
+
+
 NodeEvent = (
     OfferArrived
     | Happened
@@ -115,6 +122,7 @@ NodeEvent = (
     | AbortAsked
     | PauseAsked
     | ResumeAsked
+    | BreakerLimitChanged
 )
 
 # --------------------------------------------------------------------------- commands

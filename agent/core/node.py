@@ -140,6 +140,8 @@ class Node:
                 return self._resume(now)
             case ev.GateChanged():
                 return self._gate(event)
+            case ev.BreakerLimitChanged(failures=failures):
+                return self._limit_breakers(failures, now)
         assert_never(event)
 
     def _offer(self, event: ev.OfferArrived, now: float) -> list[ev.Command]:
@@ -231,6 +233,11 @@ class Node:
         if breaker.state is before:
             return []
         return [ev.BreakerMoved(pool=pool, state=breaker.state.value, detail=breaker.tell(now))]
+
+    def _limit_breakers(self, failures: int, now: float) -> list[ev.Command]:
+        self._breaker_failures = failures
+        limited: Callable[[Breaker], None] = lambda breaker: breaker.limit(failures)  # noqa: E731
+        return [command for pool in self.breakers for command in self._break(pool, limited, now)]
 
     def _close(self, attempt: Attempt, now: float) -> list[ev.Command]:
         del self.attempts[attempt.key]

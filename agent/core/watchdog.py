@@ -9,11 +9,25 @@ hears nothing and tries nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 START_GRACE_S = 120.0
 """Time to load models and open the first session, on top of each loop's own bound."""
 LINK_SILENCE_S = 300.0
 """Five heartbeats of the slowest beat (30 s) and two reconnect pauses at the longest backoff (60 s), with room."""
+
+
+class Tally(NamedTuple):
+    """What waits for a loop that acts on demand, and how much it has taken so far: it may rest for days, but not while
+    something waits.
+    """
+
+    waiting: int
+    taken: int
+
+    def moved_since(self, before: Tally | None) -> bool:
+        """Whether the loop does its work."""
+        return not self.waiting or before is None or self.taken != before.taken
 
 
 class Pulse:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -16,10 +16,12 @@ from agent.stages.spine import Spine
 _log = structlog.get_logger("attempt")
 
 
-async def contained(spine: Spine, key: LeaseKey, work: Coroutine[Any, Any, None]) -> None:
-    """Do `work` for one attempt; a failure becomes its outcome."""
+async def contained(spine: Spine, key: LeaseKey, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Do `work` for one attempt; a failure becomes its outcome. It is called only here: a task that is cancelled before
+    it began leaves no coroutine behind that nobody awaits.
+    """
     try:
-        await work
+        await work()
     except EngineError as error:
         spine.feed(ev.Happened(key=key, event=Event.FAILED, reason=error.reason, detail=str(error)))
     except Exception as error:  # noqa: BLE001  (a bug must not end the owner's other tasks; it is told in full)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from agent.core import events as ev
@@ -73,17 +74,17 @@ class Execute:
                     case ev.StopWork(key=key):
                         self._stop(key)
                     case ev.ConfirmStart():
-                        self._begin(group, command.key, self._confirm(command))
+                        self._begin(group, command.key, partial(self._confirm, command))
                     case ev.Stage() if command.pool in self._supplied:
-                        self._begin(group, command.key, self._stage(command))
+                        self._begin(group, command.key, partial(self._stage, command))
                     case ev.Stage() if self._pools[command.pool].facts.ready:  # nearly always: no task to wait in
                         self._happened(command.key, Event.STAGED)
                     case ev.Stage():
-                        self._begin(group, command.key, self._stage(command))
+                        self._begin(group, command.key, partial(self._stage, command))
                     case ev.Generate():
-                        self._begin(group, command.key, self._generate(command))
+                        self._begin(group, command.key, partial(self._generate, command))
 
-    def _begin(self, group: asyncio.TaskGroup, key: LeaseKey, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, group: asyncio.TaskGroup, key: LeaseKey, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = group.create_task(contained(self._spine, key, work), name=f"attempt {key.task_id}")
         self._working[key] = task
         task.add_done_callback(lambda done: self._ended(key, done))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 import structlog
@@ -56,7 +57,7 @@ class Prove:
             group.create_task(self._sweep(), name="sweep transcripts")
             while True:
                 command: ev.Prove = await self._mailbox.get()
-                work = contained(self._spine, command.key, self._prove(command))
+                work = contained(self._spine, command.key, partial(self._prove, command))
                 group.create_task(work, name=f"prove {command.key.task_id}")
 
     async def _prove(self, command: ev.Prove) -> None:

@@ -13,6 +13,7 @@ from agent.core import wire
 from agent.core.errors import LinkError, LinkFault, ProofError, StorageError
 from agent.core.model import Signed
 from agent.core.proof.signed import open_signed
+from agent.core.watchdog import Tally
 from agent.ports import Identity, Outbox
 from agent.stages.calls import Caller
 from agent.stages.spine import Spine
@@ -35,11 +36,18 @@ class Pull:
         self._outbox = outbox
         self._log = structlog.get_logger("pull")
         self._parked = 0
+        self._asked = 0
 
     @property
     def in_flight(self) -> int:
         """Pulls that wait for the coordinator's answer now."""
         return self._parked
+
+    def tally(self) -> Tally:
+        """For the watchdog: pools with free slots for which nobody asks now, and how often anybody asked."""
+        node = self._spine.node
+        free = sum(node.credit(pool) is not None for pool in node.pools)
+        return Tally(max(0, free - self._parked), self._asked)
 
     async def run(self, pools: Iterable[str]) -> None:
         """Run until cancelled."""
@@ -68,6 +76,7 @@ class Pull:
     async def _pull(self, credit: wire.Credit) -> None:
         asked_at = self._spine.clock.monotonic()
         self._parked += 1
+        self._asked += 1
         try:
             offered = await self._take(credit, asked_at)
         finally:

@@ -9,6 +9,7 @@ import structlog
 from agent.core import wire
 from agent.core.errors import LinkError
 from agent.ports import Link
+from agent.stages.spine import Mailbox
 
 WAITING_MAX = 64
 """Chunks that wait for the wire, of all attempts. At 20 ms a chunk that is over a second of a slow link."""
@@ -19,7 +20,8 @@ class Stream:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._waiting: asyncio.Queue[wire.Chunk] = asyncio.Queue(WAITING_MAX)
+        self._waiting = Mailbox(WAITING_MAX)
+        self.tally = self._waiting.tally
         self._log = structlog.get_logger("stream")
         self.dropped = 0
 
@@ -33,7 +35,7 @@ class Stream:
     async def run(self) -> None:
         """Run until cancelled."""
         while True:
-            chunk = await self._waiting.get()
+            chunk: wire.Chunk = await self._waiting.get()
             try:
                 await self._link.post(chunk)
             except LinkError as error:

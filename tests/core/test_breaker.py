@@ -53,6 +53,39 @@ def test_a_story_of_attempts_leads_to_a_state(story: list[object], state: Breake
     assert breaker.state is state
 
 
+@pytest.mark.parametrize(
+    ("story", "limit", "state"),
+    [
+        ([CRASH, CRASH], 2, TRYING),
+        ([CRASH, CRASH, CRASH, "wait"], 4, CLOSED),
+        ([CRASH, CRASH, CRASH], 4, OPEN),  # the wait has begun
+        ([CRASH], 2, CLOSED),
+    ],
+)
+def test_another_limit_counts_at_once(story: list[object], limit: int, state: BreakerState) -> None:
+    breaker = Breaker(3)
+    for step in story:
+        if step == "wait":
+            breaker.tick(FIRST_WAIT_S)
+        else:
+            breaker.ended(*step, 0.0)  # type: ignore[misc]
+    breaker.limit(limit)
+    assert breaker.state is state
+    assert breaker.tell() if state is not CLOSED else not breaker.tell()
+
+
+def test_a_node_takes_another_limit_for_all_its_pools_and_tells_what_that_moved() -> None:
+    node = Node(builders.NODE, breaker_failures=3)
+    node.handle(ev.PoolChanged(pool=builders.pool()), 0.0)
+    node.breakers["main"].ended(*CRASH, 0.0)
+    [moved] = node.handle(ev.BreakerLimitChanged(failures=1), 0.0)
+    assert isinstance(moved, ev.BreakerMoved)
+    assert moved.state == TRYING
+    node.handle(ev.PoolChanged(pool=builders.pool(name="late")), 0.0)
+    node.breakers["late"].ended(*CRASH, 0.0)
+    assert node.breakers["late"].state is OPEN
+
+
 @pytest.mark.parametrize("reason", sorted(OWN_FAULTS))
 def test_every_fault_of_the_node_counts_even_when_it_shows_before_the_start(reason: Reason) -> None:
     breaker = Breaker(1)

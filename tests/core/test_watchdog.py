@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.watchdog import Pulse
+from agent.core.watchdog import Pulse, Tally
 
 GRACE_S, SILENCE_S = 100.0, 300.0
 
@@ -81,3 +81,19 @@ def test_the_last_answer_is_told_for_the_status() -> None:
     assert watched.last_answer() is None
     watched.answered(7.0)
     assert watched.last_answer() == 7.0
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "moved"),
+    [
+        (None, Tally(3, 0), True),  # seen for the first time
+        (Tally(0, 7), Tally(0, 7), True),  # nothing to do
+        (Tally(0, 7), Tally(1, 7), False),
+        (Tally(1, 7), Tally(2, 7), False),
+        (Tally(5, 7), Tally(5, 8), True),  # behind, but at work
+    ],
+)
+def test_a_loop_that_acts_on_demand_may_rest_but_not_while_something_waits(
+    before: Tally | None, now: Tally, moved: bool
+) -> None:
+    assert now.moved_since(before) is moved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 from agent.core.model import Reason
 from agent.devnet.core.records import TaskState
@@ -28,3 +29,15 @@ async def test_failures_in_a_row_stop_the_pool_until_the_owner_resumes(world: Wo
     assert (status, "new tasks may come" in text) == (0, True)
     assert (await world.requester.result(task)).state is TaskState.SETTLED
     await agent.saw("breaker.moved", state="closed", pool="held")
+
+
+async def test_another_limit_is_taken_over_by_a_reload(world: World, engine: HeldEngine) -> None:
+    agent = await world.agent(external(engine.url), breaker_failures=1000)
+    model = (await world.ready(agent)).fingerprint.pools[0].model_digest
+    engine.tokens = ["one", object()]  # type: ignore[list-item]  # the second cannot be sent: the stream breaks off
+    assert (await world.requester.result(await world.ask(model))).state is TaskState.FAILED
+    assert agent.events("breaker.moved") == []
+    agent.config.write_text(agent.config.read_text().replace("breaker_failures = 1000", "breaker_failures = 2"))
+    agent.signal(signal.SIGHUP)
+    await agent.saw("breaker.moved", state="trying", pool="held")
+    assert "needs_restart" not in await agent.saw("config.reloaded")
