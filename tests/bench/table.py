@@ -51,11 +51,18 @@ def _word(met: bool | None) -> str:
 
 
 def _preamble() -> list[str]:
-    packages = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
     return [
         "Written by `make bench`; ratios are taken side by side in one run, the best of its rounds. Coordinator and",
         "customers share one process, the agent is another, and both share the machine with the engine.",
         "",
+        *machine(),
+    ]
+
+
+def machine() -> list[str]:
+    """When, on what, with which versions."""
+    packages = ", ".join(f"{name} {_version(name)}" for name in PACKAGES)
+    return [
         f"- {time.strftime('%Y-%m-%d', time.gmtime())}, gpu-agent {__version__} ({_commit()})",
         f"- {os.cpu_count()} × {cpu_model(Path('/proc/cpuinfo').read_text()) or platform.machine()}, "
         f"Linux {platform.release()}, load before the run {os.getloadavg()[0]:.1f}",

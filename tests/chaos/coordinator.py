@@ -23,8 +23,12 @@ def free_port() -> int:
 class CoordinatorProcess:
     """Leases are short, so that a storm of seconds holds many."""
 
+    program: tuple[str, ...] = ("-m", "agent")
+    """What Python runs."""
+
     def __init__(self, state: Path, *, lease_s: float = 5.0, beat_s: float = 0.5) -> None:
         self.state = state
+        self._told = state.with_suffix(".log")
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._options = (
@@ -34,16 +38,21 @@ class CoordinatorProcess:
 
     async def start(self) -> None:
         """Returns when it serves."""
-        self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "agent", "coordinator", *self._options),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            cwd=ROOT,
-        )
+        with self._told.open("ab") as told:
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, *self.program, "coordinator", *self._options),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=told,
+                cwd=ROOT,
+            )
         assert self.process.stdout is not None
         async with asyncio.timeout(PATIENCE_S):
             line = await self.process.stdout.readline()
         assert line.startswith(b"serving "), line
+
+    def story(self) -> str:
+        """Whether it runs, and what it said last."""
+        return f"exit status {self.process.returncode}\n{self._told.read_text(errors='replace')[-4000:]}"
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

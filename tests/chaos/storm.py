@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import time
 from collections import Counter
@@ -28,14 +29,18 @@ from agent.devnet.views import TaskView
 from agent.edges.outbox import OUTBOX_NAME, read_ledger
 from tests.chaos.coordinator import CoordinatorProcess
 from tests.chaos.engine import SlowEngine
+from tests.chaos.extent import SECONDS
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import AgentProcess, external
 
 T = TypeVar("T")
 MODEL = "sha256:" + "ab" * 32
-SETTLE_S = 90.0
-STATE_MIB = 8
-"""A state directory that is filled in a moment."""
+SETTLE_S = 90.0 + SECONDS / 2
+"""What piled up in the storm is worked off at twice the rate at which it came, at least."""
+FOLLOWED = 32
+"""Tasks that are waited for at once: each has a connection."""
+STATE_MIB = 16 + int(SECONDS / 8)
+"""A state directory that is filled in a moment, but not by what a node keeps of its tasks: some 6 KiB each."""
 Fault = Callable[["StormNode", random.Random], Awaitable[None]]
 
 
@@ -48,6 +53,8 @@ class StormNode:
         self.engine = engine
         self.small_disk = small_disk
         self.starts = 0
+        self.lock = asyncio.Lock()
+        """Held by who does something to it."""
 
     async def start(self) -> None:
         self.starts += 1
@@ -68,6 +75,7 @@ class Storm:
         self._chance = random.Random(seed)
         self._coordinator = coordinator
         self._nodes = nodes
+        self._followed = asyncio.Semaphore(FOLLOWED)
         self.faults: Counter[str] = Counter()
         self.tasks: list[str] = []
         self.views: list[TaskView] = []
@@ -199,14 +207,26 @@ class Storm:
         """No fault any more: wait until every task has ended, then let the nodes leave."""
         for node in self._nodes:
             node.proxy.heal()
-        async with asyncio.timeout(SETTLE_S):
-            self.views = list(await asyncio.gather(*map(self._result, self.tasks)))
+        following = [asyncio.create_task(self._result(task), name=task) for task in self.tasks]
+        _, waiting = await asyncio.wait(following, timeout=SETTLE_S)
+        for follower in waiting:
+            follower.cancel()
+        assert not waiting, await self._what_is_open([follower.get_name() for follower in waiting])
+        self.views = [follower.result() for follower in following]
         self.paid = await self._coordinator.ledger()
         for node in self._nodes:
             node.agent.signal(signal.SIGTERM)
 
     async def _result(self, task: str) -> TaskView:
-        return await self._asking(lambda requester: requester.result(task))
+        async with self._followed:
+            return await self._asking(lambda requester: requester.result(task))
+
+    async def _what_is_open(self, tasks: list[str]) -> str:
+        views = [await self._asking(lambda requester, task=task: requester.task(task)) for task in tasks[:3]]
+        stories = [*(node.agent.story() for node in self._nodes), self._coordinator.story()]
+        return "\n".join(
+            [f"{len(tasks)} of {len(self.tasks)} are open after {SETTLE_S:g} s", *map(str, views), *stories]
+        )
 
     def paid_to(self) -> dict[str, list[str]]:
         """Task → whom it was paid to, by the nodes' own ledgers; one that was damaged may know less."""
@@ -237,8 +257,9 @@ def spoil(outbox: Path, chance: random.Random) -> None:
     kind, place = chance.random(), chance.random()
     if not victim.exists():
         return
-    if victim is outbox:
-        log.unlink(missing_ok=True)  # it would mend the file
+    if victim is outbox:  # the log would mend the file, so that goes into it first
+        with contextlib.closing(sqlite3.connect(outbox)) as database, contextlib.suppress(sqlite3.Error):
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     size = victim.stat().st_size
     if kind < 0.5:
         os.truncate(victim, int(size * place))
@@ -269,13 +290,8 @@ async def _node(stack: contextlib.AsyncExitStack, coordinator: CoordinatorProces
     agent = AgentProcess(home, external(engine.url, slots=2), url=proxy.url, token=token, breaker_failures=100)
     node = StormNode(agent, proxy, engine, small_disk=_small_disk(stack, home / "state"))
     await node.start()
-    stack.push_async_callback(_end, agent)
+    stack.push_async_callback(agent.killed)
     return node
-
-
-async def _end(agent: AgentProcess) -> None:
-    if agent.process.returncode is None:
-        await agent.kill()
 
 
 def _small_disk(stack: contextlib.AsyncExitStack, state: Path) -> bool:

@@ -37,13 +37,7 @@ class HeldEngine:
     async def start(self) -> None:
         """Listen; the second time on the same port."""
         app = web.Application()
-        app.add_routes(
-            [
-                web.get("/health", self._health),
-                web.get("/v1/models", self._models),
-                web.post("/v1/chat/completions", self._chat),
-            ]
-        )
+        app.add_routes(self._routes())
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
@@ -59,6 +53,13 @@ class HeldEngine:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+
+    def _routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/health", self._health),
+            web.get("/v1/models", self._models),
+            web.post("/v1/chat/completions", self._chat),
+        ]
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.Response()

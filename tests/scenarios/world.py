@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,11 @@ PATIENCE_S = 60.0
 
 class AgentProcess:
     """`gpu-agent run`, with its log read as it comes."""
+
+    program: tuple[str, ...] = ("-m", "agent")
+    """What Python runs."""
+    environment: Mapping[str, str] = {}
+    """On top of ours."""
 
     def __init__(self, home: Path, pools: str, *, url: str, token: str, **node: Any) -> None:
         self.home = home
@@ -46,12 +51,12 @@ class AgentProcess:
 
     async def start(self, *arguments: str) -> AgentProcess:
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "agent", "run", "--config", str(self.config), *arguments),
+            *(sys.executable, *self.program, "run", "--config", str(self.config), *arguments),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             cwd=ROOT,
-            env={k: v for k, v in os.environ.items() if not k.startswith("GPU_AGENT_")},
+            env={k: v for k, v in os.environ.items() if not k.startswith("GPU_AGENT_")} | dict(self.environment),
             limit=1 << 20,
         )
         self._reading = asyncio.create_task(self._read())
@@ -62,12 +67,16 @@ class AgentProcess:
         while raw := await self.process.stdout.readline():
             try:
                 self.lines.append(json.loads(raw))
+                self.took(self.lines[-1])
             except ValueError:
                 self.noise.append(raw.decode(errors="replace").rstrip())
             async with self._heard:
                 self._heard.notify_all()
         async with self._heard:
             self._heard.notify_all()
+
+    def took(self, line: dict[str, Any]) -> None:
+        """Another line of the log came."""
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [line for line in self.lines if line.get("event") == name]
@@ -101,6 +110,11 @@ class AgentProcess:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         await self.ended()
+
+    async def killed(self) -> None:
+        """It runs no more, however that came."""
+        if self.process.returncode is None:
+            await self.kill()
 
     async def verb(self, *arguments: str) -> tuple[int, str]:
         """Another gpu-agent command with this node's configuration."""

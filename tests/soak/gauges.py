@@ -1,0 +1,114 @@
+"""What is read, of whom, and how much of it may grow."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import psutil
+
+from agent.edges.sandbox import cgroups
+from tests.soak.verdict import Rule
+
+MIB = 1 << 20
+KEPT_S = 60.0
+"""`proof.retention_s` of the nodes."""
+SWEPT_S = KEPT_S + 600.0
+"""And when their transcripts are gone: they are swept every ten minutes."""
+
+NODE = {
+    "memory, resident": Rule("MiB", 3.0),
+    "memory, proportional": Rule("MiB", 3.0),
+    "descriptors": Rule("", 3),
+    "threads": Rule("", 2),
+    "processes below": Rule("", 1),
+    "asyncio tasks": Rule("", 4),
+    "Python objects": Rule("", 4000),
+    "database": Rule("MiB", 0.5, a_task=6 / 1024),
+    "write-ahead log": Rule("MiB", 1.0),
+    "transcripts": Rule("MiB", 0.5, a_task=3 / 1024, kept_s=SWEPT_S),
+    "cgroups": Rule("", 1),
+    "sockets and temporary files": Rule("", 2),
+}
+"""A node keeps a line of its ledger with the bundle that proves it for every task that was paid, and nothing else."""
+
+COORDINATOR = {
+    "memory, resident": Rule("MiB", 4.0, a_task=12 / 1024),
+    "memory, proportional": Rule("MiB", 4.0, a_task=12 / 1024),
+    "descriptors": Rule("", 4),
+    "threads": Rule("", 2),
+    "asyncio tasks": Rule("", 8),
+    "on disk": Rule("MiB", 1.0, a_task=24 / 1024),
+    "write-ahead log": Rule("MiB", 1.0),
+}
+"""The embedded coordinator forgets no task: what may grow is what one task is to it."""
+
+
+def of_process(pid: int, told: Path) -> Iterator[tuple[str, float]]:
+    """Gauges of a process that runs `tests.soak.watched` with `told` as its file; nothing when it is gone."""
+    with contextlib.suppress(psutil.Error, OSError):
+        process = psutil.Process(pid)
+        rollup = _rollup(pid)
+        yield "memory, resident", rollup["Rss"] / 1024
+        yield "memory, proportional", rollup["Pss"] / 1024
+        yield "descriptors", process.num_fds()
+        yield "threads", process.num_threads()
+        yield "processes below", len(process.children(recursive=True))
+    with contextlib.suppress(OSError, ValueError):
+        inner = json.loads(told.read_bytes())
+        told.unlink()
+        yield "asyncio tasks", inner["tasks"]
+        yield "Python objects", inner["objects"]
+
+
+def ask_inner(pid: int) -> None:
+    """Have the process write what only it can count. One that has not come so far yet would die of the question."""
+    with contextlib.suppress(OSError, StopIteration):
+        status = Path(f"/proc/{pid}/status").read_text().splitlines()
+        caught = int(next(line for line in status if line.startswith("SigCgt")).split()[1], 16)
+        if caught >> (signal.SIGUSR1 - 1) & 1:
+            os.kill(pid, signal.SIGUSR1)
+
+
+def of_node_disk(state: Path) -> Iterator[tuple[str, float]]:
+    yield "database", _bytes(path for path in state.glob("*.db*") if not path.name.endswith(("-wal", "-shm"))) / MIB
+    yield "write-ahead log", _bytes(state.glob("*.db-wal")) / MIB
+    yield "transcripts", _bytes(state.glob("transcripts*/**/*")) / MIB
+
+
+def of_coordinator_disk(state: Path) -> Iterator[tuple[str, float]]:
+    logs = list(state.glob("*-wal"))
+    yield "on disk", (_bytes(state.rglob("*")) - _bytes(logs)) / MIB
+    yield "write-ahead log", _bytes(logs) / MIB
+
+
+def of_places(runtime: Path, temporary: Path) -> Iterator[tuple[str, float]]:
+    """What a node leaves about: its cgroups, and what lies in its runtime and temporary directories."""
+    yield "cgroups", len(own_cgroups(runtime))
+    yield "sockets and temporary files", sum(1 for place in (runtime, temporary) for _ in place.rglob("*"))
+
+
+def own_cgroups(runtime: Path) -> set[Path]:
+    """The cgroups of the agent with this runtime directory; their name is made of it."""
+    tag = "gpu-agent-" + hashlib.sha256(os.fsencode(runtime.absolute())).hexdigest()[:8]
+    found = cgroups.find(tag) if os.geteuid() == 0 else None
+    return {place for parent in (found._parents.values() if found else ()) for place in parent.glob(f"{tag}*")}
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    """KiB by name."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {name.rstrip(":"): int(kib) for name, kib, _ in map(str.split, lines)}
+
+
+def _bytes(paths: Iterable[Path]) -> int:
+    total = 0
+    for path in paths:
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
