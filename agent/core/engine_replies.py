@@ -11,7 +11,7 @@ import msgspec
 from agent.core.engine_stream import garbage
 from agent.core.engines import Profile
 from agent.core.model import Usage
-from agent.core.text import plain
+from agent.core.text import line
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 
@@ -71,7 +71,7 @@ def decoded(kind: type[_T], body: bytes) -> _T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as fault:
-        raise garbage(plain(str(fault), 200)) from fault
+        raise garbage(line(str(fault), 200)) from fault
 
 
 def embeddings(body: bytes, texts: int) -> tuple[tuple[tuple[float, ...], ...], Usage]:
@@ -89,7 +89,7 @@ def embeddings(body: bytes, texts: int) -> tuple[tuple[tuple[float, ...], ...], 
 
 def served_models(body: bytes) -> tuple[str, ...]:
     """Names on `/v1/models`. Raises EngineError(ENGINE_GARBAGE)."""
-    return tuple(plain(model.id, 200) for model in decoded(_ModelList, body).data)
+    return tuple(line(model.id, 200) for model in decoded(_ModelList, body).data)
 
 
 def prompt_text(body: bytes) -> str:
@@ -113,7 +113,7 @@ def version(profile: Profile, body: bytes) -> str:
         fields = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ""
-    return next((plain(str(fields[key]), 60) for key in profile.version_keys if key in fields), "")
+    return next((line(str(fields[key]), 60) for key in profile.version_keys if key in fields), "")
 
 
 def error_words(body: bytes) -> str:
@@ -121,6 +121,6 @@ def error_words(body: bytes) -> str:
     try:
         answer = msgspec.json.decode(body, type=_ErrorBody)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return plain(body, 200)
+        return line(body, 200)
     error = answer.error if isinstance(answer.error, str) else answer.error.message
-    return plain(error or answer.message or body, 300)
+    return line(error or answer.message or body, 300)

@@ -14,7 +14,7 @@ import msgspec
 
 from agent.core.errors import EngineError
 from agent.core.model import FinishReason, Reason, Usage
-from agent.core.text import plain
+from agent.core.text import line
 
 _Id = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 # Softmax in float32 may round a certain token to slightly above 0.
@@ -178,7 +178,7 @@ class Answer:
         try:
             return _chunks.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError) as fault:
-            raise garbage(plain(str(fault), 200)) from fault
+            raise garbage(line(str(fault), 200)) from fault
 
     def _add(self, tokens: int) -> None:
         self._count += tokens
@@ -252,7 +252,7 @@ def _text_id(token: str) -> int | None:
         return None
     digits = token[len(_TEXT_ID) :]
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 10 and int(digits) <= 0xFFFFFFFF):
-        raise garbage(f"{plain(token, 40)!r} is no token id")
+        raise garbage(f"{line(token, 40)!r} is no token id")
     return int(digits)
 
 
@@ -260,12 +260,12 @@ def _finish(reason: str) -> FinishReason:
     try:
         return FinishReason(reason)
     except ValueError as fault:
-        raise garbage(f"it ends with {plain(reason, 40)!r}") from fault
+        raise garbage(f"it ends with {line(reason, 40)!r}") from fault
 
 
 def _raise_fault(fault: _Fault | str) -> NoReturn:
     """An error object in the stream: the request's fault when its code is a 4xx, else the engine's."""
-    message = plain(fault if isinstance(fault, str) else fault.message, 300)
+    message = line(fault if isinstance(fault, str) else fault.message, 300)
     code = 0 if isinstance(fault, str) or not isinstance(fault.code, int) else fault.code
     reason = Reason.ENGINE_REFUSED if 400 <= code < 500 else Reason.ENGINE_UNAVAILABLE
     raise EngineError(reason, f"the engine gave up: {message or 'no reason given'}")

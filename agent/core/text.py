@@ -35,6 +35,11 @@ def plain(text: str | bytes, limit: int) -> str:
     return text[: max(limit - 1, 0)] + "…" if limit > 0 else ""
 
 
+def line(text: str | bytes, limit: int) -> str:
+    """`plain` on one line: what somebody else said must not look like a line of ours."""
+    return " ".join(plain(text, limit).split())
+
+
 def cause(error: BaseException) -> str:
     """Why the network or the system said no: `Connection refused`, not how a library spells it."""
     error = getattr(error, "os_error", error)  # aiohttp wraps what the system said

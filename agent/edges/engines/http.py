@@ -12,7 +12,7 @@ from agent.core import engine_replies
 from agent.core.engine_stream import garbage
 from agent.core.errors import EngineError
 from agent.core.model import Reason
-from agent.core.text import cause, plain
+from agent.core.text import cause, line, plain
 
 MAX_REPLY_BYTES = 4 << 20
 """Bound on short replies. A prompt of 128 Ki tokens as JSON numbers is about 1 MiB."""
@@ -97,7 +97,7 @@ def classified() -> Iterator[None]:
     except aiohttp.ClientPayloadError as fault:
         raise EngineError(Reason.ENGINE_UNAVAILABLE, "the engine broke off in the middle of its answer") from fault
     except (aiohttp.ClientResponseError, aiohttp.InvalidURL) as fault:
-        raise garbage(f"not HTTP as we know it ({plain(str(fault), 120)})") from fault
+        raise garbage(f"not HTTP as we know it ({line(str(fault), 120)})") from fault
     except (aiohttp.ClientError, OSError) as fault:
         raise EngineError(
             Reason.ENGINE_UNAVAILABLE, f"no connection to the engine: {plain(cause(fault), 200)}"

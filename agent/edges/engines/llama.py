@@ -213,7 +213,7 @@ class LlamaPool:
             if await self._ended_within(life, self._tempo.poll_s):
                 raise EngineError(Reason.ENGINE_CRASHED, life.epitaph())
             if self._clock.monotonic() >= deadline:
-                words = exits.last_lines(life.handle.stderr_tail())
+                words = exits.last_lines(life.handle.stderr_tail()) or "nothing"
                 raise EngineError(
                     Reason.ENGINE_UNAVAILABLE,
                     f"the engine did not load the model within {self._tempo.load_s:g} s (it said: {words})",

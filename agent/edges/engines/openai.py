@@ -25,6 +25,7 @@ from agent.core.model import (
     TaskSpec,
     Value,
 )
+from agent.core.text import line
 from agent.edges.engines.http import EngineHttp, classified
 from agent.ports import EngineOutput, Finished, Piece, Vectors
 
@@ -130,7 +131,7 @@ class OpenAIClient:
         patience = self._patience.first_token_s
         async with self._http.response("POST", request.path, request.body, patience) as response:
             if response.content_type != "text/event-stream":
-                raise garbage(f"it is {response.content_type}, not an event stream")
+                raise garbage(f"it is {line(response.content_type, 60)!r}, not an event stream")
             # Comments keep a connection open without a token, so only events push the deadline out.
             deadline = asyncio.get_running_loop().time() + patience
             while received := await self._read(response, deadline):
