@@ -31,8 +31,9 @@ from agent.edges.engines.llama import EngineFacts, LlamaPool, Tempo
 from agent.edges.engines.openai import Patience
 from agent.edges.models.demo import CHAT_TEMPLATE
 from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.sandbox.oci.facts import EngineName
 from agent.ports import EngineOutput, Finished, Limits, Piece, Vectors
-from tests.sandboxes import require_sandbox
+from tests.sandboxes import make_backend, require_sandbox
 
 LIMIT_S = 30.0
 CHAT_PAGE = Path(__file__).parent / "question-answer.txt"
@@ -104,6 +105,7 @@ async def start(tiny_model: Path, short_dir: Path) -> AsyncIterator[Start]:
         socket_dir = short_dir / f"pool{len(started)}"
         socket_dir.mkdir()
         measure = changes.pop("measure", measured)
+        sandbox = changes.pop("sandbox", None) or Bubblewrap(short_dir)
         fields = {
             "name": "test",
             "binary": find_llama_server("auto"),
@@ -118,7 +120,7 @@ async def start(tiny_model: Path, short_dir: Path) -> AsyncIterator[Start]:
         } | changes
         pool = LlamaPool(
             LlamaSettings(**fields),
-            sandbox=Bubblewrap(short_dir),
+            sandbox=sandbox,
             clock=SystemClock(),
             measure=measure,
             top_logprobs=4,
@@ -159,6 +161,19 @@ async def test_a_chat_a_completion_and_what_the_pool_tells_of_itself(start: Star
         assert shown
         assert all(len(piece.top_ids) == len(piece.top_logprobs) == 4 for piece in shown)
         assert all(list(piece.top_logprobs) == sorted(piece.top_logprobs, reverse=True) for piece in shown)
+
+
+@pytest.mark.parametrize("name", [str(name) for name in EngineName])
+async def test_an_engine_in_a_container_answers_the_same(start: Start, short_dir: Path, name: str) -> None:
+    await asyncio.to_thread(require_sandbox, name)
+    ours, contained = start(slots=1), start(slots=1, sandbox=make_backend(name, short_dir))
+    for watched in (ours, contained):
+        await watched.ready()
+    first, again = [await watched.outputs(task(seed=7)) for watched in (ours, contained)]
+    assert first == again
+    os.kill(engine_pid(contained), signal.SIGKILL)
+    await contained.ended()
+    await contained.ready()
 
 
 async def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(start: Start) -> None:

@@ -69,6 +69,13 @@ class Command(NamedTuple):
             raise SandboxError(f"{self.name} {words[0]} failed: {said}", remedy=remedy_for(said))
         return done.stdout.decode(errors="replace")
 
+    @property
+    def removal(self) -> tuple[str, ...]:
+        """The words that kill and remove a container."""
+        # podman would first ask it to stop, and wait ten seconds for a first process that does not listen.
+        at_once = ("--time", "0") if self.name is EngineName.PODMAN else ()
+        return ("rm", "--force", "--volumes", *at_once)
+
     def facts(self) -> Facts:
         """What the engine says of itself. Raises SandboxError."""
         if self.name is EngineName.PODMAN:
@@ -84,7 +91,7 @@ class Command(NamedTuple):
         if not containers:
             return
         try:
-            self.ask("rm", "--force", "--volumes", *containers)
+            self.ask(*self.removal, *containers)
         except SandboxError as error:
             if "no such container" not in error.message.lower():
                 raise

@@ -21,11 +21,12 @@ exec 3<&0
 {
   trap '' HUP INT QUIT TERM PIPE
   label=$1
-  shift
+  removal=$2
+  shift 2
   while read -r _; do :; done
   for look in 1 2; do
     found=$("$@" ps --all --quiet --filter "label=$label")
-    [ -z "$found" ] || "$@" rm --force --volumes $found
+    [ -z "$found" ] || "$@" $removal $found
     [ $look = 2 ] || sleep 5
   done
 } <&3 3<&- &
@@ -42,7 +43,7 @@ class Keeper:
         weakref.finalize(self, os.close, self._held)
         try:
             subprocess.run(
-                ["/bin/sh", "-c", _SCRIPT, "gpu-agent-keeper", label, *command.words],
+                ["/bin/sh", "-c", _SCRIPT, "gpu-agent-keeper", label, " ".join(command.removal), *command.words],
                 stdin=out,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

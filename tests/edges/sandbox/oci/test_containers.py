@@ -1,0 +1,180 @@
+"""What is particular to containers: they are not our children, and their engine remembers them."""
+
+import asyncio
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent.config.schema import SandboxConfig
+from agent.core.errors import SandboxError
+from agent.edges.sandbox.build import build_sandbox
+from agent.edges.sandbox.fds import readable
+from agent.edges.sandbox.oci import words
+from agent.edges.sandbox.oci.confine import ContainerConfinement
+from agent.ports import ExitKind, Limits
+from tests.sandboxes import fork_agent, make_backend, require_root, run, shell, within
+
+KEEPER = "gpu-agent-keeper"
+LONG = shell("sleep 600")
+
+
+async def gone(pid):
+    """Until a process that is not our child is dead."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        await within(readable(pidfd))
+    finally:
+        os.close(pidfd)
+
+
+def remembered(backend, label):
+    return backend.engine.command.ids(label)
+
+
+def keeper_of(backend):
+    (found,) = (p for p in psutil.process_iter(["cmdline"]) if {KEEPER, mark(backend)} <= set(p.info["cmdline"] or ()))
+    return found
+
+
+def mark(backend):
+    return f"{words.PROCESS_LABEL}={backend._run}"  # what tells this run's containers from others'
+
+
+# ---------------------------------------------------------------- when the agent dies
+
+
+async def test_a_dead_agents_containers_are_ended_from_outside(engine_name, tmp_path):
+    async def agent(write):
+        handle = await make_backend(engine_name, tmp_path).start(LONG)
+        write(b"%d\n" % handle.pid)
+        await handle.wait()
+
+    agent_pid, out = fork_agent(agent)
+    with os.fdopen(out, "rb", 0) as said:
+        init_pid = int(said.readline())
+    ended = asyncio.ensure_future(gone(init_pid))
+    os.kill(agent_pid, signal.SIGKILL)
+    os.waitpid(agent_pid, 0)
+    await ended
+
+
+async def test_a_program_does_not_run_when_the_agent_dies_before_it_gave_leave(engine_name, tmp_path, shared):
+    async def agent(write):
+        def die(_confinement, pid):
+            write(b"%d\n" % pid)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        # In the forked agent alone: the moment between the container's start and the leave has no other door.
+        ContainerConfinement.admit = die
+        await make_backend(engine_name, tmp_path).start(shell("echo ran >/sock/ran; sleep 600", socket_dir=shared))
+
+    agent_pid, out = fork_agent(agent)
+    with os.fdopen(out, "rb", 0) as said:
+        init_pid = int(said.readline())
+        os.waitpid(agent_pid, 0)
+    if psutil.pid_exists(init_pid):
+        await gone(init_pid)
+    assert not (shared / "ran").exists()
+    make_backend(engine_name, tmp_path).reap_orphans()
+
+
+async def test_the_next_start_removes_what_an_earlier_one_left_and_nobody_elses(containers, engine_name, tmp_path):
+    other = make_backend(engine_name, tmp_path / "other")
+    theirs, mine = await within(asyncio.gather(other.start(LONG), containers.start(LONG)))
+    again = make_backend(engine_name, tmp_path)
+    assert await asyncio.to_thread(again.reap_orphans) == 1
+    end = await within(mine.wait())
+    assert (end.kind, end.code) == (ExitKind.SIGNALLED, signal.SIGKILL)
+    assert psutil.pid_exists(theirs.pid)
+    theirs.kill()
+    await within(theirs.wait())
+    assert await asyncio.to_thread(other.reap_orphans) == 0
+
+
+async def test_a_keeper_that_was_killed_is_replaced_at_the_next_start(containers):
+    await run(containers, "true")
+    first = keeper_of(containers)
+    ended = asyncio.ensure_future(gone(first.pid))
+    first.kill()
+    await ended
+    await run(containers, "true")
+    assert keeper_of(containers).pid != first.pid
+
+
+# ---------------------------------------------------------------- what the engine does
+
+
+async def test_nothing_of_a_finished_container_is_remembered(containers, tmp_path):
+    handle = await within(
+        containers.start(shell("echo out; exit 3", limits=Limits(stdout_bytes=100, out_bytes=1 << 16)))
+    )
+    assert (await within(handle.wait())).code == 3
+    handle.close()
+    assert not await asyncio.to_thread(remembered, containers, mark(containers))
+    assert [path.name for path in tmp_path.iterdir()] == ["seccomp-oci.json"]
+
+
+async def test_a_container_whose_engine_process_is_killed_is_ended(containers):
+    handle = await within(containers.start(LONG))
+    (client,) = (p for p in psutil.Process().children() if p.name() in ("podman", "docker"))
+    client.kill()
+    end = await within(handle.wait())
+    assert (end.kind, end.code) == (ExitKind.SIGNALLED, signal.SIGKILL)
+    assert not psutil.pid_exists(handle.pid)
+
+
+async def test_an_image_that_somebody_removed_is_made_again(containers):
+    containers._image = "localhost/gpu-agent-sandbox:gone"  # other tests may be using the real one
+    with pytest.raises(SandboxError, match="could not be built"):
+        await containers.start(LONG)
+    assert (await run(containers, "exit 4"))[0].code == 4
+
+
+async def test_the_backend_of_the_configuration_is_made(containers, engine_name, tmp_path):
+    made = build_sandbox(SandboxConfig(backend=engine_name), tmp_path)
+    assert made.engine.facts.name == engine_name
+    assert (await made.probe()).backend == made.engine.facts.backend
+
+
+async def test_an_engine_that_is_not_installed_is_named_with_the_remedy(engine_name, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    facts = await make_backend(engine_name, tmp_path).probe()
+    assert (facts.backend, facts.usable) == (engine_name, False)
+    assert f"{engine_name} is not installed" in facts.detail
+    assert "apt-get install" in facts.detail
+
+
+async def test_a_device_of_a_cdi_file_is_inside_and_no_other(containers):
+    require_root()
+    if not containers.engine.facts.cdi:
+        pytest.skip(f"{containers.engine.facts.backend} takes no CDI names")
+    node, described = Path("/dev/gpu-agent-test"), Path("/var/run/cdi/gpu-agent-test.json")
+    described.parent.mkdir(parents=True, exist_ok=True)
+    edits = {"deviceNodes": [{"path": str(node), "type": "c", "permissions": "rw"}]}
+    devices = [{"name": "GPU-test", "containerEdits": edits}]
+    try:
+        os.mknod(node, stat.S_IFCHR | 0o666, os.makedev(1, 3))  # another /dev/null
+        node.chmod(0o666)
+        described.write_text(json.dumps({"cdiVersion": "0.3.0", "kind": "nvidia.com/gpu", "devices": devices}))
+        _, with_gpu = await run(containers, f"echo x >{node} && echo written >&2", gpus=("GPU-test",))
+        _, without = await run(containers, f"ls {node} >&2")
+    finally:
+        described.unlink(missing_ok=True)
+        node.unlink(missing_ok=True)
+    assert with_gpu == "written\n"
+    assert "No such file" in without
+
+
+async def test_all_that_starts_at_once_starts(containers, tmp_path):
+    limits = Limits(stdout_bytes=100)
+    handles = await within(asyncio.gather(*(containers.start(shell(f"echo {n}", limits=limits)) for n in range(4))))
+    said = [b"".join([piece async for piece in handle.stdout()]) for handle in handles]
+    assert said == [b"%d\n" % n for n in range(4)]
+    for handle in handles:
+        assert (await within(handle.wait())).code == 0
+        handle.close()
