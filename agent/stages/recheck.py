@@ -59,8 +59,7 @@ async def with_model(claim: Claim, replayer: Replayer, *, chosen: Collection[int
             for chunk in _replayable(claim.leaves)
             if not chosen or chunk.leaf in chosen
         ]
-    sampler = claims.sampler(header)
-    return found._replace(chunks=tuple(_replayed(chunk, own, sampler) for chunk, own in chunks))
+    return found._replace(chunks=tuple(_replayed(chunk, own, header) for chunk, own in chunks))
 
 
 def replayable(claim: Claim) -> tuple[int, ...]:
@@ -75,9 +74,14 @@ def _replayable(leaves: Sequence[Leaf]) -> list[Chunk]:
 
 
 def _sampled(header: Header, claimed: Sequence[Position]) -> Sampled | None:
-    if header.samplers != engines.SAMPLERS:
-        return None
-    return check_sampling(claimed, claims.sampler(header), header.n_probs)
+    sampler = _sampler(header)
+    return None if sampler is None else check_sampling(claimed, sampler, header.n_probs)
+
+
+def _sampler(header: Header) -> Sampler | None:
+    """None where the engine draws in a way of its own. The likeliest token is the same everywhere."""
+    sampler = claims.sampler(header)
+    return sampler if header.samplers == engines.SAMPLERS or sampler.greedy else None
 
 
 async def _replay(
@@ -87,13 +91,10 @@ async def _replay(
     return await replayer.replay(prefix, _known(chunk.positions), top)
 
 
-def _replayed(chunk: Chunk, own: Sequence[Position], sampler: Sampler) -> Replayed:
-    numbers = list(islice(uniforms(sampler.seed), chunk.start, chunk.start + len(chunk.positions)))
-    return Replayed(
-        chunk.leaf,
-        check_closeness(chunk.positions, own),
-        check_plausibility(chunk.positions, own, sampler, numbers),
-    )
+def _replayed(chunk: Chunk, own: Sequence[Position], header: Header) -> Replayed:
+    numbers = list(islice(uniforms(header.seed), chunk.start, chunk.start + len(chunk.positions)))
+    plausible = check_plausibility(chunk.positions, own, _sampler(header), numbers)
+    return Replayed(chunk.leaf, check_closeness(chunk.positions, own), plausible)
 
 
 async def _ending(claim: Claim, claimed: Sequence[Position], replayer: Replayer) -> Ending:

@@ -74,20 +74,23 @@ def check_closeness(claimed: Sequence[Position], recomputed: Sequence[Position])
 
 
 def check_plausibility(
-    claimed: Sequence[Position], recomputed: Sequence[Position], sampler: Sampler, numbers: Sequence[float]
+    claimed: Sequence[Position], recomputed: Sequence[Position], sampler: Sampler | None, numbers: Sequence[float]
 ) -> Plausibility:
-    """T over one chunk. `numbers`: the seed's random numbers for just these positions (`draw.uniforms`)."""
+    """T over one chunk. `numbers`: the seed's random numbers for just these positions (`draw.uniforms`).
+
+    Without a `sampler` nobody knows how the tokens were drawn: then only their ranks are told.
+    """
     gaps: list[float] = []
     ranks: list[int | None] = []
     unlisted = 0
     for (claim, own), number in _pairs(claimed, recomputed, numbers):
         ranks.append(Position(claim.token, own.ids).rank())
         unlisted += ranks[-1] is None and claim.rank() is not None
-        gap = _margin(own, ranks[-1]) if sampler.greedy else distance(claim, _seen_by(own, claim), sampler, number)
+        gap = None if sampler is None else _gap(claim, own, sampler, number)
         gaps += [] if gap is None else [gap]
     if not ranks:
         return Plausibility(0, 0.0, 0, 0, 0.0)
-    limit = FAR_BEHIND if sampler.greedy else FAR_OFF
+    limit = FAR_BEHIND if sampler and sampler.greedy else FAR_OFF
     last = max(len(own.ids) for own in recomputed)
     return Plausibility(
         compared=len(ranks),
@@ -112,7 +115,10 @@ def _pairs(
     return (pair for pair in pairs if pair[0][0].ids and pair[0][1].ids)
 
 
-def _margin(own: Position, rank: int | None) -> float:
+def _gap(claim: Position, own: Position, sampler: Sampler, number: float) -> float | None:
+    if not sampler.greedy:
+        return distance(claim, _seen_by(own, claim), sampler, number)
+    rank = Position(claim.token, own.ids).rank()
     return own.logprobs[0] - own.logprobs[-1 if rank is None else rank]
 
 
