@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -103,24 +103,27 @@ class Execute:
     # ------------------------------------------------------------------ LEASED
 
     async def _confirm(self, command: ev.ConfirmStart) -> None:
+        """The coordinator is asked while we look closer: neither waits for the other. What is unfit goes back."""
+        answer = self._starts.ask(command.key)
         try:
             await self._pools[command.pool].check(command.offer.task)
         except EngineError as error:
             self._happened(command.key, Event.UNFIT, reason=error.reason, detail=str(error))
             return
-        await self._ask_start(command.key)
+        await self._ask_start(command.key, answer)
 
-    async def _ask_start(self, key: LeaseKey) -> None:
+    async def _ask_start(self, key: LeaseKey, answer: Awaitable[Started]) -> None:
         failures = 0
         while True:  # the lease's own deadline ends this: the core then stops the work
             try:
-                started = await self._starts.ask(key)
+                started = await answer
             except LinkError as error:
                 if not passes(error):
                     self._happened(key, Event.START_REFUSED, detail=error.message)
                     return
                 await self._caller.back_off(failures, error, cap_s=CONFIRM_CAP_S)
                 failures += 1
+                answer = self._starts.ask(key)
                 continue
             self._started(key, started)
             return

@@ -20,14 +20,14 @@ class Together(Generic[T, R]):
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
         self._sending: set[asyncio.Task[None]] = set()
 
-    async def ask(self, question: T) -> R:
-        """The answer. Raises LinkError as `send` does; cancelling one question leaves the others alone."""
+    def ask(self, question: T) -> asyncio.Future[R]:
+        """The answer, or a LinkError as `send` raises it. Nobody need wait; cancelling one leaves the others alone."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[R] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._go)
         self._waiting.append((question, answer))
-        return await answer
+        return answer
 
     def _go(self) -> None:
         batch, self._waiting = self._waiting, []
@@ -42,6 +42,7 @@ class Together(Generic[T, R]):
             for _, answer in batch:
                 if not answer.done():
                     answer.set_exception(error.again())
+                    answer.exception()  # who asked may have lost interest: that is no mistake to be told
             return
         for (_, answer), value in zip(batch, answers, strict=True):
             if not answer.done():

@@ -84,7 +84,7 @@ def _started_from_the_answer(self: Execute, key: Any, started: Any) -> None:
 _started = Execute._started
 
 
-async def _does_not_ask(self: Execute, key: Any) -> None:
+async def _does_not_ask(self: Execute, key: Any, answer: Any) -> None:
     self._spine.feed(Happened(key=key, event=Event.START_CONFIRMED))
 
 
