@@ -6,14 +6,20 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agent.edges.durable import sync_directory, sync_file
 from agent.edges.lane import Lane
+from agent.edges.salvage import DamagedFile, open_damaged
 from agent.edges.sqlite_faults import DamagedError, classified, is_damage
-from agent.edges.sqlite_file import BUSY_TIMEOUT_S, Migrations, Work, move_aside, open_beside, open_file
+from agent.edges.sqlite_file import BUSY_TIMEOUT_S, Migrations, Work, move_aside, open_beside, open_file, remove
 
 T = TypeVar("T")
+
+Salvage = Callable[[DamagedFile, sqlite3.Connection], str]
+"""Brings over what can still be read, in transactions of its own; returns what that was, in words."""
 
 GROUP_MAX = 256
 """Pieces of work that share a flush. More gain nothing: the flush is then below 1 % of the work."""
@@ -22,8 +28,8 @@ GROUP_MAX = 256
 class Database:
     """One database file. Raises StorageError when it cannot be used.
 
-    A damaged one is put aside and replaced by a fresh one instead, now or at any later time. `recovered` is told so in
-    words, from any thread, before the work that met the damage is done.
+    A damaged one is put aside and replaced by a fresh one instead, now or at any later time; `salvage` brings over what
+    can still be read. `recovered` is told so in words, from any thread, before the work that met the damage is done.
     """
 
     def __init__(
@@ -32,11 +38,14 @@ class Database:
         migrations: Migrations,
         recovered: Callable[[str], None],
         *,
+        salvage: Salvage | None = None,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
     ) -> None:
         self._path = path
         self._migrations = migrations
         self._recovered = recovered
+        self._salvage = salvage
+        self._rescued = Path(f"{path}.rescued")
         self._busy_timeout_s = busy_timeout_s
         self._connection: sqlite3.Connection | None = None
         self._beside: sqlite3.Connection | None = None
@@ -88,7 +97,7 @@ class Database:
         except (DamagedError, sqlite3.DatabaseError) as error:
             if not is_damage(error):
                 raise
-            self._put_aside(error)
+            self._replace(error)
             return _transact(self._open_sound(), "BEGIN IMMEDIATE", works)
 
     def _read(self, works: list[Work[Any]]) -> list[Any]:
@@ -107,23 +116,54 @@ class Database:
 
     def _open_sound(self) -> sqlite3.Connection:
         """Open the file, or a fresh one in place of a damaged one."""
+        self._end_replacing()
         try:
             self._connection = open_file(self._path, self._migrations, self._busy_timeout_s)
         except (DamagedError, sqlite3.DatabaseError) as error:
             if not is_damage(error):
                 raise
-            self._put_aside(error)
+            self._replace(error)
             self._connection = open_file(self._path, self._migrations, self._busy_timeout_s)
         return self._connection
 
-    def _put_aside(self, error: Exception) -> None:
-        """Keep the damaged file, with its log, under a free name: somebody may still rescue rows from it."""
+    def _replace(self, error: Exception) -> None:
+        """Put a fresh file in place of the damaged one, which is kept, with its log, under a free name."""
         with self._beside_in_use:  # nobody opens the old file again by its name
             self._close_files()
+            rescued = self._rescue()
             aside = move_aside(self._path)
+            self._end_replacing()
+        brought = f" ({rescued})" if rescued else ""
         self._recovered(
-            f"{self._path.name} was damaged ({error}); it is kept as {aside.name} and a fresh one is in use"
+            f"{self._path.name} was damaged ({error}); it is kept as {aside.name} and a fresh one is in use{brought}"
         )
+
+    def _rescue(self) -> str:
+        """Fill a file that is to take the place of the damaged one. Until then a crash, or a full disk, costs nothing
+        but the work: it is done again."""
+        if self._salvage is None:
+            return ""
+        remove(self._rescued)
+        with (
+            closing(open_file(self._rescued, self._migrations, self._busy_timeout_s)) as fresh,
+            open_damaged(self._path) as damaged,
+        ):
+            # Nobody reads it before it is whole: no log, one flush.
+            fresh.execute("PRAGMA journal_mode = MEMORY")
+            fresh.execute("PRAGMA synchronous = OFF")
+            told = self._salvage(damaged, fresh)
+        sync_file(self._rescued)
+        return told
+
+    def _end_replacing(self) -> None:
+        """What was rescued becomes the file once the damaged one is out of the way; before, it counts for nothing."""
+        if not self._rescued.exists():
+            return
+        if self._path.exists():
+            remove(self._rescued)
+        else:
+            self._rescued.rename(self._path)
+            sync_directory(self._path.parent)
 
     def _close_files(self) -> None:
         """The reader's first: the last to close a file tidies its log away, by name."""

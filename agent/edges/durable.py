@@ -66,6 +66,15 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Flush what was written to a file by whomever."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def attempt_name(key: LeaseKey) -> str:
     """What one attempt's file is called. A task id that is no plain word is replaced by its digest: it comes from
     outside."""

@@ -15,6 +15,7 @@ from agent.core import wire
 from agent.core.errors import ConflictError
 from agent.core.model import LeaseKey, Signed, Value
 from agent.edges.database import Database
+from agent.edges.outbox_salvage import salvage
 from agent.edges.sqlite_faults import DamagedError
 from agent.edges.sqlite_file import read_only
 from agent.ports import OutboxRow
@@ -50,6 +51,11 @@ _SCHEMA = (
             seq INTEGER PRIMARY KEY REFERENCES attempts, offer TEXT NOT NULL, result TEXT NOT NULL, output TEXT
         ) STRICT""",
         "CREATE TABLE receipts (seq INTEGER PRIMARY KEY REFERENCES papers, receipt TEXT NOT NULL) STRICT",
+        # Results whose papers cannot be read, as they were found: for people.
+        """CREATE TABLE quarantine (
+            number INTEGER PRIMARY KEY,
+            task_id BLOB, attempt INTEGER, fence INTEGER, idem_key BLOB, offer BLOB, result BLOB, output BLOB
+        ) STRICT""",
     ),
 )
 
@@ -70,8 +76,9 @@ class LedgerLine(Value):
 class SqliteOutbox:
     """The port `Outbox`."""
 
-    def __init__(self, database: Database, budget_bytes: int) -> None:
+    def __init__(self, database: Database, recovered: Callable[[str], None], budget_bytes: int) -> None:
         self._database = database
+        self._recovered = recovered
         self._budget_bytes = budget_bytes
 
     @classmethod
@@ -80,20 +87,32 @@ class SqliteOutbox:
     ) -> SqliteOutbox:
         """Open or create the database at `path`. Raises StorageError.
 
-        A damaged file is put aside, now or whenever damage shows; `recovered` is told which, on this event loop.
+        A damaged file is put aside, now or whenever damage shows, and what can be read of it goes on in a fresh one; a
+        single result that cannot be read is set aside alone. `recovered` is told so, on this event loop.
         """
         loop = asyncio.get_running_loop()
 
         def tell(what: str) -> None:
             loop.call_soon_threadsafe(recovered, what)
 
-        return cls(await asyncio.to_thread(Database, path, _SCHEMA, tell), budget_bytes)
+        database = await asyncio.to_thread(Database, path, _SCHEMA, tell, salvage=salvage)
+        return cls(database, recovered, budget_bytes)
 
     async def put(self, row: OutboxRow) -> None:
         await self._database.run(lambda file: _put(file, row))
 
     async def pending(self, limit: int, skip: Collection[str] = ()) -> Sequence[OutboxRow]:
-        return await self._database.read(lambda file: _pending(file, limit, skip))
+        rows, unreadable = await self._database.read(lambda file: _pending(file, limit, skip))
+        if unreadable:
+            await self._set_aside(unreadable)
+        return rows
+
+    async def _set_aside(self, unreadable: Collection[int]) -> None:
+        await self._database.run(lambda file: _quarantine(file, unreadable))
+        self._recovered(
+            f"{len(unreadable)} of the results in {OUTBOX_NAME} cannot be read; they are set aside in its table "
+            "`quarantine`, and their tasks are given up"
+        )
 
     async def unsent(self) -> Mapping[str, LeaseKey]:
         return await self._database.read(_unsent)
@@ -147,21 +166,49 @@ def _keep_papers(file: sqlite3.Connection, seq: int | None, row: OutboxRow) -> N
     file.execute("INSERT INTO papers VALUES (?, ?, ?, ?)", (seq, _json(row.offer), _json(row.result), row.output))
 
 
-def _pending(file: sqlite3.Connection, limit: int, skip: Collection[str]) -> list[OutboxRow]:
-    """Walks the lines of what waits, and reads only the papers that are wanted."""
+def _pending(file: sqlite3.Connection, limit: int, skip: Collection[str]) -> tuple[list[OutboxRow], list[int]]:
+    """Walks the lines of what waits, and reads only the papers that are wanted; also which of them cannot be read."""
     rows: list[OutboxRow] = []
+    unreadable: list[int] = []
     room = ANSWER_CHARS
     lines = "SELECT seq, idem_key, task_id, attempt, fence FROM attempts WHERE status IS NULL ORDER BY seq"
     with closing(file.execute(lines)) as waiting:
         for seq, idem_key, task_id, attempt, fence in waiting:
             if len(rows) == limit or room <= 0:
                 break
-            if idem_key not in skip:
-                papers = file.execute("SELECT offer, result, output FROM papers WHERE seq = ?", (seq,)).fetchone()
-                key = LeaseKey(task_id=task_id, attempt=attempt, fence=fence)
-                rows.append(_row(key, idem_key, papers))
-                room -= sum(len(text) for text in papers if text is not None)
-    return rows
+            if idem_key in skip:
+                continue
+            row = _row(file, seq, LeaseKey(task_id=task_id, attempt=attempt, fence=fence), idem_key)
+            if row is None:
+                unreadable.append(seq)
+                continue
+            rows.append(row)
+            room -= len(row.offer.payload) + len(row.result.payload) + len(row.output or "")
+    return rows, unreadable
+
+
+def _row(file: sqlite3.Connection, seq: int, key: LeaseKey, idem_key: str) -> OutboxRow | None:
+    """None when its papers cannot be read. That a page cannot be is another matter: damage to the file."""
+    try:
+        papers = file.execute("SELECT offer, result, output FROM papers WHERE seq = ?", (seq,)).fetchone()
+        if papers is None:
+            return None
+        offer, result, output = papers
+        return OutboxRow(key=key, idem_key=idem_key, offer=_signed(offer), result=_signed(result), output=output)
+    except DamagedError:
+        return None
+
+
+def _quarantine(file: sqlite3.Connection, unreadable: Collection[int]) -> None:
+    which = [(seq,) for seq in unreadable]
+    file.executemany(
+        "INSERT INTO quarantine (task_id, attempt, fence, idem_key, offer, result, output) "
+        "SELECT CAST(task_id AS BLOB), attempt, fence, CAST(idem_key AS BLOB), CAST(offer AS BLOB), "
+        "CAST(result AS BLOB), CAST(output AS BLOB) FROM attempts LEFT JOIN papers USING (seq) WHERE seq = ?",
+        which,
+    )
+    for table in ("papers", "attempts"):
+        file.executemany(f"DELETE FROM {table} WHERE seq = ?", which)  # noqa: S608
 
 
 def _unsent(file: sqlite3.Connection) -> dict[str, LeaseKey]:
@@ -170,13 +217,6 @@ def _unsent(file: sqlite3.Connection) -> dict[str, LeaseKey]:
         idem_key: LeaseKey(task_id=task_id, attempt=attempt, fence=fence)
         for idem_key, task_id, attempt, fence in file.execute(query, (UNSENT_MAX,))
     }
-
-
-def _row(key: LeaseKey, idem_key: str, papers: tuple[str, str, str | None] | None) -> OutboxRow:
-    if papers is None:
-        raise DamagedError("an attempt in it has no papers")
-    offer, result, output = papers
-    return OutboxRow(key=key, idem_key=idem_key, offer=_signed(offer), result=_signed(result), output=output)
 
 
 def _signed(text: str) -> Signed:

@@ -10,6 +10,8 @@ from agent.core.errors import StorageError
 
 _LITTLE_SPACE_BYTES = 1 << 20
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+# A table that is gone from the schema; a sector that the disk does not give.
+_UNREADABLE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ}
 
 
 class DamagedError(Exception):
@@ -19,6 +21,11 @@ class DamagedError(Exception):
 def is_damage(error: BaseException) -> bool:
     """Whether the file itself is bad, rather than the disk, the statement or the moment."""
     return isinstance(error, DamagedError) or _code(error) in _DAMAGE
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """Whether this row, or table, of a damaged file cannot be read at all; otherwise another time it may be."""
+    return is_damage(error) or getattr(error, "sqlite_errorcode", 0) in _UNREADABLE
 
 
 def classified(error: Exception, path: Path) -> Exception:

@@ -23,7 +23,8 @@ Migrations = Sequence[Sequence[str]]
 BUSY_TIMEOUT_S = 5.0
 CHECK_LIMIT_BYTES = 64 << 20
 """A database up to this size is checked whole when it is opened (about 0.1 s); damage to a larger one shows in use."""
-_SIDECARS = ("", "-wal", "-shm")
+_FILES = ("-wal", "-shm", "")
+"""The log before its database: a log that lies beside another database is played into that."""
 
 
 def open_file(path: Path, migrations: Migrations, busy_timeout_s: float) -> sqlite3.Connection:
@@ -76,12 +77,18 @@ def read_only(path: Path, work: Work[T]) -> T | None:
 def move_aside(path: Path) -> Path:
     """Give the file, with its log, a free name, so that a fresh one can be made; returns that name. Raises OSError."""
     aside = _free_name(path)
-    for suffix in _SIDECARS:
+    for suffix in _FILES:
         source = Path(f"{path}{suffix}")
         if source.exists():
             source.rename(f"{aside}{suffix}")
     sync_directory(path.parent)
     return aside
+
+
+def remove(path: Path) -> None:
+    """The file, with its log, if it is there. Raises OSError."""
+    for suffix in _FILES:
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
 def _text(raw: bytes) -> str:

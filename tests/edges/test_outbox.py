@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -343,120 +342,6 @@ async def test_a_broken_migration_leaves_the_schema_before_it(path: Path):
     with closing(sqlite3.connect(path)) as file:
         assert file.execute("PRAGMA user_version").fetchone() == (1,)
         assert file.execute("SELECT name FROM sqlite_schema").fetchall() == [("t",)]
-
-
-# --------------------------------------------------------------------------- damage
-
-
-def _filled(path: Path) -> bytes:
-    async def fill() -> None:
-        outbox = await SqliteOutbox.open(path, sound)
-        for number in range(50):
-            await outbox.put(row(f"t{number}", output="x" * 3000))
-        await outbox.close()
-
-    asyncio.run(fill())
-    return path.read_bytes()
-
-
-def _holed(raw: bytes) -> bytes:
-    return raw[:4096] + b"\xa5" * 20_000 + raw[24_096:]
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [lambda raw: b"not a database at all, but long enough" * 200, lambda raw: raw[:10_000], _holed],
-    ids=["garbage", "truncated", "overwritten"],
-)
-def test_a_damaged_file_is_kept_aside_and_work_goes_on(path: Path, spoil):
-    damaged = spoil(_filled(path))
-    path.write_bytes(damaged)
-
-    async def reopen() -> None:
-        told: list[str] = []
-        outbox = await SqliteOutbox.open(path, told.append)
-        assert "outbox.db.corrupt-1" in told[0]
-        await outbox.put(row("new"))
-        assert [item.key.task_id for item in await outbox.pending(9)] == ["new"]
-        await outbox.close()
-
-    asyncio.run(reopen())
-    assert Path(f"{path}.corrupt-1").read_bytes() == damaged
-
-
-@pytest.mark.parametrize("byte", [b"\xff", b"!"], ids=["no text", "no JSON"])
-async def test_damage_inside_a_row_is_no_crash_loop_either(path: Path, byte: bytes):
-    """SQLite's check passes: its pages are sound, what one of them holds is not."""
-    outbox = await SqliteOutbox.open(path, sound)
-    await outbox.put(row("spoilt"))
-    await outbox.close()
-    raw = bytearray(path.read_bytes())
-    at = raw.find(b'{"payload"')
-    raw[at : at + 1] = byte
-    path.write_bytes(raw)
-    told: list[str] = []
-    for item in (row("first"), row("second")):
-        outbox = await SqliteOutbox.open(path, told.append)
-        assert await outbox.pending(9) == []
-        await outbox.put(item)
-        assert await outbox.pending(9) == [item]
-        await outbox.settle(item, *receipt(item))
-        await outbox.close()
-    assert Path(f"{path}.corrupt-1").read_bytes() == raw
-    assert len(told) == 1
-    assert not Path(f"{path}.corrupt-2").exists()
-
-
-def test_a_second_damage_does_not_overwrite_the_first_that_was_kept(path: Path):
-    async def reopen() -> str:
-        told: list[str] = []
-        await (await SqliteOutbox.open(path, told.append)).close()
-        return "".join(told)
-
-    path.parent.mkdir()
-    for number in (1, 2):
-        path.write_bytes(b"garbage %d " % number * 1000)
-        assert f"corrupt-{number}" in asyncio.run(reopen())
-    assert Path(f"{path}.corrupt-1").read_bytes().startswith(b"garbage 1")
-
-
-async def _spoiled_in_use(path: Path, recovered: Callable[[str], None]) -> SqliteOutbox:
-    """An open outbox that held 50 rows until its file was overwritten behind its back."""
-    outbox = await SqliteOutbox.open(path, sound)
-    for number in range(50):
-        await outbox.put(row(f"t{number}", output="x" * 3000))
-    await outbox.close()
-    size = path.stat().st_size
-    outbox = await SqliteOutbox.open(path, recovered)
-    with path.open("r+b") as file:
-        file.seek(4096)
-        file.write(b"\xa5" * (size - 4096))
-    await outbox._database.run(lambda file: file.execute("PRAGMA shrink_memory"))
-    return outbox
-
-
-async def test_damage_that_shows_in_use_is_told_and_survived_without_a_restart(path: Path):
-    told: list[str] = []
-    outbox = await _spoiled_in_use(path, told.append)
-    assert told == []
-    assert await outbox.pending(99) == []
-    assert "outbox.db.corrupt-1" in told[0]
-    assert await outbox.unsent() == {}
-    await outbox.put(row("after"))
-    await outbox.close()
-    assert len(told) == 1
-    assert b"\xa5" * 4096 in Path(f"{path}.corrupt-1").read_bytes()
-    again = await SqliteOutbox.open(path, sound)
-    assert list(await again.unsent()) == ["after:1"]
-    await again.close()
-
-
-async def test_the_receipt_of_a_row_that_was_lost_is_kept_all_the_same(path: Path):
-    outbox = await _spoiled_in_use(path, print)
-    await outbox.settle(row(), *receipt(row()))
-    assert [line.idem_key for line in read_ledger(path, 9)] == ["t1:1"]
-    assert read_bundle(path, "t1") is not None
-    await outbox.close()
 
 
 async def test_a_directory_that_cannot_be_used_is_told_in_words(tmp_path: Path):

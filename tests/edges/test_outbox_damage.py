@@ -1,0 +1,325 @@
+"""An outbox whose file is damaged for real: what is told, what is kept, what is rescued."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+
+from agent.core import wire
+from agent.core.errors import StorageError
+from agent.core.model import Outcome, Reason
+from agent.edges.outbox import SqliteOutbox, read_bundle, read_ledger
+from agent.ports import OutboxRow
+from tests.builders import signed
+from tests.edges.test_outbox import path, receipt, row, small_disk, sound
+
+__all__ = ["path", "small_disk"]
+
+
+def _filled(path: Path) -> bytes:
+    async def fill() -> None:
+        outbox = await SqliteOutbox.open(path, sound)
+        for number in range(50):
+            await outbox.put(row(f"t{number}", output="x" * 3000))
+        await outbox.close()
+
+    asyncio.run(fill())
+    return path.read_bytes()
+
+
+def _holed(raw: bytes) -> bytes:
+    return raw[:4096] + b"\xa5" * 20_000 + raw[24_096:]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda raw: b"not a database at all, but long enough" * 200, lambda raw: raw[:10_000], _holed],
+    ids=["garbage", "truncated", "overwritten"],
+)
+def test_a_damaged_file_is_kept_aside_and_work_goes_on(path: Path, spoil):
+    damaged = spoil(_filled(path))
+    path.write_bytes(damaged)
+
+    async def reopen() -> None:
+        told: list[str] = []
+        outbox = await SqliteOutbox.open(path, told.append)
+        assert "outbox.db.corrupt-1" in told[0]
+        await outbox.put(row("new"))
+        assert [item.key.task_id for item in await outbox.pending(9)] == ["new"]
+        await outbox.close()
+
+    asyncio.run(reopen())
+    assert Path(f"{path}.corrupt-1").read_bytes() == damaged
+
+
+@pytest.mark.parametrize("byte", [b"\xff", b"!"], ids=["no text", "no JSON"])
+async def test_one_result_that_cannot_be_read_is_set_aside_alone(path: Path, byte: bytes):
+    """SQLite's check passes: its pages are sound, what one of them holds is not."""
+    outbox = await SqliteOutbox.open(path, sound)
+    items = [row(name) for name in ("first", "spoilt", "last")]
+    for item in items:
+        await outbox.put(item)
+    await outbox.close()
+    raw = bytearray(path.read_bytes())
+    at = [match.start() for match in re.finditer(rb'{"payload"', raw)][
+        2
+    ]  # an offer and a result each; pages fill upwards
+    raw[at : at + 1] = byte
+    path.write_bytes(raw)
+    told: list[str] = []
+    outbox = await SqliteOutbox.open(path, told.append)
+    assert [item.key.task_id for item in await outbox.pending(9)] == ["first", "last"]
+    assert [item.key.task_id for item in await outbox.pending(9)] == ["first", "last"]
+    assert len(told) == 1
+    assert "`quarantine`" in told[0]
+    assert list(await outbox.unsent()) == ["first:1", "last:1"]
+    assert await outbox.settled_many([(items[1].key, "spoilt:1")]) == [False]
+    await outbox.put(items[1])
+    assert len(await outbox.pending(9)) == 3
+    await outbox.close()
+    with closing(sqlite3.connect(path)) as file:
+        (kept,) = file.execute("SELECT task_id, idem_key, offer, result FROM quarantine").fetchall()
+    assert kept[:2] == (b"spoilt", b"spoilt:1")
+    assert byte + b'"payload"' in kept[2] + kept[3]
+
+
+def test_a_second_damage_does_not_overwrite_the_first_that_was_kept(path: Path):
+    async def reopen() -> str:
+        told: list[str] = []
+        await (await SqliteOutbox.open(path, told.append)).close()
+        return "".join(told)
+
+    path.parent.mkdir()
+    for number in (1, 2):
+        path.write_bytes(b"garbage %d " % number * 1000)
+        assert f"corrupt-{number}" in asyncio.run(reopen())
+    assert Path(f"{path}.corrupt-1").read_bytes().startswith(b"garbage 1")
+
+
+async def _spoiled_in_use(path: Path, recovered: Callable[[str], None]) -> SqliteOutbox:
+    """An open outbox that held 50 rows until its file was overwritten behind its back."""
+    outbox = await SqliteOutbox.open(path, sound)
+    for number in range(50):
+        await outbox.put(row(f"t{number}", output="x" * 3000))
+    await outbox.close()
+    size = path.stat().st_size
+    outbox = await SqliteOutbox.open(path, recovered)
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+    await outbox._database.run(lambda file: file.execute("PRAGMA shrink_memory"))
+    return outbox
+
+
+async def test_damage_that_shows_in_use_is_told_and_survived_without_a_restart(path: Path):
+    told: list[str] = []
+    outbox = await _spoiled_in_use(path, told.append)
+    assert told == []
+    assert await outbox.pending(99) == []
+    assert "outbox.db.corrupt-1" in told[0]
+    assert await outbox.unsent() == {}
+    await outbox.put(row("after"))
+    await outbox.close()
+    assert len(told) == 1
+    assert b"\xa5" * 4096 in Path(f"{path}.corrupt-1").read_bytes()
+    again = await SqliteOutbox.open(path, sound)
+    assert list(await again.unsent()) == ["after:1"]
+    await again.close()
+
+
+async def test_the_receipt_of_a_row_that_was_lost_is_kept_all_the_same(path: Path):
+    outbox = await _spoiled_in_use(path, print)
+    await outbox.settle(row(), *receipt(row()))
+    assert [line.idem_key for line in read_ledger(path, 9)] == ["t1:1"]
+    assert read_bundle(path, "t1") is not None
+    await outbox.close()
+
+
+# --------------------------------------------------------------------------- what is rescued
+
+WAITING = [row(f"w{number}", output="w" * (number * 331 % 9000)) for number in range(40)]
+SETTLED = [row(f"s{number}", output="s" * (number * 517 % 9000)) for number in range(30)]
+
+
+def honest(item: OutboxRow) -> OutboxRow:
+    """With a result that says whose it is."""
+    body = wire.ResultBody(
+        node_id="n",
+        task_id=item.key.task_id,
+        attempt=item.key.attempt,
+        fence=item.key.fence,
+        idem_key=item.idem_key,
+        outcome=Outcome.SUCCEEDED,
+        reason=Reason.COMPLETED,
+        output_sha256=hashlib.sha256((item.output or "").encode()).hexdigest(),
+    )
+    return msgspec.structs.replace(item, result=signed(wire.encode(body).decode()))
+
+
+@pytest.fixture(scope="module")
+def stocked(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An outbox with 40 results that wait among 30 that are settled."""
+    path = tmp_path_factory.mktemp("stocked") / "outbox.db"
+
+    async def fill() -> None:
+        outbox = await SqliteOutbox.open(path, sound)
+        for number, item in enumerate(WAITING):
+            await outbox.put(honest(item))
+            if number < len(SETTLED):
+                settled = honest(SETTLED[number])
+                await outbox.put(settled)
+                letter, body = receipt(settled, number)
+                letter = msgspec.structs.replace(letter, payload=wire.encode(body).decode())
+                await outbox.settle(settled, letter, body)
+        await outbox.close()
+
+    asyncio.run(fill())
+    return path.read_bytes()
+
+
+class Found(NamedTuple):
+    """What a node has after it opened an outbox."""
+
+    waiting: dict[str, OutboxRow]
+    ledger: dict[str, int]
+    bundles: int
+    told: str
+
+
+async def reopened(path: Path) -> Found:
+    told: list[str] = []
+    outbox = await SqliteOutbox.open(path, told.append)
+    waiting = {item.idem_key: item for item in await outbox.pending(999)}
+    assert list(await outbox.unsent()) == list(waiting)
+    await outbox.put(row("after"))
+    await outbox.close()
+    ledger = read_ledger(path, 999)
+    bundles = 0
+    for line in ledger:
+        with contextlib.suppress(StorageError):
+            bundles += read_bundle(path, line.task_id) is not None
+    return Found(waiting, {line.idem_key: line.amount_micros for line in ledger}, bundles, "".join(told))
+
+
+def assert_true(found: Found) -> None:
+    """Whatever was rescued is what was put."""
+    assert found.waiting.items() <= {item.idem_key: honest(item) for item in [*WAITING, *SETTLED]}.items()
+    assert found.ledger.items() <= {item.idem_key: number for number, item in enumerate(SETTLED)}.items()
+    assert not found.waiting.keys() & found.ledger.keys()
+
+
+@pytest.mark.parametrize("spoil", [bytes(4096), b"\xa5" * 4096], ids=["zeros", "noise"])
+async def test_a_page_that_is_lost_costs_little_more_than_what_was_on_it(path: Path, stocked: bytes, spoil: bytes):
+    path.parent.mkdir()
+    pages = len(stocked) // 4096
+    lost = []
+    for page in range(1, pages, 3):
+        path.write_bytes(stocked[: page * 4096] + spoil + stocked[(page + 1) * 4096 :])
+        found = await reopened(path)
+        if found.told:  # SQLite has no checksums: zeros inside a text look sound to it
+            assert_true(found)
+            assert ("rescued" in found.told) == ("corrupt-1" in found.told)
+        lost.append(len(WAITING) - len(found.waiting.keys() & {item.idem_key for item in WAITING}))
+        for file in path.parent.iterdir():
+            file.unlink()
+    assert max(lost) <= len(WAITING)
+    assert sorted(lost)[len(lost) * 3 // 4] <= 1
+    assert sum(lost) < 3 * len(WAITING)
+
+
+async def test_what_lies_before_a_cut_is_rescued(path: Path, stocked: bytes):
+    path.parent.mkdir()
+    path.write_bytes(stocked[: len(stocked) * 3 // 4 // 4096 * 4096])
+    found = await reopened(path)
+    assert_true(found)
+    assert len(found.waiting) > len(WAITING) // 2
+    assert len(found.ledger) > len(SETTLED) // 2
+    assert f"{len(found.waiting)} waiting results rescued" in found.told
+
+
+async def test_lines_that_are_lost_are_made_again_from_what_was_signed(path: Path, stocked: bytes):
+    path.parent.mkdir()
+    path.write_bytes(stocked)
+    with closing(sqlite3.connect(path)) as file:
+        (root,) = file.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'attempts'").fetchone()
+    path.write_bytes(stocked[: (root - 1) * 4096] + bytes(4096) + stocked[root * 4096 :])
+    found = await reopened(path)
+    assert_true(found)
+    assert (len(found.waiting), len(found.ledger), found.bundles) == (len(WAITING), len(SETTLED), len(SETTLED))
+
+
+async def test_an_index_that_is_damaged_costs_nothing(path: Path, stocked: bytes):
+    path.parent.mkdir()
+    path.write_bytes(stocked)
+    with closing(sqlite3.connect(path)) as file:
+        roots = file.execute("SELECT rootpage FROM sqlite_schema WHERE type = 'index'").fetchall()
+    assert len(roots) == 3
+    for (root,) in roots:
+        path.write_bytes(stocked[: (root - 1) * 4096] + bytes(4096) + stocked[root * 4096 :])
+        found = await reopened(path)
+        assert_true(found)
+        assert (len(found.waiting), len(found.ledger), found.bundles) == (len(WAITING), len(SETTLED), len(SETTLED))
+        assert "rescued" in found.told
+
+
+@pytest.mark.parametrize("kind", ["cut", "noise", "head"])
+async def test_a_damaged_log_costs_at_most_what_was_in_it(path: Path, kind: str):
+    outbox = await SqliteOutbox.open(path, sound)
+    for item in WAITING:
+        await outbox.put(item)
+    copy = path.parent.with_name("copy") / path.name
+    shutil.copytree(path.parent, copy.parent)  # as after a power cut: all of it is in the log
+    await outbox.close()
+    log = Path(f"{copy}-wal")
+    raw = log.read_bytes()
+    middle = len(raw) // 2
+    spoilt = {
+        "cut": raw[:middle],
+        "noise": raw[:middle] + b"\xa5" * 5000 + raw[middle + 5000 :],
+        "head": b"\xa5" + raw[1:],
+    }
+    log.write_bytes(spoilt[kind])
+    found = await reopened(copy)
+    assert found.waiting.items() <= {item.idem_key: item for item in WAITING}.items()
+    if kind != "head":
+        assert 10 < len(found.waiting) < len(WAITING)
+
+
+async def test_a_rescue_that_a_crash_cut_short_is_done_again_and_one_that_was_done_counts(path: Path, stocked: bytes):
+    path.parent.mkdir()
+    rescued = Path(f"{path}.rescued")
+    path.write_bytes(stocked)
+    rescued.write_bytes(stocked[:5000])
+    assert len((await reopened(path)).waiting) == len(WAITING)
+    assert not rescued.exists()
+    path.unlink()
+    rescued.write_bytes(stocked)
+    assert len((await reopened(path)).waiting) == len(WAITING)
+    assert not rescued.exists()
+
+
+async def test_a_rescue_waits_for_room(small_disk: Path, stocked: bytes):
+    path = small_disk / "outbox.db"
+    damaged = stocked[:-4096]
+    path.write_bytes(damaged)
+    ballast = small_disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        while shutil.disk_usage(small_disk).free > 100_000:
+            file.write(bytes(4096))
+    with pytest.raises(StorageError) as refused:
+        await SqliteOutbox.open(path, sound)
+    assert refused.value.full
+    assert path.read_bytes() == damaged
+    ballast.unlink()
+    assert len((await reopened(path)).waiting) >= len(WAITING) - 1
