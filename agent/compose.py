@@ -28,6 +28,7 @@ from agent.edges.models.store import Progress
 from agent.edges.outbox import OUTBOX_NAME, SqliteOutbox
 from agent.edges.programs.build import Programs, build_programs
 from agent.edges.sandbox.build import build_sandbox
+from agent.edges.sandbox.vram import GpuMemoryGuard
 from agent.edges.transcripts import DIRECTORY_NAME, FileTranscripts
 from agent.ports import Clock, EnginePool, GpuProbe, Sandbox
 from agent.stages.advertise import Advertise
@@ -71,6 +72,7 @@ class Edges(NamedTuple):
     gpu: GpuProbe
     seen: GpuReport
     """The first look at the GPUs."""
+    gpu_memory: GpuMemoryGuard
     sandbox: SandboxFacts
     pools: dict[str, EnginePool]
     models: tuple[Model, ...]
@@ -137,7 +139,7 @@ class Composer:
         pools: dict[str, EnginePool] = {pool.facts.name: pool for pool in built.pools}
         if programs := await self._programs(sandbox, facts):
             pools[programs.pool.facts.name] = programs.pool
-        return Edges(identity, outbox, transcripts, gpu, seen, facts, pools, built.models, programs)
+        return Edges(identity, outbox, transcripts, gpu, seen, sandbox, facts, pools, built.models, programs)
 
     async def _programs(self, sandbox: Sandbox, facts: SandboxFacts) -> Programs | None:
         return await self._when_there_is_room(
@@ -190,11 +192,11 @@ class Composer:
         waits = any(pool.engine is EngineKind.LLAMA_SERVER and pool.device != "cpu" for pool in self._config.pools)
         return await (gpu.settled() if waits else gpu.snapshot())
 
-    async def _sandbox(self) -> Sandbox:
+    async def _sandbox(self) -> GpuMemoryGuard:
         sandbox = build_sandbox(self._config.sandbox, self._config.node.runtime_dir, self._place_of)
         if reaped := await asyncio.to_thread(sandbox.reap_orphans):
             _log.warning("sandbox.reaped", count=reaped)
-        return sandbox
+        return GpuMemoryGuard(sandbox)
 
     def _place_of(self, uuid: str) -> GpuPlace | None:
         """By the latest reading: a GPU may appear, or move, after the start. No engine starts before the probe runs."""
@@ -246,6 +248,7 @@ class Composer:
             sandbox=edges.sandbox,
             period_s=config.gpu.period_s,
             report=edges.seen,
+            seen=edges.gpu_memory.see,
         )
         overview = Overview(spine, herald, execute, deliver, link, pulse, storage, name=self._name, url=url)
         tallies: dict[str, Callable[[], Tally]] = {

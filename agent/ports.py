@@ -88,6 +88,8 @@ class Limits(Value):
     """Most that `SandboxHandle.stdout` yields; one that writes more is ended with ExitKind.OUTPUT. 0: /dev/null."""
     out_bytes: int = 0
     """Size of the file system at /out, which outlives the program until the handle is closed. 0: there is none."""
+    gpu_memory_bytes: int | None = None
+    """Memory on all its GPUs together. Watched, since no kernel limits it: who is over is ended a second later."""
 
 
 class SandboxSpec(Value):
@@ -113,6 +115,7 @@ class ExitKind(StrEnum):
     EXITED = "exited"
     SIGNALLED = "signalled"
     OUT_OF_MEMORY = "out_of_memory"
+    OUT_OF_GPU_MEMORY = "out_of_gpu_memory"
     WALL_TIME = "wall_time"
     DISK_FULL = "disk_full"
     """It failed with no room left on one of its file systems."""

@@ -182,6 +182,10 @@ name = "x"
             "binary: the agent does not start an external engine; remove it",
         ),
         (
+            MODEL + '[[pools]]\nname="p"\nmodel="m"\nengine="external"\nurl="http://localhost"\ngpu_memory_mib=100',
+            "gpu_memory_mib: the agent does not start an external engine; remove it",
+        ),
+        (
             MODEL + '[[pools]]\nname="p"\nmodel="m"\nengine="external"\nurl="http://10.0.0.1:1"',
             "pools[0].url: http:// is allowed to this machine only; use https://",
         ),

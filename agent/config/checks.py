@@ -96,6 +96,8 @@ def _external(pool: PoolConfig, key: str) -> Iterator[Fault]:
         yield Fault(key=f"{key}.binary", message="the agent does not start an external engine; remove it")
     if pool.args:
         yield Fault(key=f"{key}.args", message="the agent does not start an external engine; remove them")
+    if pool.gpu_memory_mib is not None:
+        yield Fault(key=f"{key}.gpu_memory_mib", message="the agent does not start an external engine; remove it")
     if pool.url is None:
         yield Fault(key=f"{key}.url", message="is missing; an external engine needs its address")
         return

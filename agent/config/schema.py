@@ -223,6 +223,10 @@ class PoolConfig(Value):
         Annotated[int, Meta(ge=1, le=4096)] | None,
         says("Threads of the engine; its own choice when not set.", example=4),
     ] = None
+    gpu_memory_mib: Annotated[
+        Annotated[int, Meta(ge=16, le=1 << 24)] | None,
+        says("GPU memory in MiB of an engine that the agent starts; it is ended when it uses more.", example=16_384),
+    ] = None
     url: Annotated[
         str | None,
         says("External engines only: http://127.0.0.1:8000, https://… or unix:/path.", example="http://127.0.0.1:8000"),

@@ -21,6 +21,7 @@ _ENDS: dict[ExitKind, tuple[Ended, Reason]] = {
     ExitKind.EXITED: (Ended.EXITED, Reason.PROGRAM_FAILED),
     ExitKind.SIGNALLED: (Ended.SIGNALLED, Reason.PROGRAM_FAILED),
     ExitKind.OUT_OF_MEMORY: (Ended.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
+    ExitKind.OUT_OF_GPU_MEMORY: (Ended.OUT_OF_MEMORY, Reason.OUT_OF_MEMORY),
     ExitKind.WALL_TIME: (Ended.WALL_TIME, Reason.WALL_TIME),
     ExitKind.DISK_FULL: (Ended.DISK_FULL, Reason.DISK_FULL),
     ExitKind.OUTPUT: (Ended.OUTPUT_TOO_LARGE, Reason.OUTPUT_TOO_LARGE),

@@ -36,6 +36,10 @@ def fingerprint(
     )
 
 
+def _nobody(_report: GpuReport) -> None:
+    return None
+
+
 class Probe:
     """Reads the GPUs every period and hears of every change of a pool."""
 
@@ -52,7 +56,9 @@ class Probe:
         sandbox: SandboxFacts,
         period_s: float,
         report: GpuReport,
+        seen: Callable[[GpuReport], None] = _nobody,
     ) -> None:
+        """`seen` is told of every reading."""
         self._spine = spine
         self._herald = herald
         self._gpu = gpu
@@ -63,6 +69,7 @@ class Probe:
         self._sandbox = sandbox
         self._period_s = period_s
         self._log = structlog.get_logger("probe")
+        self._seen = seen
         self.report = report
 
     def place_of(self, uuid: str) -> GpuPlace | None:
@@ -91,6 +98,7 @@ class Probe:
             report = await self._gpu.snapshot()
             self._tell(self.report, report)
             self.report = report
+            self._seen(report)
             self._refresh()
             await self._spine.clock.sleep(self._period_s)
 

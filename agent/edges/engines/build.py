@@ -131,7 +131,7 @@ def _llama(
             context_tokens=pool.context_tokens,
             threads=pool.threads,
             args=pool.args,
-            limits=_limits(config),
+            limits=_limits(config, pool),
         )
     except ValueError as fault:
         raise ConfigError([f"pools.{pool.name}: {fault}"]) from fault
@@ -160,11 +160,15 @@ def _socket_dir(runtime_dir: Path, pool: str) -> Path:
     return path
 
 
-def _limits(config: Config) -> Limits:
+def _limits(config: Config, pool: PoolConfig) -> Limits:
     sandbox = config.sandbox
     memory = None if sandbox.engine_memory_mib is None else sandbox.engine_memory_mib << 20
     return Limits(
-        memory_bytes=memory, pids=sandbox.engine_pids, cpus=sandbox.engine_cpus, tmp_bytes=sandbox.tmp_mib << 20
+        memory_bytes=memory,
+        pids=sandbox.engine_pids,
+        cpus=sandbox.engine_cpus,
+        tmp_bytes=sandbox.tmp_mib << 20,
+        gpu_memory_bytes=None if pool.gpu_memory_mib is None else pool.gpu_memory_mib << 20,
     )
 
 

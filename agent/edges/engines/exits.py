@@ -58,4 +58,6 @@ def _cause(end: SandboxExit) -> str:
         return "this CPU lacks instructions that it was built for (SIGILL); use another build of the engine"
     if end.kind is ExitKind.OUT_OF_MEMORY:
         return f"{end.detail}; a smaller model or context, or a larger sandbox.engine_memory_mib, may help"
+    if end.kind is ExitKind.OUT_OF_GPU_MEMORY:
+        return f"it {end.detail}; a smaller model or context, or a larger gpu_memory_mib of the pool, may help"
     return end.detail or end.kind.value
