@@ -59,5 +59,11 @@ CONTAINERS = {
         "fill_the_socket_directory",
     )
 }
-KNOWN: Mapping[str, Mapping[str, Opening]] = {"bubblewrap": BUBBLEWRAP, "podman": CONTAINERS, "docker": CONTAINERS}
+PODMAN = CONTAINERS | {
+    "many_files": Opening(
+        "podman takes no bound on the number of files of a tmpfs. Each costs about a kilobyte of kernel memory, which "
+        "the container's memory limit counts."
+    ),
+}
+KNOWN: Mapping[str, Mapping[str, Opening]] = {"bubblewrap": BUBBLEWRAP, "podman": PODMAN, "docker": CONTAINERS}
 """Backend → attempt."""

@@ -136,14 +136,15 @@ class Oci:
         async with self._preparing:
             if not self._image:
                 self._image = await asyncio.to_thread(image.ensure, engine.command)
-            policy = await asyncio.to_thread(self._policy)
+            await asyncio.to_thread(self._prepare)
             await asyncio.to_thread(self._keep, engine.command)
         name = f"gpu-agent-{self._tag}-{_UNSAFE.sub('_', spec.name)[:64]}-{self._run[:6]}-{next(self._numbers)}"
         return words.Container(
             name=name,
             labels={words.LABEL: self._tag, words.PROCESS_LABEL: self._run},
             image=self._image,
-            seccomp=policy,
+            seccomp=self._runtime_dir / "seccomp-oci.json",
+            empty=self._runtime_dir / "empty",
             mark=secrets.token_hex(16),
             mounts=mounts,
             most_pids=engine.most_pids,
@@ -152,16 +153,17 @@ class Oci:
             user=engine.user,
         )
 
-    def _policy(self) -> Path:
-        """The system call policy as a file that the engine reads at each start."""
+    def _prepare(self) -> None:
+        """The files that the engine reads at each start, among them our system call policy."""
         make_private_directory(self._runtime_dir)
-        path = self._runtime_dir / "seccomp-oci.json"
-        content = json.dumps(for_libseccomp(seccomp.load_policy()))
-        if not path.is_file() or path.read_text() != content:
-            fresh = path.with_suffix(f".{self._run}")
-            fresh.write_text(content)
-            fresh.replace(path)
-        return path
+        policy = json.dumps(for_libseccomp(seccomp.load_policy()))
+        for name, content in (("seccomp-oci.json", policy), ("empty", "")):
+            path = self._runtime_dir / name
+            if not path.is_file() or path.read_text() != content:
+                fresh = path.with_suffix(f".{self._run}")
+                fresh.write_text(content)
+                fresh.chmod(0o644)  # whatever our umask is: its reader may be another user
+                fresh.replace(path)
 
     def _keep(self, command: Command) -> None:
         if self._keeper is None or not self._keeper.alive:

@@ -24,6 +24,7 @@ IDS = range(0x7001_0000, 0x7002_0000)
 beside the one of bubblewrap's sandboxes."""
 TIMEOUT_SLACK_S = 60
 """How long after the agent should have ended it, podman ends a container by itself."""
+PAGE_BYTES = 4096
 CDI_KIND = "nvidia.com/gpu"
 SHELL_NAME = "sandbox"
 """How the first process calls itself when it complains."""
@@ -58,6 +59,8 @@ class Container(NamedTuple):
     labels: Mapping[str, str]
     image: str
     seccomp: Path
+    empty: Path
+    """A file with nothing in it."""
     mark: str
     """What its first process says when it is there; it is secret until then."""
     mounts: Sequence[tuple[Path, str]]
@@ -78,7 +81,7 @@ def run(spec: SandboxSpec, container: Container, facts: Facts) -> list[str]:
     if container.runtime is not None and facts.name is EngineName.DOCKER:
         words += ["--runtime", container.runtime]
     words += _confinement(container, facts) + _ids(container, facts)
-    words += _limits(spec, container, facts) + _file_systems(spec)
+    words += _limits(spec, container, facts) + _file_systems(spec, facts)
     for source, inside in container.mounts:
         words += _bind(source, mount_point(inside), read_only=True)
     if container.stdout is not None:
@@ -103,7 +106,8 @@ def _confinement(container: Container, facts: Facts) -> list[str]:
         words += ["--security-opt", "mask=/sys", "--read-only-tmpfs=false", "--no-hosts", "--passwd=false"]
         words += ["--http-proxy=false", "--systemd=false", "--image-volume=ignore"]
     else:
-        words += ["--tmpfs", "/sys:ro,size=4k", *_bind(Path("/dev/null"), "/etc/resolv.conf", read_only=True)]
+        # docker would tell the host's name servers.
+        words += ["--tmpfs", "/sys:ro,size=4k", *_bind(container.empty, "/etc/resolv.conf", read_only=True)]
     return words
 
 
@@ -149,7 +153,9 @@ def at_most(value: int, kind: str, hard_limit: Callable[[int], tuple[int, int]] 
     return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
-def _file_systems(spec: SandboxSpec) -> list[str]:
+def _file_systems(spec: SandboxSpec, facts: Facts) -> list[str]:
+    # Empty files take kernel memory, too: no more of them than pages. podman does not take that option.
+    files = ",nr_inodes={}" if facts.name is EngineName.DOCKER else ""
     words = _bind(Path("/usr"), "/usr", read_only=True)
     for path in ETC:
         if Path(path).exists():
@@ -158,7 +164,7 @@ def _file_systems(spec: SandboxSpec) -> list[str]:
         if path == SHM:
             words += ["--shm-size", str(size)]
         else:
-            words += ["--tmpfs", f"{path}:rw,nosuid,nodev,exec,mode=1777,size={size}"]
+            words += ["--tmpfs", f"{path}:rw,nosuid,nodev,exec,mode=1777,size={size}{files.format(size // PAGE_BYTES)}"]
     return words
 
 

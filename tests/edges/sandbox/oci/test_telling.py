@@ -201,7 +201,8 @@ def test_a_policy_that_libseccomp_would_misread_is_an_error(syscalls):
 
 def container(**fields):
     parts = {
-        "name": "c", "labels": {"gpu-agent": "tag"}, "image": "i", "seccomp": Path("/p.json"), "mark": "mark",
+        "name": "c", "labels": {"gpu-agent": "tag"}, "image": "i", "seccomp": Path("/p.json"),
+        "empty": Path("/empty"), "mark": "mark",
         "mounts": (), "most_pids": 1000,
     }  # fmt: skip
     return words.Container(**(parts | fields))
