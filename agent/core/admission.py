@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from agent.core import lease
+from agent.core import lease, program
 from agent.core.fingerprint import Pool
-from agent.core.model import EmbeddingInput, Reason, Sampling, TaskSpec, Value
+from agent.core.model import EmbeddingInput, ExecInput, Reason, Sampling, TaskSpec, Value
 from agent.core.wire import OfferBody
 
 SEED_RANDOM = 0xFFFFFFFF
@@ -62,7 +62,11 @@ def judge_sampling(sampling: Sampling) -> No | None:
 
 
 def judge_size(task: TaskSpec) -> No | None:
-    """Inputs that hold nothing to do."""
+    """Inputs that hold nothing to do, and programs that no sandbox could run."""
+    if isinstance(task.input, ExecInput):
+        if wrong := program.faults(task.input):
+            return No(reason=Reason.MALFORMED_OFFER, detail="; ".join(wrong)[:1000])
+        return None
     if isinstance(task.input, EmbeddingInput):
         if not task.input.texts:
             return No(reason=Reason.MALFORMED_OFFER, detail="no text to embed")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.core.gpu import Gpu
-from agent.core.model import TaskKind, Value
+from agent.core.model import ExecLimits, TaskKind, Value
 
 
 class Cpu(Value):
@@ -25,6 +25,14 @@ class Model(Value):
     license: str = ""
 
 
+class ProgramTerms(Value):
+    """Whose programs a pool runs, and what they may ask for."""
+
+    publishers: tuple[str, ...]
+    """Public keys, hex, of those whose bundles the owner runs."""
+    most: ExecLimits
+
+
 class Pool(Value):
     """Slots of one engine with one model on one device: what work is placed on."""
 
@@ -41,8 +49,8 @@ class Pool(Value):
     """Longest prompt plus completion that one slot takes."""
     engine_digest: str = ""
     """SHA-256 over the engine's binaries; empty for an external engine, which cannot be measured."""
-    publishers: tuple[str, ...] = ()
-    """Pools of programs alone: public keys (hex) of those whose bundles the owner runs."""
+    programs: ProgramTerms | None = None
+    """Of a pool of programs alone."""
     determinism: str = "U"
     """Determinism class id (proof.md); `U` is unverifiable."""
     ready: bool = False

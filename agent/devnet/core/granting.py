@@ -11,6 +11,7 @@ import msgspec
 
 from agent.core.fingerprint import Pool
 from agent.core.model import ExecInput, Signed
+from agent.core.program import excess
 from agent.core.proof.signed import seal_all
 from agent.core.wire import Credit, OfferBody, Offers, Role, encode
 from agent.devnet.core.book import Book
@@ -108,7 +109,7 @@ def _first_of_each_kind(book: Book, when: Instant, node: Node, credit: Credit, p
     pool = _pool_for(node, credit, picked)
     for kind in dict.fromkeys(pool.kinds if pool else ()):
         tasks = (book.tasks[task_id] for _, task_id in book.queue.line((credit.model_digest, kind)))
-        fits = lambda task: task not in picked.tasks and not _avoids(task, node, when) and _trusts(pool, task)  # noqa: E731
+        fits = lambda task: task not in picked.tasks and not _avoids(task, node, when) and _suits(pool, task)  # noqa: E731
         task = next(filter(fits, tasks), None)
         if task is not None:
             yield task
@@ -117,14 +118,17 @@ def _first_of_each_kind(book: Book, when: Instant, node: Node, credit: Credit, p
 def _can(node: Node, credit: Credit, task: Task) -> bool:
     pool = _pool_for(node, credit)
     return (
-        pool is not None and task.line[0] == credit.model_digest and task.line[1] in pool.kinds and _trusts(pool, task)
+        pool is not None and task.line[0] == credit.model_digest and task.line[1] in pool.kinds and _suits(pool, task)
     )
 
 
-def _trusts(pool: Pool | None, task: Task) -> bool:
-    """Whether the node's owner runs programs of this publisher; of other tasks nobody asks."""
+def _suits(pool: Pool | None, task: Task) -> bool:
+    """Whether the node's owner runs a program of this publisher with these limits; of other tasks nobody asks."""
     asked = task.demand.spec.input
-    return not isinstance(asked, ExecInput) or (pool is not None and asked.bundle.publisher in pool.publishers)
+    if not isinstance(asked, ExecInput):
+        return True
+    terms = pool.programs if pool else None
+    return terms is not None and asked.bundle.publisher in terms.publishers and not excess(asked.limits, terms.most)
 
 
 def _pool_for(node: Node, credit: Credit, picked: _Picked | None = None) -> Pool | None:

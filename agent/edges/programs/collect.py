@@ -72,12 +72,14 @@ def survey(root: int, patterns: Sequence[bytes], caps: Caps) -> Survey:
     return Survey(tuple(sorted(walk.entries)), tuple(walk.left_out))
 
 
-def pack(into: BinaryIO, root: int, entries: Sequence[Entry], more: dict[bytes, bytes]) -> Iterator[Packed]:
-    """Write the archive of `entries`, below PREFIX, and of `more`: path → content. Yields its members as it goes.
+def pack(
+    into: BinaryIO, root: int, entries: Sequence[Entry], more: dict[bytes, bytes], prefix: bytes = PREFIX
+) -> Iterator[Packed]:
+    """Write the archive of `entries`, below `prefix`, and of `more`: path → content. Yields its members as it goes.
 
     Raises ChangedError, OSError, ArchiveError.
     """
-    found = {PREFIX + entry.path: entry for entry in entries}
+    found = {prefix + entry.path: entry for entry in entries}
     for path in sorted([*found, *more]):
         if path in more:
             entry = Entry(path, len(more[path]))

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from agent.core import program
 from agent.core.archive import ArchiveError
 from agent.core.errors import EngineError, SandboxError, StorageError
-from agent.core.fingerprint import Pool
+from agent.core.fingerprint import Pool, ProgramTerms
 from agent.core.model import ExecInput, ExecLimits, Reason, TaskKind, TaskSpec, Value
 from agent.core.proof.files import FileLeaf
 from agent.core.proof.signed import Verify
@@ -81,7 +81,7 @@ class ProgramPool:
             kinds=(TaskKind.EXEC,),
             slots=settings.slots,
             context_tokens=1,
-            publishers=settings.publishers,
+            programs=ProgramTerms(publishers=settings.publishers, most=settings.most),
             detail="trying the sandbox",
         )
 
