@@ -30,7 +30,8 @@ class NodeDisk:
 
     rows: dict[str, OutboxRow] = field(default_factory=dict)
     ledger: dict[str, wire.ReceiptBody] = field(default_factory=dict)
-    transcripts: dict[LeaseKey, bytes] = field(default_factory=dict)
+    transcripts: dict[LeaseKey, tuple[bytes, float]] = field(default_factory=dict)
+    """With the wall time until which each is kept."""
     full: bool = False
     write_s: float = 0.004
     faulted_at: float = float("-inf")
@@ -84,24 +85,32 @@ class SimOutbox:
 
 
 class SimTranscripts:
-    """Implements ports.Transcripts over a NodeDisk."""
+    """Implements ports.Transcripts over a NodeDisk, for one life of the node."""
 
-    def __init__(self, disk: NodeDisk, chance: random.Random) -> None:
-        self._disk, self._chance = disk, chance
+    def __init__(self, disk: NodeDisk, node: int, truth: Truth, chance: random.Random) -> None:
+        self._disk, self._node, self._truth, self._chance = disk, node, truth, chance
 
     async def keep(self, key: LeaseKey, transcript: bytes, until: float) -> None:
         await asyncio.sleep(self._disk.write_s * self._chance.random())
         _room(self._disk)
-        self._disk.transcripts[key] = transcript
+        self._disk.transcripts[key] = transcript, until
+        self._truth.kept(self._node, key)
+        await asyncio.sleep(self._disk.write_s * self._chance.random())
 
     async def read(self, key: LeaseKey) -> bytes | None:
-        return self._disk.transcripts.get(key)
+        found = self._disk.transcripts.get(key)
+        return found and found[0]
 
     def room(self) -> Room:
         return Room(used_bytes=0, quota_bytes=1)
 
     async def sweep(self, now: float) -> int:
-        return 0
+        await asyncio.sleep(self._disk.write_s * self._chance.random())
+        past = [key for key, (_, until) in self._disk.transcripts.items() if until <= now]
+        for key in past:
+            del self._disk.transcripts[key]
+            self._truth.swept(self._node, key)
+        return len(past)
 
 
 def _room(disk: NodeDisk) -> None:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 BOUNDS_S = {"probe": 60.0, "advertise": 120.0, "watch": 30.0, "report": 900.0}
 POOL = "main"
+RETENTION_S = 300.0
+"""Short, so that sweeps find something to take."""
 WORKS = frozenset({State.STAGING, State.RUNNING})
 """Confirmed by the coordinator: from here on the node relies on its lease."""
 LEAVE_SLACK_S = 1.0
@@ -151,8 +153,8 @@ class Machine:
         execute = Execute(spine, caller, pools, stream, top_logprobs=2)
         self.deliver = deliver = Deliver(spine, caller, identity, outbox, pulse, storage)
         report = Report(spine, caller, identity, outbox, storage, deliver)
-        transcripts = SimTranscripts(self.disk, chance)
-        prove = Prove(spine, identity, pools, transcripts, retention_s=3600, storage=storage)
+        transcripts = SimTranscripts(self.disk, self.index, world.truth, chance)
+        prove = Prove(spine, identity, pools, transcripts, retention_s=RETENTION_S, storage=storage)
         pull = Pull(spine, caller, identity, outbox)
         advertise = Advertise(spine, caller, herald, pulse, chance, drain_limit_s=20)
         probe = Probe(

@@ -22,9 +22,10 @@ from agent.stages.deliver import Deliver
 from agent.stages.drain import Drain
 from agent.stages.execute import Execute
 from agent.stages.herald import Herald
+from agent.stages.prove import Prove
 from tests.sim import authority, machine
 from tests.sim.clock import SimClock
-from tests.sim.disk import SimOutbox
+from tests.sim.disk import SimOutbox, SimTranscripts
 
 Patch = tuple[Any, str, Any]
 
@@ -127,6 +128,26 @@ async def _writes_later(self: SimOutbox, row: Any) -> None:
     self._writing = asyncio.create_task(later())  # type: ignore[attr-defined]
 
 
+async def _keeps_later(self: SimTranscripts, key: Any, transcript: bytes, until: float) -> None:
+    async def later() -> None:
+        await asyncio.sleep(3)
+        await _keep(self, key, transcript, until)
+
+    self._keeping = asyncio.create_task(later())  # type: ignore[attr-defined]
+
+
+_keep = SimTranscripts.keep
+_sweep = SimTranscripts.sweep
+
+
+async def _sweeps_an_hour_ahead(self: SimTranscripts, now: float) -> int:
+    return await _sweep(self, now + 3600)
+
+
+async def _keeps_nothing(self: Prove, *_args: Any) -> None:
+    return None
+
+
 async def _replies_first(self: Desk, decision: Decision[Any]) -> Any:
     self.begin(decision)
     return decision.reply
@@ -182,6 +203,10 @@ MUTANTS: dict[str, tuple[Patch, ...]] = {
     "a receipt is believed whatever it is for": ((Deliver, "_verified", _believes_receipts),),
     "a duplicate is paid again": ((settling, "deliver", _pays_again),),
     "the outbox acknowledges before it writes": ((SimOutbox, "put", _writes_later),),
+    "a result is released without its transcript": ((Prove, "_keep", _keeps_nothing),),
+    "a transcript is acknowledged before it is written": ((SimTranscripts, "keep", _keeps_later),),
+    "a transcript is kept for no time": ((machine, "RETENTION_S", 0.0),),
+    "a sweep takes what is still due": ((SimTranscripts, "sweep", _sweeps_an_hour_ahead),),
     "hello forgets what is unsent": ((Herald, "_owed", _always(())),),
     "a drain does not wait for what runs": ((Drain, "_is_durable", _always(True)),),
     "the coordinator replies before it writes": ((Desk, "carry_out", _replies_first),),

@@ -25,6 +25,10 @@ THAWED_S = 1.0
 MARGIN_S = 1.0
 """A node's right to compute ends so much earlier, at least, than the coordinator gives its lease up. The smallest
 margin is 2 s; drift, a turn of the watch and the stop of an engine come off it."""
+KEPT_S = 300.0
+"""So long a node must keep a transcript, by its own wall clock: the RETENTION_S of the machines, written down again."""
+SWEEP_SLACK_S = 10.0
+"""A transcript's time counts from when it was proven, a sweep's from when it began: each a write earlier."""
 _offers = msgspec.json.Decoder(wire.OfferBody)
 
 
@@ -63,6 +67,9 @@ class Truth:
         self._owed: dict[str, int] = {}
         self._asked: set[str] = set()
         self._ended: dict[str, TaskState] = {}
+        self._due: dict[tuple[int, LeaseKey], float] = {}
+        """Until when a transcript must be kept, by its node's wall clock."""
+        self._swept: set[tuple[int, LeaseKey]] = set()
 
     def violated(self, name: str, detail: str) -> None:
         found = Violation(name, detail, self._world.loop.time())
@@ -173,7 +180,19 @@ class Truth:
             self.violated(
                 "stale fence accepted", f"{it.idem_key} fence {it.receipt_body.fence}, now {lease and lease.key}"
             )
+        if missing := self._provable(it.receipt_body):
+            self.violated("accepted without a transcript", missing)
         self.counts["settlements"] += 1
+
+    def _provable(self, it: wire.ReceiptBody) -> str:
+        """Why the transcript of an accepted result is not there; empty when it is, or its time is over."""
+        node = self._world.index_of(it.node_id)
+        key = LeaseKey(task_id=it.task_id, attempt=it.attempt, fence=it.fence)
+        if not it.commitment_root:  # a failure that was told: nothing was computed that could be proven
+            return ""
+        if key in self._world.machines[node].disk.transcripts or (node, key) in self._swept:
+            return ""
+        return f"n{node} has no transcript of {it.idem_key}"
 
     def paid(self, disk: StoreDisk, line: LedgerLine) -> None:
         if any(old.task_id == line.task_id for old in disk.ledger):
@@ -194,6 +213,18 @@ class Truth:
     def stored(self, node: int, row: OutboxRow) -> None:
         self._owed[row.idem_key] = node
         self.counts["stored"] += 1
+
+    def kept(self, node: int, key: LeaseKey) -> None:
+        """A transcript is on the disk."""
+        self._due[node, key] = self._world.machines[node].clock.wall() + KEPT_S
+
+    def swept(self, node: int, key: LeaseKey) -> None:
+        """Not before its time, however often and far the clock jumps."""
+        now, due = self._world.machines[node].clock.wall(), self._due[node, key]
+        self._swept.add((node, key))
+        self.counts["swept"] += 1
+        if now < due - SWEEP_SLACK_S:
+            self.violated("transcript swept early", f"n{node} {key} {due - now:.0f} s before its time")
 
     def settled(self, node: int, row: OutboxRow, body: wire.ReceiptBody) -> None:
         """The receipt is for this result, says the truth, and what it says is on the coordinator's disk."""
@@ -239,6 +270,9 @@ class Truth:
         for idem_key, node in sorted(self._owed.items()):
             if idem_key not in ledgers:
                 self.violated("result lost", f"n{node} {idem_key} was stored and has no receipt")
+        for it in disk.settlements.values():
+            if missing := self._provable(it.receipt_body):
+                self.violated("transcript lost", missing)
         self._books_agree(disk, ledgers)
 
     def _books_agree(self, disk: StoreDisk, ledgers: dict[str, wire.ReceiptBody]) -> None:
