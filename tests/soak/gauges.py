@@ -24,25 +24,26 @@ SWEPT_S = KEPT_S + 600.0
 NODE = {
     "memory, resident": Rule("MiB", 3.0),
     "memory, proportional": Rule("MiB", 3.0),
-    "descriptors": Rule("", 3),
-    "threads": Rule("", 2),
+    "descriptors": Rule("", 8),
+    "threads": Rule("", 3),
     "processes below": Rule("", 1),
-    "asyncio tasks": Rule("", 4),
+    "asyncio tasks": Rule("", 8),
     "Python objects": Rule("", 4000),
-    "database": Rule("MiB", 0.5, a_task=6 / 1024),
+    "database": Rule("MiB", 0.5, a_task=8 / 1024),
     "write-ahead log": Rule("MiB", 1.0),
-    "transcripts": Rule("MiB", 0.5, a_task=3 / 1024, kept_s=SWEPT_S),
+    "transcripts": Rule("MiB", 0.5, a_task=4 / 1024, kept_s=SWEPT_S),
     "cgroups": Rule("", 1),
     "sockets and temporary files": Rule("", 2),
 }
-"""A node keeps a line of its ledger with the bundle that proves it for every task that was paid, and nothing else."""
+"""A node keeps a line of its ledger with the bundle that proves it for every task that was paid, and nothing else.
+Descriptors and tasks follow the load: a connection an attempt, and some to a coordinator that is cut off."""
 
 COORDINATOR = {
     "memory, resident": Rule("MiB", 4.0, a_task=12 / 1024),
     "memory, proportional": Rule("MiB", 4.0, a_task=12 / 1024),
-    "descriptors": Rule("", 4),
+    "descriptors": Rule("", 10),
     "threads": Rule("", 2),
-    "asyncio tasks": Rule("", 8),
+    "asyncio tasks": Rule("", 12),
     "on disk": Rule("MiB", 1.0, a_task=24 / 1024),
     "write-ahead log": Rule("MiB", 1.0),
 }

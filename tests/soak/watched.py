@@ -5,6 +5,7 @@ only the process itself can count. `SOAK_LEAK_KIB` has it keep so much more each
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -26,8 +27,9 @@ def _tell(*_signal: object) -> None:
     _kept.append(b"\1" * LEAK_BYTES)
     told = {"tasks": len(asyncio.all_tasks(loop)), "objects": len(gc.get_objects())}
     draft = _file.with_suffix(".draft")
-    draft.write_text(json.dumps(told))
-    draft.replace(_file)
+    with contextlib.suppress(FileNotFoundError):  # a second signal came in the middle, and has told
+        draft.write_text(json.dumps(told))
+        draft.replace(_file)
 
 
 if __name__ == "__main__":
