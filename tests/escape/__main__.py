@@ -6,6 +6,7 @@ import argparse
 import json
 import platform
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tests.escape.backends import BACKENDS, CONTROLS, ROOT, USER, Backend, tried
 from tests.escape.known import KNOWN
 from tests.escape.page import Column, proof, render
 from tests.escape.suite import Tried, Verdict
+from tests.systemd import box
+from tests.systemd.installed import installed_box, tried_in_service
 
 
 def main() -> int:
@@ -24,6 +27,8 @@ def main() -> int:
     options = parser.parse_args()
     wanted = [b for b in BACKENDS if not options.only or b.name in options.only]
     columns = list(_columns(wanted, options.user))
+    if options.user is None and wanted[0].name == "bubblewrap":
+        columns += _in_service()
     if options.json:
         print(json.dumps({column.title: column.tried for column in columns}))
         return bool(new_openings(columns))
@@ -56,6 +61,14 @@ def _columns(backends: Sequence[Backend], only: str | None) -> Iterator[Column]:
         for user, found in made.items():
             if backend.name in found:
                 yield Column(backend.name, user, found[backend.name])
+
+
+def _in_service() -> Iterator[Column]:
+    if reason := box.why_not():
+        print(f"bubblewrap, service: not here: {reason}", file=sys.stderr)
+        return
+    with tempfile.TemporaryDirectory(prefix="box-") as place, installed_box(Path(place)) as booted:
+        yield Column("bubblewrap", "service", tried_in_service(booted))
 
 
 def _made(backends: Sequence[Backend], user: str) -> Mapping[str, Mapping[str, Tried]]:

@@ -1,20 +1,13 @@
-"""One box for all tests here, with the package installed where the unit expects it."""
+"""One box for all tests here."""
 
 from __future__ import annotations
 
-import sys
-import sysconfig
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.systemd.box import Box, why_not
-from tests.tiny_model import write_tiny_model
-
-REPOSITORY = Path(__file__).parents[2]
-PYTHON = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
-VENV = "/opt/gpu-agent/venv"
+from tests.systemd.installed import installed_box
 
 
 @pytest.fixture(scope="session")
@@ -22,37 +15,5 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """A booted systemd with the unit, its user and its virtual environment in place."""
     if reason := why_not():
         pytest.skip(reason)
-    place = tmp_path_factory.mktemp("systemd")
-    models = place / "models"
-    models.mkdir(mode=0o755)
-    write_tiny_model(models / "tiny.gguf")
-    binds = {
-        models: "/opt/models",
-        Path(sys.base_prefix): "/opt/python",  # ProtectHome= would hide an interpreter below a home directory
-        Path(sysconfig.get_path("purelib")): "/opt/packages",
-        REPOSITORY: "/opt/source",
-    }
-    with Box(place / "box", binds) as booted:
-        _install(booted)
+    with installed_box(tmp_path_factory.mktemp("systemd")) as booted:
         yield booted
-
-
-def _install(box: Box) -> None:
-    """As docs/install.md does it, but with the packages of this test run instead of a download."""
-    box.write("/etc/ld.so.conf.d/00-python.conf", "/opt/python/lib\n")  # an interpreter may be a shared library
-    box.run("ldconfig")
-    box.run(PYTHON, "-m", "venv", "--without-pip", VENV)
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    box.write(f"{VENV}/lib/python{version}/site-packages/gpu-agent.pth", "/opt/source\n/opt/packages\n")
-    box.write(
-        f"{VENV}/bin/gpu-agent",
-        f"#!{VENV}/bin/python\nimport sys\nfrom agent.__main__ import main\nsys.exit(main())\n",
-        "0755",
-    )
-    box.run("sh", "-euc", f'sudo() {{ "$@"; }}; cd /opt/source; {documented_steps()}')
-
-
-def documented_steps() -> str:
-    """The block of docs/install.md that puts the service in place."""
-    marked = (REPOSITORY / "docs" / "install.md").read_text().split("<!-- tests/systemd runs this block")[1]
-    return marked.split("```sh\n")[1].split("```")[0]
