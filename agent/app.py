@@ -46,6 +46,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._abort = asyncio.Event()
         self._parts: Parts | None = None
+        self._waiting_for = ""
 
     async def run(self) -> int:
         """Run until stopped; returns the exit status. Raises AgentError when it cannot start."""
@@ -68,7 +69,7 @@ class Daemon:
 
     async def _started(self, stack: contextlib.AsyncExitStack) -> Parts | None:
         """All parts, or None when told to stop before: a large model or a coordinator that is down may take long."""
-        composer = Composer(self._config, self._name, self._clock, stack, self._verifying, self._pools)
+        composer = Composer(self._config, self._name, self._clock, stack, self._verifying, self._waits, self._pools)
         composing = asyncio.create_task(composer.compose(), name="compose")
         others = [
             asyncio.create_task(self._stop.wait()),
@@ -85,6 +86,11 @@ class Daemon:
     def _verifying(self, file: str, done: int, total: int) -> None:
         """Progress of hashing a large model, for `systemctl status`."""
         self._manager.status(f"verifying {file}: {100 * done // max(total, 1)} %")
+
+    def _waits(self, what: str) -> None:
+        if what != self._waiting_for:
+            self._manager.status(f"waiting: {what}" if what else "starting")
+        self._waiting_for = what
 
     # ------------------------------------------------------------------ running
 
@@ -200,6 +206,8 @@ class Daemon:
     @property
     def _running(self) -> Parts:
         if self._parts is None:
+            if self._waiting_for:
+                raise AgentError("the agent is still starting, and waits", remedy=self._waiting_for)
             raise AgentError(
                 "the agent is still starting",
                 remedy="Its log says what it waits for: a coordinator to enrol with, a large model to verify, a driver",

@@ -92,7 +92,8 @@ class Parts(NamedTuple):
 
 
 class Composer:
-    """Builds one agent. What needs closing goes onto `stack`."""
+    """Builds one agent. What needs closing goes onto `stack`; `waits` is told what the start waits for, "" when it
+    goes on."""
 
     def __init__(
         self,
@@ -101,6 +102,7 @@ class Composer:
         clock: Clock,
         stack: contextlib.AsyncExitStack,
         progress: Progress,
+        waits: Callable[[str], None],
         pools: PoolBuilder = build_pools,
     ) -> None:
         self._config = config
@@ -108,6 +110,7 @@ class Composer:
         self._clock = clock
         self._stack = stack
         self._progress = progress
+        self._waits = waits
         self._pools = pools
         self._rng = random.SystemRandom()
         self._probe: Probe | None = None
@@ -124,7 +127,7 @@ class Composer:
 
     async def _open(self) -> Edges:
         config = self._config
-        identity = await join(config, self._name, self._clock, self._rng)
+        identity = await self._when_there_is_room(lambda: join(config, self._name, self._clock, self._rng))
         outbox = await self._outbox()
         gpu = self._gpu()
         self._stack.push_async_callback(gpu.close)
@@ -168,18 +171,23 @@ class Composer:
         return transcripts
 
     async def _when_there_is_room(self, open_: Callable[[], Awaitable[T]]) -> T:
-        """What `open_` returns, tried again as long as the disk is full."""
+        """What `open_` returns, tried again as long as the disk takes nothing: to end would make the service manager
+        start us again and again, and then give up."""
         waits = False
         while True:
             try:
-                return await open_()
+                opened = await open_()
             except StorageError as error:
                 if not error.full:
                     raise
-                if not waits:  # to end would make the service manager start us again and again, and then give up
+                if not waits:
                     _log.error("storage.unwritable", full=True, detail=str(error))
+                    self._waits(str(error))
                 waits = True
                 await self._clock.sleep(ROOM_RETRY_S)
+            else:
+                self._waits("")
+                return opened
 
     def _gpu(self) -> GpuProbe:
         settings = self._config.gpu

@@ -98,7 +98,8 @@ class ModelError(AgentError):
 
 
 class StorageError(AgentError):
-    """State could not be written durably; `full` when the disk or quota is."""
+    """State could not be written durably; `full` when the disk or quota is, or the disk was made read-only: to wait is
+    right then, for it passes without the agent's doing."""
 
     def __init__(self, message: str, *, full: bool = False, remedy: str = "") -> None:
         super().__init__(message, remedy=remedy)

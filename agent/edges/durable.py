@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -10,6 +11,9 @@ from pathlib import Path
 
 from agent.core.model import LeaseKey
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Nothing can be written, and that may pass: a full disk, a full quota, a file system that was made read-only."""
+REMEDY_FOR_ROOM = "Free space on that disk, or mount it writable again: the agent goes on by itself"
 _PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from agent.core.errors import IdentityError
+from agent.core.errors import IdentityError, StorageError
 from agent.core.model import Value
 from agent.edges import signing
-from agent.edges.durable import make_private_directory, replace_file
+from agent.edges.durable import NO_ROOM, REMEDY_FOR_ROOM, make_private_directory, replace_file
 from agent.edges.signing import KeyPair
 
 KEY_NAME = "node.key"
@@ -73,7 +73,8 @@ def open_identity(state_dir: Path, key_file: Path | None = None) -> NodeIdentity
 def open_key(state_dir: Path, key_file: Path | None = None) -> KeyPair:
     """The node's key: systemd's credential `node.key`, else `key_file`, else the state directory's.
 
-    The latter two are made (0600, durable) where there is none. Raises IdentityError and then leaves the file alone.
+    The latter two are made (0600, durable) where there is none. Raises IdentityError and then leaves the file alone;
+    StorageError when there is no room for one.
     """
     credential = _credential()
     if credential is not None:
@@ -110,8 +111,11 @@ def _create_key(path: Path) -> KeyPair | None:
     except OSError as error:
         if isinstance(error, FileExistsError) and _present(path):
             return None
+        what = f"the node key {path} cannot be created: {error.strerror}"
+        if error.errno in NO_ROOM:
+            raise StorageError(what, full=True, remedy=REMEDY_FOR_ROOM) from error
         raise IdentityError(
-            f"the node key {path} cannot be created: {error.strerror} ({error.filename})",
+            f"{what} ({error.filename})",
             remedy=f"Make {path.parent} a directory that {_user(os.geteuid())} may write",
         ) from error
     return keys
@@ -188,13 +192,13 @@ def read_enrolment(state_dir: Path) -> Enrolment | None:
 
 
 def write_enrolment(state_dir: Path, enrolment: Enrolment) -> None:
-    """Keep an enrolment durably, mode 0600, in place of the one before. Raises IdentityError."""
+    """Keep an enrolment durably, mode 0600, in place of the one before. Raises IdentityError, StorageError."""
     path = state_dir / ENROLMENT_NAME
     try:
         make_private_directory(state_dir)
         replace_file(path, msgspec.json.format(msgspec.json.encode(enrolment), indent=2) + b"\n")
     except OSError as error:
-        raise IdentityError(
-            f"the enrolment cannot be written to {path}: {error.strerror}",
-            remedy=f"Make room, and make {state_dir} writable for {_user(os.geteuid())}",
-        ) from error
+        what = f"the enrolment cannot be written to {path}: {error.strerror}"
+        if error.errno in NO_ROOM:
+            raise StorageError(what, full=True, remedy=REMEDY_FOR_ROOM) from error
+        raise IdentityError(what, remedy=f"Make {state_dir} writable for {_user(os.geteuid())}") from error

@@ -18,7 +18,7 @@ _log = structlog.get_logger("identity")
 
 
 async def join(config: Config, name: str, clock: Clock, rng: random.Random) -> NodeIdentity:
-    """This node's identity. Raises IdentityError, or LinkError when the coordinator refuses the enrolment.
+    """This node's identity. Raises IdentityError, StorageError, and LinkError when the coordinator refuses to enrol it.
 
     A coordinator that is not up yet is waited for: both machines may have booted a moment ago.
     """

@@ -7,6 +7,7 @@ import sqlite3
 from pathlib import Path
 
 from agent.core.errors import StorageError
+from agent.edges.durable import NO_ROOM, REMEDY_FOR_ROOM
 
 _LITTLE_SPACE_BYTES = 1 << 20
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -34,9 +35,9 @@ def classified(error: Exception, path: Path) -> Exception:
         return error
     if _is_full(error, path):
         storage = StorageError(
-            f"the disk with {path} is full",
+            f"the disk with {path} takes nothing: {error}",
             full=True,
-            remedy=f"Free space in {path.parent}; nothing that was kept is lost",
+            remedy=f"{REMEDY_FOR_ROOM}, and nothing that was kept is lost",
         )
     elif _code(error) == sqlite3.SQLITE_BUSY:
         storage = StorageError(f"{path} is in use by another process", remedy="Is another agent using this state_dir?")
@@ -53,7 +54,7 @@ def _code(error: BaseException) -> int:
 
 def _is_full(error: Exception, path: Path) -> bool:
     """SQLite says "I/O error" where it could not grow its shared memory, so there the free space decides."""
-    if _code(error) == sqlite3.SQLITE_FULL:
+    if _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY) or getattr(error, "errno", 0) in NO_ROOM:
         return True
     if _code(error) not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and not isinstance(error, OSError):
         return False

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from agent.core.errors import StorageError
 from agent.core.model import LeaseKey
+from agent.edges.durable import NO_ROOM, REMEDY_FOR_ROOM
 from agent.edges.lane import Lane
 from agent.edges.segments.log import SegmentLog, find_beside
 from agent.edges.segments.records import PACK_FROM_BYTES, UnsoundError, encode, packed, whole_seconds
@@ -20,7 +20,6 @@ DEFAULT_QUOTA_BYTES = 16 << 30
 """About 75 million tokens at 229 bytes each: a day at 860 tokens a second."""
 GROUP_MAX = 64
 """Transcripts that share a flush. One may be tens of MiB, so not as many as the outbox takes."""
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class _Keep(NamedTuple):
@@ -129,9 +128,9 @@ def _storage_error(what: str, directory: Path, error: OSError) -> StorageError:
         return StorageError(
             f"{directory} is in use by another process", remedy="Is another agent using this state_dir?"
         )
-    full = error.errno in _FULL
+    full = error.errno in NO_ROOM
     return StorageError(
         f"a transcript cannot be {what} in {directory}: {error.strerror}",
         full=full,
-        remedy="Free space on that disk" if full else "Check the disk, and who may write there",
+        remedy=REMEDY_FOR_ROOM if full else "Check the disk, and who may write there",
     )

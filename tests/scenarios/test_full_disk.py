@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def fill(disk: Path) -> Path:
     """Take every byte that is left; returns the file that does."""
     filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
         while file.write(b"\0" * 4096):
             pass
     return filler
@@ -81,22 +81,42 @@ async def test_what_was_computed_waits_for_room_and_is_then_delivered(
     assert engine.finished == 3
 
 
-async def test_an_agent_that_cannot_start_for_want_of_room_says_so(
-    world: World, engine: HeldEngine, small_disk: Path
-) -> None:
-    filler = fill(small_disk)
-    agent = await world.agent(external(engine.url), start=False)
-    status, told = await agent.verb("run")
-    assert (status != 0, "No space left" in told, "Traceback" in told) == (True, True, False), told
+@contextmanager
+def full(disk: Path) -> Iterator[None]:
+    filler = fill(disk)
+    yield
     filler.unlink()
-    await agent.start()
+
+
+@contextmanager
+def read_only(disk: Path) -> Iterator[None]:
+    """As an owner, or the kernel when a disk fails, makes it."""
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    yield
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("takes_nothing", [full, read_only])
+async def test_a_first_start_waits_for_a_disk_that_takes_nothing_and_says_so(
+    world: World, engine: HeldEngine, small_disk: Path, takes_nothing: Callable[[Path], AbstractContextManager[None]]
+) -> None:
+    """Nothing is there yet, not even a key. Ending would be a crash loop, and the service manager gives up on those."""
+    with takes_nothing(small_disk):
+        agent = await world.agent(external(engine.url))
+        line = await agent.saw("storage.unwritable", full=True)
+        assert "node.key" in line["detail"]
+        assert "goes on by itself" in line["detail"]
+        status, told = await agent.verb("status")
+        assert (status, "still starting, and waits" in told, "node.key" in told) == (1, True, True), told
+        assert agent.process.returncode is None
     await world.ready(agent)
+    assert len(agent.events("storage.unwritable")) == 1
+    assert (await agent.verb("status"))[0] == 0
 
 
 async def test_an_agent_that_starts_again_on_a_full_disk_waits_for_room(
     world: World, engine: HeldEngine, small_disk: Path
 ) -> None:
-    """Ending would be a crash loop, and the service manager gives up on those."""
     agent = await world.agent(external(engine.url))
     await world.ready(agent)
     agent.signal(signal.SIGTERM)  # a clean end leaves no log files, for which the next start needs room

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from agent.core.model import LeaseKey
-from agent.edges.durable import sync_directory
+from agent.edges.durable import NO_ROOM, sync_directory
 from agent.edges.segments.index import TRAILER_BYTES, Index, index_of, trailer_of
 from agent.edges.segments.records import content_of, head_at, mark, scan
 
@@ -161,7 +160,7 @@ class GrowingSegment:
             _write(self._descriptor, bytes(end - self.size_bytes + AHEAD_BYTES), self.size_bytes)
         except OSError as error:
             self._give_back()
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in NO_ROOM:
                 raise
         else:
             self._zeros_to = end + AHEAD_BYTES
