@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psutil
@@ -15,8 +15,8 @@ from agent.devnet.coordinator import Coordinator, Options
 from agent.devnet.core.records import TaskState
 from agent.devnet.core.rules import Rules
 from agent.devnet.requester import Requester
-from agent.edges.sandbox import cgroups
 from tests.chaos.extent import thorough
+from tests.chaos.traces import cgroup_parents, own_cgroups
 from tests.sandboxes import require_sandbox
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.proxy import Proxy
@@ -82,9 +82,18 @@ def engines(agent: AgentProcess) -> list[psutil.Process]:
     return [process for process in below if "llama-server" in " ".join(process.cmdline()[:1])]
 
 
-def our_cgroups() -> set[Path]:
-    found = cgroups.find("gpu-agent") if os.geteuid() == 0 else None
-    return {place for parent in (found._parents.values() if found else ()) for place in parent.glob("gpu-agent-*")}
+@contextlib.contextmanager
+def foreign(runtime: Path) -> Iterator[list[Path]]:
+    """Places that look like an agent's and belong to none of these: cgroups of another tag, a directory beside ours."""
+    places = [parent / "gpu-agent-00000000-1" for parent in cgroup_parents()]
+    places.append(runtime.with_name(f"{runtime.name}-other"))
+    for place in places:
+        place.mkdir()
+    try:
+        yield places
+    finally:
+        for place in places:
+            place.rmdir()
 
 
 def sockets_of(agent: AgentProcess) -> set[Path]:
@@ -92,21 +101,25 @@ def sockets_of(agent: AgentProcess) -> set[Path]:
 
 
 async def test_nothing_of_a_killed_agent_is_left_after_the_next_start_and_a_neighbour_goes_on(world: World) -> None:
-    before = our_cgroups()
     agent, neighbour = await tiny_agent(world, "first"), await tiny_agent(world, "neighbour")
     await world.ready(agent)
     await world.ready(neighbour)
     [mine], [theirs] = engines(agent), engines(neighbour)
-    each, left = len(our_cgroups() - before), sockets_of(agent)
+    their_groups = own_cgroups(neighbour.runtime)
+    groups, left = own_cgroups(agent.runtime), sockets_of(agent)
     await agent.kill()
     await asyncio.to_thread(psutil.wait_procs, [mine], 10)
     assert not mine.is_running()
-    await agent.start()
-    await agent.saw("engine.ready", count=2)
+    with foreign(agent.runtime) as others:
+        await agent.start()
+        await agent.saw("engine.ready", count=2)
+        assert all(place.exists() for place in others)
     [again] = engines(agent)
     assert theirs.is_running()
     assert again.pid != mine.pid
-    assert len(our_cgroups() - before) == each
+    assert len(own_cgroups(agent.runtime)) == len(groups)
+    assert not groups & own_cgroups(agent.runtime)
+    assert own_cgroups(neighbour.runtime) == their_groups
     stale = {path for path in left if path.name == "engine.sock" or path.suffix == ".sock"} & sockets_of(agent)
     assert stale <= {agent.runtime / "control.sock"}
     assert len(sockets_of(agent)) == len(left)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from agent.edges.sandbox import cgroups
+from tests.chaos.traces import own_cgroups
 from tests.soak.verdict import Rule
 
 MIB = 1 << 20
@@ -92,13 +91,6 @@ def of_places(runtime: Path, temporary: Path) -> Iterator[tuple[str, float]]:
     """What a node leaves about: its cgroups, and what lies in its runtime and temporary directories."""
     yield "cgroups", len(own_cgroups(runtime))
     yield "sockets and temporary files", sum(1 for place in (runtime, temporary) for _ in place.rglob("*"))
-
-
-def own_cgroups(runtime: Path) -> set[Path]:
-    """The cgroups of the agent with this runtime directory; their name is made of it."""
-    tag = "gpu-agent-" + hashlib.sha256(os.fsencode(runtime.absolute())).hexdigest()[:8]
-    found = cgroups.find(tag) if os.geteuid() == 0 else None
-    return {place for parent in (found._parents.values() if found else ()) for place in parent.glob(f"{tag}*")}
 
 
 def _rollup(pid: int) -> dict[str, int]:

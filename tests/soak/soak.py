@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import psutil
 
+from tests.chaos.traces import own_cgroups
 from tests.soak import gauges
 from tests.soak.field import Field, SoakAgent, field
 from tests.soak.load import Load
@@ -166,7 +167,7 @@ async def _leave(on: Field) -> list[str]:
             "undelivered": drained["undelivered"],
             "abandoned": drained.get("abandoned"),
             "processes": [process.pid for process in below if process.is_running()],
-            "cgroups": [str(place) for place in gauges.own_cgroups(agent.runtime)],
+            "cgroups": [str(place) for place in own_cgroups(agent.runtime)],
             "sockets and directories": [str(path) for path in agent.runtime.rglob("*") if path.is_socket()],
             "temporary files": [str(path) for path in agent.temporary.rglob("*")],
         }
