@@ -26,10 +26,21 @@ _WIDTH = 100
     type=click.Path(exists=True, dir_okay=False, resolve_path=True, path_type=Path),
     help="NVML library to read with.",
 )
+@click.option(
+    "--capture",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write what the driver answers to a file, as a scenario for tests; UUIDs and serial numbers are hashed.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, all fields and reasons.")
 @with_config
-def command(config: Config, library: Path | None, as_json: bool) -> int:
+def command(config: Config, library: Path | None, capture: Path | None, as_json: bool) -> int:
     """Read the GPUs once and print them. A machine without GPUs is no error; one that cannot be read is (status 1)."""
+    if capture is not None:
+        from agent.edges.gpu.capture import captured
+
+        capture.write_text(captured(library or config.gpu.library))
+        click.echo(f"written to {capture}")
+        return 0
     report = asyncio.run(_snapshot(config, library))
     click.echo(_json(report) if as_json else "\n".join(_page(report)))
     return int(_is_broken(report))
