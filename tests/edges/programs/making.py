@@ -1,0 +1,51 @@
+"""Bundles and tasks for the tests of programs."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from agent.core.archive import END, Entry, head, padding
+from agent.core.model import Blob, ExecInput, TaskSpec
+from agent.core.program import RUNTIME, sign_bundle
+from agent.edges.programs.stock import Stock
+from agent.edges.signing import KeyPair
+from tests import builders
+
+PUBLISHER = KeyPair.generate()
+
+
+def archive(files: dict[str, bytes], *, executable: bool = True) -> bytes:
+    """What a publisher's tool makes of these files."""
+    raw = b""
+    for path, content in sorted(files.items()):
+        raw += head(Entry(path.encode(), len(content), executable)) + content + bytes(padding(len(content)))
+    return raw + END
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def blob(content: bytes) -> Blob:
+    return Blob(sha256=sha256(content), bytes=len(content))
+
+
+def program(bundle: bytes, *, keys: KeyPair = PUBLISHER, inputs: dict[str, bytes] | None = None, **changes: Any):
+    """A program of this bundle, properly signed."""
+    signed = sign_bundle(sha256(bundle), len(bundle), keys.public_key, keys.sign)
+    named = {name: blob(content) for name, content in (inputs or {}).items()}
+    return ExecInput(**{"bundle": signed, "argv": ("/bundle/run",), "inputs": named, **changes})
+
+
+def task(asked: ExecInput) -> TaskSpec:
+    return builders.task(task_input=asked, model=RUNTIME, max_tokens=0)
+
+
+async def bring(stock: Stock, asked: ExecInput, *contents: bytes) -> None:
+    """Put what the task lacks into the stock."""
+    known = {sha256(content): content for content in contents}
+    for name, size in stock.lacking(asked).items():
+        with stock.incoming(name, size) as incoming:
+            incoming.write(known[incoming.sha256])
+            await incoming.settle()

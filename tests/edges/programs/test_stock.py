@@ -1,0 +1,184 @@
+"""Bundles and inputs on disk: whole and checked, or not there."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from agent.core.archive import END, Entry, head
+from agent.core.errors import EngineError, StorageError
+from agent.core.model import Reason
+from agent.edges.programs.stock import Incoming, Stock
+from tests.edges.programs.making import archive, bring, program, sha256
+
+BUNDLE = archive({"run": b"#!/bin/sh\n", "lib/data": b"x" * 1000})
+QUOTA = 1 << 20
+
+
+@pytest.fixture
+def stock(tmp_path: Path) -> Stock:
+    return Stock(tmp_path / "programs", QUOTA)
+
+
+def names(stock_directory: Path) -> list[str]:
+    return sorted(path.name for path in stock_directory.iterdir())
+
+
+async def test_a_bundle_becomes_a_directory_and_an_input_a_file_that_every_user_may_read(
+    stock: Stock, tmp_path: Path
+) -> None:
+    asked = program(BUNDLE, inputs={"a.txt": b"input", "b.txt": b"input"})
+    before = os.umask(0o077)
+    try:
+        await bring(stock, asked, BUNDLE, b"input")
+    finally:
+        os.umask(before)
+    assert stock.lacking(asked) == {}
+    with stock.held(asked) as places:
+        assert (places.bundle / "run").read_bytes() == b"#!/bin/sh\n"
+        assert (places.bundle / "run").stat().st_mode & 0o777 == 0o755
+        assert (places.bundle / "lib").stat().st_mode & 0o777 == 0o755
+        assert places.inputs["a.txt"] == places.inputs["b.txt"]
+        assert places.inputs["a.txt"].stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "programs").stat().st_mode & 0o777 == 0o700
+
+
+async def test_what_was_kept_is_found_after_a_restart_and_half_made_things_are_not(
+    stock: Stock, tmp_path: Path
+) -> None:
+    asked = program(BUNDLE)
+    await bring(stock, asked, BUNDLE)
+    directory = tmp_path / "programs"
+    (directory / ".part-abc").write_bytes(b"half")
+    shutil.copytree(directory / f"bundle-{asked.bundle.sha256}", directory / ".part-abc-tree")
+    again = Stock(directory, QUOTA)
+    assert again.lacking(asked) == {}
+    assert names(directory) == [f"bundle-{asked.bundle.sha256}"]
+
+
+async def wholly(incoming: Incoming, content: bytes) -> None:
+    incoming.write(content)
+    await incoming.settle()
+
+
+@pytest.mark.parametrize(
+    ("came", "said"),
+    [
+        (b"y" + BUNDLE[1:], "SHA-256"),
+        (BUNDLE[:-1], "SHA-256"),
+        (BUNDLE + b"\0", "more than"),
+        (b"", "SHA-256"),
+    ],
+    ids=["other bytes", "less", "more", "nothing"],
+)
+async def test_other_bytes_than_were_announced_are_refused_and_leave_nothing(
+    stock: Stock, tmp_path: Path, came: bytes, said: str
+) -> None:
+    asked = program(BUNDLE)
+    [(name, size)] = stock.lacking(asked).items()
+    with stock.incoming(name, size) as incoming, pytest.raises(EngineError, match=said) as refused:
+        await wholly(incoming, came)
+    assert refused.value.reason is Reason.BLOB_UNAVAILABLE
+    assert names(tmp_path / "programs") == []
+    assert stock.lacking(asked) == {name: size}
+
+
+def tar(*found: tarfile.TarInfo) -> bytes:
+    into = io.BytesIO()
+    with tarfile.open(fileobj=into, mode="w", format=tarfile.GNU_FORMAT) as file:
+        for member in found:
+            file.addfile(member, io.BytesIO(bytes(member.size)))
+    return into.getvalue()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, **fields: object) -> tarfile.TarInfo:
+    made = tarfile.TarInfo(name)
+    made.type = kind
+    for field, value in fields.items():
+        setattr(made, field, value)
+    return made
+
+
+def pax(name: str) -> bytes:
+    into = io.BytesIO()
+    with tarfile.open(fileobj=into, mode="w", format=tarfile.PAX_FORMAT) as file:
+        huge = tarfile.TarInfo(name)
+        huge.pax_headers = {"comment": "x" * 100_000}
+        file.addfile(huge)
+    return into.getvalue()
+
+
+HOSTILE = {
+    "a path upwards": tar(member("../escape")),
+    "an absolute path": tar(member("/tmp/escape")),
+    "a link out and a file through it": tar(member("d", tarfile.SYMTYPE, linkname="/tmp"), member("d/escape")),
+    "a hard link to a secret": tar(member("secret", tarfile.LNKTYPE, linkname="/etc/shadow")),
+    "a device": tar(member("null", tarfile.CHRTYPE, devmajor=1, devminor=3)),
+    "a fifo": tar(member("fifo", tarfile.FIFOTYPE)),
+    "a set-user-id program": tar(member("su", mode=0o4755)),
+    "a huge header": pax("x"),
+    "a sparse terabyte": head(Entry(b"big", (1 << 33) - 1)) + END,
+    "a name that is not UTF-8, and nothing after it": head(Entry(b"\xff\xfe", 512)) + END,
+    "gzip": b"\x1f\x8b" + bytes(2000),
+    "nothing at all": bytes(10),
+    "an empty archive cut short": END[:-1],
+    "a file below a file": head(Entry(b"a")) + head(Entry(b"a/b")) + END,
+}
+
+
+@pytest.mark.parametrize("raw", HOSTILE.values(), ids=HOSTILE)
+async def test_a_hostile_bundle_is_refused_before_a_file_is_made(stock: Stock, tmp_path: Path, raw: bytes) -> None:
+    """Signed by a publisher whom the owner trusts: even then."""
+    before = set(tmp_path.rglob("*")) | {Path("/tmp/escape")} & set(Path("/tmp").glob("escape"))
+    with pytest.raises(EngineError) as refused:
+        await bring(stock, program(raw), raw)
+    assert refused.value.reason is Reason.BUNDLE_REFUSED
+    assert set(tmp_path.rglob("*")) | {Path("/tmp/escape")} & set(Path("/tmp").glob("escape")) == before
+
+
+async def test_a_name_that_is_not_utf8_is_a_file_like_any_other(stock: Stock) -> None:
+    raw = head(Entry(b"\xff\xfe\n", 3)) + b"abc" + bytes(509) + END
+    asked = program(raw)
+    await bring(stock, asked, raw)
+    with stock.held(asked) as places:
+        assert Path(os.fsdecode(os.fsencode(places.bundle) + b"/\xff\xfe\n")).read_bytes() == b"abc"
+
+
+async def test_the_least_recently_used_goes_first_and_what_runs_stays(tmp_path: Path) -> None:
+    inputs = [bytes([number]) * 300 for number in range(4)]
+    tasks = [program(BUNDLE, inputs={"i": content}) for content in inputs]
+    directory = tmp_path / "programs"
+    stock = Stock(directory, len(BUNDLE) + 700)
+
+    def kept() -> list[int]:
+        return [n for n, content in enumerate(inputs) if f"input-{sha256(content)}" in names(directory)]
+
+    await bring(stock, tasks[0], BUNDLE, inputs[0])
+    with stock.held(tasks[0]):
+        await bring(stock, tasks[1], inputs[1])
+        assert kept() == [0, 1]
+        await bring(stock, tasks[2], inputs[2])
+        assert kept() == [0, 2]
+    await bring(stock, tasks[3], inputs[3])
+    assert kept() == [2, 3]
+
+
+async def test_when_all_that_is_there_is_in_use_nothing_more_comes_in(tmp_path: Path) -> None:
+    stock = Stock(tmp_path / "programs", len(BUNDLE) + 10)
+    asked, other = program(BUNDLE), archive({"run": b"other"})
+    await bring(stock, asked, BUNDLE)
+    with stock.held(asked), pytest.raises(StorageError) as full:
+        await bring(stock, program(other), other)
+    assert full.value.full
+    await bring(stock, program(other), other)
+
+
+async def test_a_task_whose_things_went_again_is_told_so(stock: Stock) -> None:
+    with pytest.raises(EngineError) as refused, stock.held(program(BUNDLE)):
+        pass
+    assert refused.value.reason is Reason.BLOB_UNAVAILABLE
