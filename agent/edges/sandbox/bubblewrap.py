@@ -18,6 +18,7 @@ from agent.edges.sandbox.confine import Confinement
 from agent.edges.sandbox.handle import RunningSandbox
 from agent.edges.sandbox.launch import Recipe, launch
 from agent.edges.sandbox.mechanisms import Machine, Means, choose
+from agent.edges.sandbox.processes import end_named
 from agent.edges.sandbox.sources import existing, give, shareable
 from agent.ports import SandboxSpec
 
@@ -76,8 +77,9 @@ class Bubblewrap:
         )
 
     def reap_orphans(self) -> int:
-        """Remove what an earlier run of this agent left behind; returns how many cgroups. Call before `start`."""
-        return self._cgroups.reap() if self._cgroups else 0
+        """Remove what an earlier run of this agent left behind: cgroups, and an ordinary user's sandboxes that were
+        not yet tied to its life when it was killed; returns how many. Call before `start`."""
+        return end_named(self._tag) + (self._cgroups.reap() if self._cgroups else 0)
 
     async def probe(self) -> SandboxFacts:
         """Really runs a program and a few escapes; says what is enforced here and what is not. Never raises."""
@@ -115,6 +117,7 @@ class Bubblewrap:
             command=command,
             options=options,
             argv=spec.argv,
+            tag=self._tag,
             seccomp=_filter(pinned=means.pinned_threads is not None),
             stderr_bytes=spec.limits.stderr_bytes,
             stdout=spec.limits.stdout_bytes > 0,

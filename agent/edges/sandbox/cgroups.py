@@ -15,6 +15,8 @@ from agent.edges.sandbox.mechanisms import Means
 
 ROOT = Path("/sys/fs/cgroup")
 CONTROLLERS = ("memory", "pids", "cpu")
+_ACCOUNTING = "cpuacct"
+"""In version 1 a controller that only counts; in version 2 every group counts its cpu time."""
 PERIOD_US = 100_000
 """Period of the cpu quota, the kernel's default."""
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
@@ -49,11 +51,28 @@ class Group:
         if "memory" not in self._directories:
             return False
         name = "memory.events" if self._version == 2 else "memory.oom_control"
-        try:
-            lines = (self._directories["memory"] / name).read_text().splitlines()
-        except OSError:
-            return False
-        return any(key == "oom_kill" and int(count) > 0 for key, _, count in (line.partition(" ") for line in lines))
+        return (_counter(self._directories["memory"] / name, "oom_kill") or 0) > 0
+
+    def cpu_s(self) -> float | None:
+        """Processor time of all that ever ran in here, in seconds; None where it is not counted."""
+        if self._version == 1:
+            used_ns = self._number(_ACCOUNTING, "cpuacct.usage")
+            return None if used_ns is None else used_ns / 1e9
+        for place in self.places():
+            used_us = _counter(place / "cpu.stat", "usage_usec")
+            return None if used_us is None else used_us / 1e6
+        return None
+
+    def memory_peak_bytes(self) -> int | None:
+        """The most memory in use at once, tmpfs included; None where the kernel does not tell (v2 before 5.19)."""
+        return self._number("memory", "memory.peak" if self._version == 2 else "memory.max_usage_in_bytes")
+
+    def _number(self, controller: str, name: str) -> int | None:
+        if controller not in self._directories:
+            return None
+        with contextlib.suppress(OSError, ValueError):
+            return int((self._directories[controller] / name).read_text())
+        return None
 
     def remove(self) -> None:
         """Kill what is still inside and remove the directories; what cannot be removed is reaped at the next start."""
@@ -78,7 +97,7 @@ class Cgroups:
     @property
     def controllers(self) -> frozenset[str]:
         """Limits that a group made here can hold."""
-        return frozenset(self._parents)
+        return frozenset(self._parents) - {_ACCOUNTING}
 
     def create(self, name: str, means: Means) -> Group:
         """Raises SandboxError."""
@@ -120,9 +139,11 @@ def find(
     paths = memberships(Path("/proc/self/cgroup").read_text() if membership is None else membership)
     if (root / "cgroup.controllers").exists():
         return _version_2(tag, _below(root, paths.get("", "/")), delegated or _is_delegated)
-    parents = {c: _below(root / c, paths[c]) for c in CONTROLLERS if c in paths and (root / c).is_dir()}
+    # Resolved, since two controllers mounted together are one directory under two names.
+    names = [c for c in (*CONTROLLERS, _ACCOUNTING) if c in paths and (root / c).is_dir()]
+    parents = {c: _below((root / c).resolve(), paths[c]) for c in names}
     parents = {c: p for c, p in parents.items() if os.access(p, os.W_OK) and os.access(p / "cgroup.procs", os.W_OK)}
-    return Cgroups(1, parents, tag) if parents else None
+    return Cgroups(1, parents, tag) if parents.keys() - {_ACCOUNTING} else None
 
 
 def _version_2(tag: str, own: Path, delegated: Callable[[Path], bool]) -> Cgroups | None:
@@ -159,6 +180,15 @@ def memberships(text: str) -> dict[str, str]:
         _, controllers, path = line.split(":", 2)
         paths.update(dict.fromkeys(controllers.split(","), path))
     return paths
+
+
+def _counter(path: Path, key: str) -> int | None:
+    """The number after `key` in a file of such lines."""
+    with contextlib.suppress(OSError, ValueError):
+        for name, _, number in (line.partition(" ") for line in path.read_text().splitlines()):
+            if name == key:
+                return int(number)
+    return None
 
 
 def _below(root: Path, path: str) -> Path:

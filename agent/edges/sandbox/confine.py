@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 import resource
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from agent.edges.sandbox import rlimits
 from agent.edges.sandbox.cgroups import Group
 from agent.edges.sandbox.mechanisms import WATCH_PERIOD_S, Means
 from agent.edges.sandbox.memory import used_bytes
-from agent.ports import Limits
+from agent.edges.sandbox.places import Places
+from agent.edges.sandbox.processes import cpu_s
+from agent.ports import Limits, Used
 
 OOM_SCORE_ADJ = 900
 """When the whole machine runs out of memory, a task goes before anything of the owner's."""
@@ -31,6 +34,8 @@ class Confinement:
         self._means = means
         self._group = group
         self._pid = 0
+        self._memory_peak_bytes = 0
+        self._cpu_s = 0.0
 
     def admit(self, pid: int) -> None:
         """Put the held process, and with it all that it will start, under the limits. Raises SandboxError, also when
@@ -49,14 +54,32 @@ class Confinement:
         with contextlib.suppress(OSError):
             Path(f"/proc/{pid}/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
 
-    async def watch(self, exceeded: Callable[[], None]) -> None:
-        """Call `exceeded` once the sandbox uses more memory than allowed, where no cgroup sees to it."""
-        limit = self._means.watched_memory_bytes
-        while limit is not None:
-            if await asyncio.to_thread(used_bytes, self._pid, limit) > limit:
+    async def watch(self, places: Places, exceeded: Callable[[], None]) -> None:
+        """Where no cgroup does: measure what is used, and call `exceeded` once that is more memory than allowed."""
+        while self._group is None:
+            used = await asyncio.to_thread(self._measure, places)
+            if self._means.watched_memory_bytes is not None and used > self._means.watched_memory_bytes:
                 exceeded()
                 return
             await asyncio.sleep(WATCH_PERIOD_S)
+
+    def last_look(self) -> None:
+        """Before the sandbox is killed: the kernel forgets the time of those that nobody buries."""
+        if self._group is None:
+            self._cpu_s = max(self._cpu_s, cpu_s(self._pid))
+
+    def used(self, wall_s: float) -> Used:
+        """What it used; without a cgroup, as last measured. Call before `release`."""
+        if self._group is None:
+            return Used(wall_s=wall_s, cpu_s=self._cpu_s, memory_peak_bytes=self._memory_peak_bytes)
+        return Used(wall_s=wall_s, cpu_s=self._group.cpu_s(), memory_peak_bytes=self._group.memory_peak_bytes())
+
+    def _measure(self, places: Places) -> int:
+        """Bytes of memory in use."""
+        used = used_bytes(self._pid, self._means.watched_memory_bytes or sys.maxsize, places.filled())
+        self._memory_peak_bytes = max(self._memory_peak_bytes, used)
+        self._cpu_s = max(self._cpu_s, cpu_s(self._pid))
+        return used
 
     def out_of_memory(self) -> bool:
         """Whether the kernel killed something inside for its memory limit."""

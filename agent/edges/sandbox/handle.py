@@ -10,24 +10,35 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from agent.core.text import plain
 from agent.edges.sandbox.exits import classify
 from agent.edges.sandbox.fds import readable
 from agent.edges.sandbox.launch import Launched
 from agent.edges.sandbox.output import Output
+from agent.edges.sandbox.places import Places
 from agent.edges.sandbox.processes import bury
-from agent.ports import ExitKind, SandboxExit, SandboxSpec
+from agent.ports import ExitKind, SandboxExit, SandboxSpec, Used
 
 
 class Confining(Protocol):
     """What holds a sandbox to its limits."""
 
-    async def watch(self, exceeded: Callable[[], None]) -> None:
+    async def watch(self, places: Places, exceeded: Callable[[], None]) -> None:
         """Runs beside the sandbox until its end; calls `exceeded` when it is to be ended for its memory."""
+        ...
+
+    def last_look(self) -> None:
+        """The sandbox is about to be killed."""
         ...
 
     def out_of_memory(self) -> bool:
         """Whether the kernel killed something inside for its memory limit."""
+        ...
+
+    def used(self, wall_s: float) -> Used:
+        """What it used, asked once it is dead and before `release`."""
         ...
 
     def release(self) -> None:
@@ -47,8 +58,10 @@ class RunningSandbox:
         if launched.stdout is not None:
             self._output = Output(launched.stdout, spec.limits.stdout_bytes, self._too_much_output)
         loop = asyncio.get_running_loop()
+        self._began = loop.time()
         self._wall = None if spec.limits.wall_s is None else loop.call_later(spec.limits.wall_s, self._out_of_time)
-        self._watch = loop.create_task(confinement.watch(self._out_of_memory), name=f"sandbox-watch-{spec.name}")
+        watching = confinement.watch(launched.places, self._out_of_memory)
+        self._watch = loop.create_task(watching, name=f"sandbox-watch-{spec.name}")
         self._end = loop.create_task(self._follow(), name=f"sandbox-{spec.name}")
 
     @property
@@ -118,6 +131,7 @@ class RunningSandbox:
     def _destroy(self) -> None:
         if self._end.done():
             return
+        self._confinement.last_look()
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._launched.init_pidfd, signal.SIGKILL)
 
@@ -154,11 +168,13 @@ class RunningSandbox:
             self._wall.cancel()
         self._watch.cancel()
         cause = self._cause or self._found(code)
+        used = self._confinement.used(asyncio.get_running_loop().time() - self._began)
         self._launched.places.close(keep_out=True)
         # A group counts as full until the kernel has quite forgotten its dead.
         await asyncio.to_thread(self._confinement.release)
         os.close(self._launched.init_pidfd)
-        return classify(code, cause, self._limits, self.stderr_tail())
+        end = classify(code, cause, self._limits, self.stderr_tail())
+        return msgspec.structs.replace(end, used=used)
 
     def _found(self, code: int) -> ExitKind | None:
         """Why it ended, where we did not end it."""

@@ -37,6 +37,8 @@ class Recipe(NamedTuple):
     """Its options, given the descriptors for `seccomp`, `info-fd`, `block-fd` and `built`."""
     argv: Sequence[str]
     """The program, as seen inside."""
+    tag: str
+    """Name under which the processes around the program appear."""
     seccomp: bytes
     stderr_bytes: int
     stdout: bool = False
@@ -128,7 +130,8 @@ def _spawn(recipe: Recipe, ends: contextlib.ExitStack) -> _Held:
         # Options in a file stay out of /proc/1/cmdline, which the sandbox can read; a pipe could be too short for them.
         args = _memory_file("args", words, theirs)
         monitor = subprocess.Popen(
-            [*recipe.command, "--args", str(args), "--", *recipe.argv],
+            [recipe.tag, *recipe.command[1:], "--args", str(args), "--", *recipe.argv],
+            executable=recipe.command[0],
             pass_fds=(*fds.values(), args),
             env={},
             cwd="/",

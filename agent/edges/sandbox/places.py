@@ -39,7 +39,7 @@ class Places:
 
     def filled(self) -> Filled:
         """What lies in all of them together."""
-        all_ = [os.fstatvfs(fd) for fd in self._fds.values()]
+        all_ = [os.fstatvfs(fd) for fd in list(self._fds.values())]
         return Filled(
             used_bytes=sum((s.f_blocks - s.f_bfree) * s.f_frsize for s in all_),
             files=sum(s.f_files - s.f_ffree for s in all_),
@@ -72,4 +72,4 @@ def _open(path: str, stack: contextlib.ExitStack) -> int:
 
 
 def _is_full(found: os.statvfs_result) -> bool:
-    return found.f_bfree == 0 or found.f_ffree == 0
+    return found.f_bfree == 0 or (found.f_files > 0 and found.f_ffree == 0)

@@ -133,7 +133,7 @@ def test_orphans_of_ours_are_killed_and_removed_and_others_left(real):
     other = cgroups.find("gpu-agent-other").create("other", Means(group_pids=8))
     orphan = subprocess.Popen(["/bin/sleep", "600"])
     group.admit(orphan.pid)
-    assert real.reap() == len(real.controllers)
+    assert real.reap() == len(group.places())
     assert orphan.wait(10) == -9
     assert real.reap() == 0
     assert all(place.is_dir() for place in other.places())
@@ -148,3 +148,46 @@ async def test_a_sandbox_leaves_no_cgroup_behind(sandbox):
     handle.kill()
     await within(handle.wait())
     assert sandbox.reap_orphans() == 0
+
+
+# ---------------------------------------------------------------- what a group has used
+
+
+def test_version_2_tells_time_and_memory(tmp_path):
+    (tmp_path / "cpu.stat").write_text("usage_usec 1500000\nuser_usec 1000000\nsystem_usec 500000\n")
+    (tmp_path / "memory.peak").write_text("4096\n")
+    group = cgroups.Group(2, {"memory": tmp_path, "pids": tmp_path})
+    assert (group.cpu_s(), group.memory_peak_bytes()) == (1.5, 4096)
+
+
+def test_version_1_tells_time_and_memory(tmp_path):
+    (tmp_path / "cpuacct.usage").write_text("1500000000\n")
+    (tmp_path / "memory.max_usage_in_bytes").write_text("4096\n")
+    group = cgroups.Group(1, {"memory": tmp_path, "cpuacct": tmp_path})
+    assert (group.cpu_s(), group.memory_peak_bytes()) == (1.5, 4096)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_the_kernel_does_not_count_is_not_told(tmp_path, version):
+    group = cgroups.Group(version, {"memory": tmp_path, "pids": tmp_path})
+    assert (group.cpu_s(), group.memory_peak_bytes()) == (None, None)
+
+
+def test_two_controllers_in_one_directory_make_one_group(tmp_path):
+    (tmp_path / "cpu,cpuacct").mkdir()
+    (tmp_path / "cpu,cpuacct" / "cgroup.procs").write_text("")
+    for name in ("cpu", "cpuacct"):
+        (tmp_path / name).symlink_to("cpu,cpuacct")
+    for name in ("cpu.cfs_period_us", "cpu.cfs_quota_us"):
+        (tmp_path / "cpu,cpuacct" / name).write_text("")
+    found = find(tmp_path, "3:cpu,cpuacct:/\n")
+    assert found.controllers == {"cpu"}
+    group = found.create("one", Means())
+    assert len(group.places()) == 1
+    group.remove()
+
+
+def test_a_controller_that_only_counts_holds_no_limit(tmp_path):
+    (tmp_path / "cpuacct").mkdir()
+    (tmp_path / "cpuacct" / "cgroup.procs").write_text("")
+    assert find(tmp_path, "3:cpuacct:/\n") is None

@@ -10,12 +10,14 @@ from agent.edges.sandbox import host, profile
 from agent.edges.sandbox.exits import classify
 from agent.edges.sandbox.mechanisms import Machine, Means, choose, enforcements
 from agent.edges.sandbox.memory import used_bytes
+from agent.edges.sandbox.places import Filled
 from agent.edges.sandbox.probing import judge
 from agent.edges.sandbox.remedies import remedy_by_settings, remedy_for
 from agent.ports import ExitKind, Limits, SandboxSpec
 
 BARE = Machine(kernel=(6, 1), threads=8)
 GROUPS = Machine(cgroup_version=2, controllers=frozenset({"memory", "pids", "cpu"}), kernel=(6, 1), threads=8)
+NOTHING = Filled(0, 0)
 ALL = Limits(memory_bytes=1 << 30, pids=64, cpus=2.5)
 
 
@@ -127,22 +129,34 @@ def test_every_limit_says_how_it_is_held():
 def test_memory_counts_the_whole_tree_and_shared_pages_once(tmp_path):
     process(tmp_path, 1, children="2", anon_kib=100, pss_kib=60)
     process(tmp_path, 2, children="", anon_kib=100, pss_kib=60)
-    assert used_bytes(1, 1 << 30, tmp_path) == 200 << 10
-    assert used_bytes(1, 150 << 10, tmp_path) == 120 << 10
+    assert used_bytes(1, 1 << 30, NOTHING, tmp_path) == 200 << 10
+    assert used_bytes(1, 150 << 10, NOTHING, tmp_path) == 120 << 10
+
+
+def test_what_lies_in_a_tmpfs_counts_once_though_it_is_mapped(tmp_path):
+    process(tmp_path, 1, children="", anon_kib=100, pss_kib=60, shmem_kib=300)
+    assert used_bytes(1, 1 << 30, NOTHING, tmp_path) == 400 << 10
+    assert used_bytes(1, 1 << 30, Filled(200 << 10, 0), tmp_path) == 400 << 10
+    assert used_bytes(1, 1 << 30, Filled(500 << 10, 0), tmp_path) == 600 << 10
+
+
+def test_every_file_takes_memory_however_empty(tmp_path):
+    process(tmp_path, 1, children="", anon_kib=100, pss_kib=60)
+    assert used_bytes(1, 1 << 30, Filled(0, 5000), tmp_path) == (100 << 10) + 5000 * 1024
 
 
 def test_memory_of_a_process_that_hides_its_maps_still_counts(tmp_path):
     process(tmp_path, 1, children="", anon_kib=100, pss_kib=None)
-    assert used_bytes(1, 0, tmp_path) == 100 << 10
-    assert used_bytes(99, 0, tmp_path) == 0
+    assert used_bytes(1, 0, NOTHING, tmp_path) == 100 << 10
+    assert used_bytes(99, 0, NOTHING, tmp_path) == 0
 
 
-def process(proc, pid, *, children, anon_kib, pss_kib):
+def process(proc, pid, *, children, anon_kib, pss_kib, shmem_kib=0):
     task = proc / str(pid) / "task" / str(pid)
     task.mkdir(parents=True)
     (task / "children").write_text(children)
     (proc / str(pid) / "status").write_text(
-        f"Name:\tx\nVmRSS:\t999999 kB\nRssAnon:\t{anon_kib} kB\nRssFile:\t5000 kB\n"
+        f"Name:\tx\nVmRSS:\t999999 kB\nRssAnon:\t{anon_kib} kB\nRssFile:\t5000 kB\nRssShmem:\t{shmem_kib} kB\n"
     )
     if pss_kib is not None:
         (proc / str(pid) / "smaps_rollup").write_text(f"Pss:\t9999 kB\nPss_Anon:\t{pss_kib} kB\nPss_File:\t5000 kB\n")

@@ -12,8 +12,9 @@ from agent.edges.sandbox.confine import refuse_root
 from agent.edges.sandbox.fds import readable
 from agent.edges.sandbox.oci import remains
 from agent.edges.sandbox.oci.command import Command
+from agent.edges.sandbox.places import Places
 from agent.edges.sandbox.sources import give
-from agent.ports import SandboxSpec
+from agent.ports import SandboxSpec, Used
 
 
 class ContainerConfinement:
@@ -37,7 +38,7 @@ class ContainerConfinement:
         self._places = remains.places(pid)
         self._pidfd = os.pidfd_open(pid)
 
-    async def watch(self, _exceeded: Callable[[], None]) -> None:
+    async def watch(self, _places: Places, _exceeded: Callable[[], None]) -> None:
         """Read what the kernel counted as soon as the first process is dead: the engine takes a few hundredths of a
         second until it removes the cgroup."""
         try:
@@ -56,6 +57,13 @@ class ContainerConfinement:
         with contextlib.suppress(SandboxError):
             return self._command.ask("inspect", "--format", "{{.State.OOMKilled}}", self._name).strip() == "true"
         return False
+
+    def last_look(self) -> None:
+        """Nothing: the engine's cgroup is there until its first process is dead."""
+
+    def used(self, wall_s: float) -> Used:
+        """What its cgroup counted."""
+        return Used(wall_s=wall_s, cpu_s=self._remains.cpu_s, memory_peak_bytes=self._remains.memory_peak_bytes)
 
     def release(self) -> None:
         """Remove the container. Blocks."""
