@@ -105,6 +105,26 @@ def restarted(box: Box, old_pid: str) -> None:
     )
 
 
+def test_a_first_start_on_a_full_disk_is_a_state_and_no_crash_loop(service: Box) -> None:
+    state, kept = "/var/lib/gpu-agent", "/var/lib/kept"
+    service.run("install", "-d", "-m", "0700", "-o", "gpu-agent", "-g", "gpu-agent", state, kept)
+    service.run("mount", "-t", "tmpfs", "-o", "size=4m,mode=0700", "tmpfs", state)
+    service.run("chown", "gpu-agent:gpu-agent", state)
+    service.run("sh", "-c", f"head -c 9000000 /dev/zero > {state}/filler", check=False)
+    service.run("systemctl", "start", "--no-block", UNIT)
+    service.until(
+        UNIT,
+        lambda now: now["ActiveState"] == "activating" and now["StatusText"].startswith("waiting: the node key"),
+        "ActiveState",
+        "StatusText",
+    )
+    service.run("rm", f"{state}/filler")
+    service.until(UNIT, lambda now: now["ActiveState"] == "active", "ActiveState")
+    assert service.show(UNIT, "NRestarts") == {"NRestarts": "0"}
+    service.run("systemctl", "stop", UNIT)
+    service.run("sh", "-c", f"cp -a {state}/. {kept} && umount {state} && cp -a {kept}/. {state} && rm -r {kept}")
+
+
 def test_it_enrols_with_the_credential_and_serves(running: Box) -> None:
     told = until(running, serving)
     assert told["node"]["id"]
