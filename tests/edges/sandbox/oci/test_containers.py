@@ -13,11 +13,12 @@ import pytest
 from agent.config.schema import SandboxConfig
 from agent.core.errors import SandboxError
 from agent.edges.sandbox.build import build_sandbox
+from agent.edges.sandbox.cgroups import ROOT, memberships
 from agent.edges.sandbox.fds import readable
 from agent.edges.sandbox.oci import words
 from agent.edges.sandbox.oci.confine import ContainerConfinement
 from agent.ports import ExitKind, Limits
-from tests.sandboxes import fork_agent, make_backend, require_root, run, shell, within
+from tests.sandboxes import FORKS, fork_agent, make_backend, require_root, run, shell, within
 
 KEEPER = "gpu-agent-keeper"
 LONG = shell("sleep 600")
@@ -107,6 +108,25 @@ async def test_a_keeper_that_was_killed_is_replaced_at_the_next_start(containers
 
 
 # ---------------------------------------------------------------- what the engine does
+
+
+async def test_limits_are_those_that_were_asked_for(containers):
+    limits = Limits(pids=12, cpus=0.5, memory_bytes=64 << 20, wall_s=20)
+    _, stderr = await run(containers, FORKS, limits=limits)
+    assert "all" not in stderr
+    handle = await within(containers.start(shell("sleep 600", limits=limits)))
+    try:
+        paths = memberships(Path(f"/proc/{handle.pid}/cgroup").read_text())
+        if (ROOT / "cgroup.controllers").exists():
+            quota, period = (ROOT / paths[""].lstrip("/") / "cpu.max").read_text().split()
+        else:
+            directory = ROOT / "cpu" / paths["cpu"].lstrip("/")
+            quota, period = [(directory / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
+        assert int(quota) / int(period) == 0.5
+    finally:
+        handle.kill()
+        end = await within(handle.wait())
+    assert end.used.memory_peak_bytes > 0
 
 
 async def test_nothing_of_a_finished_container_is_remembered(containers, tmp_path):
