@@ -88,7 +88,7 @@ def _finish(descriptor: int, path: Path, index: Index, end: int) -> Segment:
     told = index.to_bytes()
     try:
         os.ftruncate(descriptor, end)
-        _write(descriptor, told, end)
+        _write(descriptor, [told], end)
     except OSError:
         return Segment(path, index, end)
     return Segment(path, index, end + len(told))
@@ -115,12 +115,13 @@ class GrowingSegment:
 
     def append(self, records: Sequence[tuple[LeaseKey, int, bytes]]) -> None:
         """Add records (key, until, bytes), all or none; durable when this returns. Raises OSError."""
-        written = b"".join(record for _, _, record in records)
-        end = self.size_bytes + len(written)
-        if end > self._zeros_to:
+        parts = [record for _, _, record in records]
+        size = sum(map(len, parts))
+        end = self.size_bytes + size
+        if self._zeros_to < end and size < AHEAD_BYTES:  # what is large takes its time anyway
             self._extend(end)
         try:
-            _write(self._descriptor, written, self.size_bytes)
+            _write(self._descriptor, parts, self.size_bytes)
         except OSError:
             self._give_back()
             raise
@@ -157,7 +158,7 @@ class GrowingSegment:
     def _extend(self, end: int) -> None:
         """Zeros to beyond `end`, where there is room for that; the write itself tells when there is not even for it."""
         try:
-            _write(self._descriptor, bytes(end - self.size_bytes + AHEAD_BYTES), self.size_bytes)
+            _write(self._descriptor, [bytes(end - self.size_bytes + AHEAD_BYTES)], self.size_bytes)
         except OSError as error:
             self._give_back()
             if error.errno not in NO_ROOM:
@@ -171,8 +172,12 @@ class GrowingSegment:
         self._zeros_to = self.size_bytes
 
 
-def _write(descriptor: int, content: bytes, at: int) -> None:
-    rest = memoryview(content)
+def _write(descriptor: int, parts: Sequence[bytes], at: int) -> None:
+    """All of it, whatever the system takes at once. Raises OSError."""
+    done = os.pwritev(descriptor, parts, at)
+    if done == sum(map(len, parts)):
+        return
+    rest = memoryview(b"".join(parts))[done:]
     while rest:
-        done = os.pwrite(descriptor, rest, at)
-        rest, at = rest[done:], at + done
+        done = os.pwrite(descriptor, rest, at := at + done)
+        rest = rest[done:]
