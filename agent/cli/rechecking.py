@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from agent.core.checks.verdict import Judged, Metrics, Thresholds, Verdict, judge
+from agent.core.checks.claims import chunks
+from agent.core.checks.verdict import Judged, Metrics, Thresholds, Verdict, closeness_limit, judge, long_enough
 from agent.core.engines import SAMPLERS
 from agent.core.model import ChatInput, CompletionInput, FinishReason
 from agent.core.proof.header import Header
 from agent.core.proof.leaves import read_leaf, split_leaves
-from agent.stages.recheck import Claim, replayable, with_model, without_model
+from agent.stages.recheck import Claim, with_model, without_model
 
 if TYPE_CHECKING:
     from agent.core.proof.receipt import Case
@@ -42,8 +43,8 @@ class Rechecked(NamedTuple):
     metrics: Metrics
     judged: Judged
     level: int
-    replayable: int
-    """Chunks that could be repeated."""
+    chunks: int
+    """All of them."""
     limits: Thresholds
 
 
@@ -88,7 +89,7 @@ async def level_three(claim: Claim, asked_digest: str, model: Model, most_chunks
         settings = _settings(model, asked_digest, home)
         exact = await _same_class(settings, store, claim.header)
         async with llama_replayer(settings, Bubblewrap(home), SystemClock()) as replayer:
-            found = await with_model(claim, replayer, chosen=_choice(replayable(claim), most_chunks), exact=exact)
+            found = await with_model(claim, replayer, chosen=_choice(_leaves(claim), most_chunks), exact=exact)
     return _rechecked(claim, found, 3)
 
 
@@ -120,6 +121,10 @@ async def _same_class(settings: LlamaSettings, store: ModelStore, header: Header
     return ours == header.determinism and ours.startswith("X-")
 
 
+def _leaves(claim: Claim) -> tuple[int, ...]:
+    return tuple(chunk.leaf for chunk in chunks(claim.leaves))
+
+
 def _choice(leaves: tuple[int, ...], most: int) -> frozenset[int]:
     """The first, the last and some in between that nobody could foresee."""
     if len(leaves) <= most:
@@ -130,7 +135,7 @@ def _choice(leaves: tuple[int, ...], most: int) -> frozenset[int]:
 
 def _rechecked(claim: Claim, found: Metrics, level: int) -> Rechecked:
     limits = Thresholds()
-    return Rechecked(claim, found, judge(found, limits), level, len(replayable(claim)), limits)
+    return Rechecked(claim, found, judge(found, limits), level, len(_leaves(claim)), limits)
 
 
 # --------------------------------------------------------------------------- words
@@ -180,14 +185,20 @@ def _repetition(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
         yield equal, f"{found.exact.equal} of {found.exact.compared} tokens repeated: equal to the bit"
     elif found.prompt is not False and not found.chunks:
         yield None, "nothing could be repeated: the engine did not show its tokens"
+    if found.unknown:
+        yield None, f"{found.unknown} tokens could not be repeated: the engine did not show the one before them"
     if found.chunks:
-        worst = max(chunk.close.mean for chunk in found.chunks)
+        judged = long_enough(found.chunks)
+        worst = max(judged, key=lambda chunk: chunk.close.mean / closeness_limit(chunk, limits))
         far = sum(chunk.plausible.far + chunk.plausible.unlisted for chunk in found.chunks)
         over = judge(Metrics(chunks=found.chunks), limits).verdict
         text = (
-            f"{len(found.chunks)} of {checked.replayable} chunks repeated: log-probabilities at most {worst:.2f} apart"
+            f"{len(found.chunks)} of {checked.chunks} chunks repeated: log-probabilities at most {worst.close.mean:.2f}"
         )
-        yield over is Verdict.PASS, f"{text} (limit {limits.closeness:.2f}), {far} tokens out of place"
+        yield (
+            over is Verdict.PASS,
+            f"{text} apart (limit {closeness_limit(worst, limits):.2f}), {far} tokens out of place",
+        )
 
 
 def as_object(checked: Rechecked) -> dict[str, object]:
@@ -203,6 +214,7 @@ def as_object(checked: Rechecked) -> dict[str, object]:
         "sampling": found.sampled and {**found.sampled._asdict(), "passed": found.sampled.passed},
         "ending": found.ending and found.ending._asdict(),
         "prompt": found.prompt,
+        "unknown": found.unknown,
         "exact": found.exact and found.exact._asdict(),
         "chunks": [
             {"leaf": one.leaf, "closeness": one.close._asdict(), "plausibility": one.plausible._asdict()}

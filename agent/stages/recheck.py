@@ -18,6 +18,7 @@ from agent.core.model import ChatInput, CompletionInput
 from agent.core.proof.header import Header
 from agent.core.proof.leaves import Leaf
 from agent.ports import Replayer
+from agent.stages.refill import refilled
 
 
 class Claim(NamedTuple):
@@ -37,7 +38,7 @@ def without_model(claim: Claim) -> Metrics:
 
 
 async def with_model(claim: Claim, replayer: Replayer, *, chosen: Collection[int] = (), exact: bool = False) -> Metrics:
-    """Everything. `chosen`: the leaves to replay, of those that can be; none means all. `exact`: the replayer is of
+    """Everything. `chosen`: the leaves to replay; none means all that can be. `exact`: the replayer is of
     the header's determinism class, so that all is repeated in one go and must be equal, bit by bit.
 
     Raises EngineError.
@@ -46,31 +47,44 @@ async def with_model(claim: Claim, replayer: Replayer, *, chosen: Collection[int
     prompt = await replayer.prompt_ids(claim.given)
     if header.prompt_sha256 and engines.prompt_digest(prompt) != header.prompt_sha256:
         return found._replace(prompt=False)
-    claimed = claims.positions(claim.leaves)
-    found = found._replace(prompt=bool(header.prompt_sha256) or None, ending=await _ending(claim, claimed, replayer))
-    if exact and (ids := _known(claimed)):
-        own = await replayer.replay(prompt, ids, header.n_probs)
-        chunks = [(chunk, own[chunk.start : chunk.start + len(chunk.positions)]) for chunk in _replayable(claim.leaves)]
-        equal = await replayer.in_one_go(ids)
-        found = found._replace(exact=check_exactness(claimed[:equal], own[:equal]))
-    else:
-        chunks = [
-            (chunk, await _replay(chunk, prompt, claimed, replayer, header.n_probs))
-            for chunk in _replayable(claim.leaves)
-            if not chosen or chunk.leaf in chosen
-        ]
-    return found._replace(chunks=tuple(_replayed(chunk, own, header) for chunk, own in chunks))
+    claimed = await _filled(header, claims.positions(claim.leaves), prompt, replayer)
+    known = next((at for at, one in enumerate(claimed) if one.token is None), len(claimed))
+    chunks = [chunk for chunk in claims.chunks(claim.leaves) if chunk.start < known]
+    found = found._replace(
+        prompt=bool(header.prompt_sha256) or None,
+        ending=await _ending(claim, claimed, replayer),
+        unknown=len(claimed) - known,
+    )
+    if exact:
+        return await _exactly(found, header, chunks, prompt, claimed[:known], replayer)
+    wanted = [chunk for chunk in chunks if not chosen or chunk.leaf in chosen]
+    replayed = [_replayed(chunk, await _replay(chunk, prompt, claimed, replayer, header), header) for chunk in wanted]
+    return found._replace(chunks=tuple(replayed))
 
 
-def replayable(claim: Claim) -> tuple[int, ...]:
-    """Indices of the leaves that can be replayed: those with no withheld token before them."""
-    return tuple(chunk.leaf for chunk in _replayable(claim.leaves))
+async def _exactly(
+    found: Metrics,
+    header: Header,
+    chunks: Sequence[Chunk],
+    prompt: Sequence[int],
+    claimed: Sequence[Position],
+    replayer: Replayer,
+) -> Metrics:
+    """All in one go, as it was generated. Behind a token that cannot be forced, figures are close but not equal."""
+    ids = _known(claimed)
+    own = await replayer.replay(prompt, ids, header.n_probs)
+    equal = await replayer.in_one_go(ids)
+    replayed = [_replayed(chunk, own[chunk.start : chunk.start + len(chunk.positions)], header) for chunk in chunks]
+    return found._replace(exact=check_exactness(claimed[:equal], own[:equal]), chunks=tuple(replayed))
 
 
-def _replayable(leaves: Sequence[Leaf]) -> list[Chunk]:
-    withheld = next((at for at, one in enumerate(claims.positions(leaves)) if one.token is None), None)
-    chunks = claims.chunks(leaves)
-    return [chunk for chunk in chunks if withheld is None or chunk.start + len(chunk.positions) <= withheld]
+async def _filled(
+    header: Header, claimed: tuple[Position, ...], prompt: Sequence[int], replayer: Replayer
+) -> tuple[Position, ...]:
+    sampler = _sampler(header)
+    if sampler is None or all(one.token is not None for one in claimed):
+        return claimed
+    return await refilled(claimed, prompt, replayer, sampler, header.n_probs)
 
 
 def _sampled(header: Header, claimed: Sequence[Position]) -> Sampled | None:
@@ -85,10 +99,10 @@ def _sampler(header: Header) -> Sampler | None:
 
 
 async def _replay(
-    chunk: Chunk, prompt: Sequence[int], claimed: Sequence[Position], replayer: Replayer, top: int
+    chunk: Chunk, prompt: Sequence[int], claimed: Sequence[Position], replayer: Replayer, header: Header
 ) -> tuple[Position, ...]:
     prefix = [*prompt, *_known(claimed[: chunk.start])]
-    return await replayer.replay(prefix, _known(chunk.positions), top)
+    return await replayer.replay(prefix, _known(chunk.positions), header.n_probs)
 
 
 def _replayed(chunk: Chunk, own: Sequence[Position], header: Header) -> Replayed:
@@ -98,14 +112,15 @@ def _replayed(chunk: Chunk, own: Sequence[Position], header: Header) -> Replayed
 
 
 async def _ending(claim: Claim, claimed: Sequence[Position], replayer: Replayer) -> Ending:
+    shown = claims.positions(claim.leaves)
     if not claimed or claimed[-1].token is None:
-        return check_ending(claim.header, claimed, delivered=claim.delivered)
+        return check_ending(claim.header, shown, delivered=claim.delivered)
     last_ends = await replayer.ends(claimed[-1].token)
     ids = _known(claimed[:-1] if last_ends else claimed)
     # A withheld token, or one cut off in the middle of a character, leaves a text that cannot be compared.
     whole = len(ids) + last_ends == claim.header.completion_tokens
     told = Told(last_ends, await replayer.text(ids) if whole else None)
-    return check_ending(claim.header, claimed, delivered=claim.delivered, told=told)
+    return check_ending(claim.header, shown, delivered=claim.delivered, told=told)
 
 
 def _known(claimed: Sequence[Position]) -> tuple[int, ...]:

@@ -130,7 +130,7 @@ def test_a_node_that_used_another_model_is_suspect_after_one_chunk(
     assert code == 3
     assert "✗ 1 of 1 chunks repeated" in out
     assert "SUSPECT: no proof of a fault" in out
-    assert "(limit 0.30)" in out
+    assert "(limit 0.49)" in out
 
 
 def test_another_file_than_the_asked_model_is_not_even_started(shown: Shown, tmp_path: Path):

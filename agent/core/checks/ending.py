@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from agent.core.checks.claims import Position
@@ -38,7 +39,9 @@ def check_ending(
 
     Without `told` only counts are checked, and whether a stop string was delivered.
     """
-    faults = [*_counts(header, len(claimed)), *_kept_out(header.stop, delivered or "")]
+    faults = _counts(header, len(claimed))
+    if delivered is not None:
+        faults += [*_kept_out(header.stop, delivered), *_held_back(header.stop, claimed, delivered)]
     if told is None:
         return Ending(tuple(faults), decided=header.finish is FinishReason.LENGTH)
     cut = header.stop if told.text is None else _present(header.stop, told.text)
@@ -70,6 +73,20 @@ def _present(stops: Sequence[str], text: str) -> tuple[str, ...]:
 
 def _kept_out(stops: Sequence[str], delivered: str) -> list[str]:
     return [f"the text goes on after the stop string {stop!r}" for stop in _present(stops, delivered)]
+
+
+def _held_back(stops: Sequence[str], claimed: Sequence[Position], delivered: str) -> list[str]:
+    """Tokens are withheld inside a character that ASCII lacks: without as many of those in the text, it is a pretext.
+
+    One more may be in the stop string that ended the text.
+    """
+    runs = sum(token is None for token, _ in groupby(position.token for position in claimed))
+    room = sum(not one.isascii() for one in delivered) + any(not stop.isascii() for stop in stops)
+    if claimed and claimed[-1].token is None:
+        room += 1  # cut off in the middle
+    if runs <= room:
+        return []
+    return [f"tokens are withheld in {runs} places, but the text has only {room} characters that could need it"]
 
 
 def _text(header: Header, generated: str, delivered: str) -> list[str]:

@@ -31,6 +31,15 @@ class Closeness(NamedTuple):
     overlap: float
     """Share of the claimed likeliest candidates that are among the recomputed likeliest."""
 
+    def joined(self, other: Closeness) -> Closeness:
+        """Over both."""
+        return Closeness(
+            compared=self.compared + other.compared,
+            mean=_mean((self.compared, self.mean), (other.compared, other.mean)),
+            worst=max(self.worst, other.worst),
+            overlap=_mean((self.compared, self.overlap), (other.compared, other.overlap)),
+        )
+
 
 class Plausibility(NamedTuple):
     """T: the claimed tokens under recomputed probabilities."""
@@ -47,6 +56,16 @@ class Plausibility(NamedTuple):
     mean_rank: float
     """0 is the likeliest. Unlisted tokens count as the last of the list."""
 
+    def joined(self, other: Plausibility) -> Plausibility:
+        """Over both."""
+        return Plausibility(
+            compared=self.compared + other.compared,
+            mean=_mean((self.compared, self.mean), (other.compared, other.mean)),
+            far=self.far + other.far,
+            unlisted=self.unlisted + other.unlisted,
+            mean_rank=_mean((self.compared, self.mean_rank), (other.compared, other.mean_rank)),
+        )
+
 
 class Exactness(NamedTuple):
     """X."""
@@ -54,6 +73,10 @@ class Exactness(NamedTuple):
     compared: int
     equal: int
     """Positions whose candidates and log-probabilities are the same bits."""
+
+
+def _mean(*parts: tuple[int, float]) -> float:
+    return sum(count * value for count, value in parts) / max(sum(count for count, _ in parts), 1)
 
 
 def check_closeness(claimed: Sequence[Position], recomputed: Sequence[Position]) -> Closeness:

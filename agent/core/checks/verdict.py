@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from math import sqrt
 from typing import NamedTuple
 
 from agent.core.checks.ending import Ending
@@ -21,6 +22,12 @@ class Verdict(StrEnum):
     FAIL = "fail"
 
 
+CHUNK_TOKENS = 32
+_FEWEST = CHUNK_TOKENS // 2
+"""Tokens that are judged together at least: a few have much noise."""
+_MOST_ALLOWANCE = 3.0
+
+
 class Thresholds(Value):
     """Limits of one chunk of 32 tokens. Honest engines of another class stay below, whatever the prompt."""
 
@@ -36,11 +43,16 @@ class Thresholds(Value):
 
 
 class Replayed(NamedTuple):
-    """F and T of one chunk."""
+    """F and T of one chunk, or of short ones together."""
 
     leaf: int
+    """The first."""
     close: Closeness
     plausible: Plausibility
+
+    def joined(self, other: Replayed) -> Replayed:
+        """This and the next, as one."""
+        return Replayed(self.leaf, self.close.joined(other.close), self.plausible.joined(other.plausible))
 
 
 class Metrics(NamedTuple):
@@ -52,6 +64,8 @@ class Metrics(NamedTuple):
     """Whether the committed prompt is what the template and tokenizer make of the task."""
     chunks: tuple[Replayed, ...] = ()
     exact: Exactness | None = None
+    unknown: int = 0
+    """Tokens that could not be repeated: one of them was withheld, and what it was is not certain."""
 
 
 class Judged(NamedTuple):
@@ -66,10 +80,30 @@ def judge(found: Metrics, limits: Thresholds) -> Judged:
     faults = tuple(_certain(found))
     if faults:
         return Judged(Verdict.FAIL, faults)
-    over = [reason for chunk in found.chunks if (reason := _over(chunk, limits))]
+    over = [reason for chunk in long_enough(found.chunks) if (reason := _over(chunk, limits))]
     if not over:
         return Judged(Verdict.PASS)
     return Judged(Verdict.FAIL if len(over) >= limits.repeated else Verdict.SUSPECT, tuple(over))
+
+
+def long_enough(chunks: Iterable[Replayed]) -> list[Replayed]:
+    """Short chunks are judged together with the next; the last, if it is short, with the one before."""
+    joined: list[Replayed] = []
+    for chunk in chunks:
+        if joined and joined[-1].plausible.compared < _FEWEST:
+            joined[-1] = joined[-1].joined(chunk)
+        else:
+            joined.append(chunk)
+    if len(joined) > 1 and joined[-1].plausible.compared < _FEWEST:
+        *joined, before, last = joined
+        joined.append(before.joined(last))
+    return joined
+
+
+def closeness_limit(chunk: Replayed, limits: Thresholds) -> float:
+    """The mean of few tokens varies more than that of many: by the square root of their number."""
+    tokens = max(chunk.plausible.compared, 1)
+    return limits.closeness * min(max(1.0, sqrt(CHUNK_TOKENS / tokens)), _MOST_ALLOWANCE)
 
 
 def _certain(found: Metrics) -> Iterable[str]:
@@ -89,10 +123,11 @@ def _certain(found: Metrics) -> Iterable[str]:
 
 def _over(chunk: Replayed, limits: Thresholds) -> str:
     close, plausible = chunk.close, chunk.plausible
-    if close.mean > limits.closeness:
-        return f"chunk {chunk.leaf}: log-probabilities are {close.mean:.2f} off on average, {limits.closeness} at most"
-    if plausible.far > limits.far:
+    chunks = max(1.0, plausible.compared / CHUNK_TOKENS)
+    if close.mean > (most := closeness_limit(chunk, limits)):
+        return f"chunk {chunk.leaf}: log-probabilities are {close.mean:.2f} off on average, {most:.2f} at most"
+    if plausible.far > limits.far * chunks:
         return f"chunk {chunk.leaf}: {plausible.far} tokens are not what this model would have said"
-    if plausible.unlisted > limits.unlisted:
+    if plausible.unlisted > limits.unlisted * chunks:
         return f"chunk {chunk.leaf}: {plausible.unlisted} tokens are beyond this model's candidates"
     return ""

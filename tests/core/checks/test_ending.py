@@ -68,3 +68,15 @@ def test_without_the_tokenizer_a_stop_is_not_decided():
     assert not check_ending(ended(STOP, 5), shown(5)).decided
     assert check_ending(ended(LENGTH, 8), shown(8)).decided
     assert not check_ending(ended(STOP, 5, stop=("\n",)), shown(5), told=Told(False)).decided
+
+
+HELD_BACK = [Position(1), Position(None), Position(None), Position(2), Position(None), Position(3)]
+
+
+@pytest.mark.parametrize(
+    ("delivered", "stop", "faulty"),
+    [("aéb😀", (), False), ("aé", (), True), ("plain", (), True), ("é", ("…",), False)],
+)
+def test_withheld_tokens_need_characters_that_could_need_them(delivered: str, stop: tuple[str, ...], faulty: bool):
+    found = check_ending(ended(STOP, 6, stop=stop), HELD_BACK, delivered=delivered)
+    assert any("withheld in 2 places" in fault for fault in found.faults) == faulty

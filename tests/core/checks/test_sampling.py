@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.core.checks.claims import Position
 from agent.core.checks.draw import uniforms
-from agent.core.checks.sampling import check_sampling, distance
+from agent.core.checks.sampling import certain_draw, check_sampling, distance
 from tests.core.checks.engine import SAMPLER, generate
 
 SAMPLERS = st.builds(
@@ -134,3 +134,14 @@ def test_impossible_tokens_are_listed_with_minus_infinity():
     lonely = Position(1, (1, 2, 3), (0.0, -3.4e38, -math.inf))
     assert check_sampling([lonely], SAMPLER._replace(top_k=3), 3).passed
     assert not check_sampling([lonely._replace(token=3)], SAMPLER._replace(top_k=3), 3).passed
+
+
+def test_a_draw_is_certain_only_far_from_every_border():
+    three = Position(None, (5, 6, 7), (math.log(0.5), math.log(0.3), math.log(0.2)))
+    plain = SAMPLER._replace(temperature=1.0, top_k=3, top_p=1.0)
+    drawn = [certain_draw(three, plain, number) for number in (0.0, 0.3, 0.46, 0.49, 0.51, 0.6, 0.79, 0.9, 1.0)]
+    assert drawn == [5, 5, 5, None, None, 6, None, 7, 7]
+    assert certain_draw(three, plain._replace(temperature=0.0), 0.9) == 5
+    tie = three._replace(logprobs=(-0.7, -0.75, -3.0))
+    assert certain_draw(tie, plain._replace(temperature=0.0), 0.9) is None
+    assert certain_draw(three, plain._replace(top_k=0), 0.3) is None

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
+from agent.core.checks.claims import chunks
 from agent.core.checks.verdict import Thresholds, Verdict, judge
 from agent.core.errors import EngineError
 from agent.core.model import ChatInput, CompletionInput, FinishReason, Message
 from agent.core.proof.leaves import Leaf
 from agent.edges.engines.llama import LlamaPool
-from agent.stages.recheck import Claim, replayable, with_model, without_model
+from agent.stages.recheck import Claim, with_model, without_model
 from tests.edges.verifier import claiming
 from tests.edges.verifier.claiming import altered, claim
 from tests.tiny_model import write_tiny_model
@@ -53,7 +54,8 @@ async def test_an_honest_task_passes_every_check(pool: LlamaPool, tiny_model: Pa
     assert found.ending is not None
     assert found.sampled is not None
     assert found.ending.decided or found.sampled.withheld
-    assert len(found.chunks) == len(replayable(made)) > 0
+    assert len(found.chunks) == len(chunks(made.leaves)) or found.unknown
+    assert found.chunks
 
 
 async def test_a_text_that_ends_by_itself_shows_the_token_that_ended_it(pool: LlamaPool, tiny_model: Path, home: Path):
@@ -125,12 +127,10 @@ async def test_another_seed_or_sampler_than_asked_is_caught_without_any_model(po
         assert judge(without_model(altered(made, **lie)), LIMITS).verdict is Verdict.FAIL
 
 
-async def test_withheld_bytes_keep_their_draws_and_end_what_can_be_replayed(
-    pool: LlamaPool, tiny_model: Path, home: Path
-):
+async def test_withheld_bytes_keep_their_draws(pool: LlamaPool, tiny_model: Path, home: Path):
     for seed in itertools.count(1):
         made = await claim(pool, seed=seed, max_tokens=100)
-        if made.header.proof_kind == "text" and replayable(made):
+        if made.header.proof_kind == "text":
             break
     async with claiming.replayer(tiny_model, home) as replayer:
         found = await with_model(made, replayer)
@@ -138,7 +138,6 @@ async def test_withheld_bytes_keep_their_draws_and_end_what_can_be_replayed(
     assert found.sampled is not None
     assert found.sampled.withheld > 0
     assert found.sampled.checked == made.header.completion_tokens - found.sampled.withheld
-    assert len(found.chunks) == len(replayable(made))
 
 
 async def test_tokens_that_no_grammar_can_force_are_replayed_all_the_same(tiny_model: Path, home: Path):

@@ -1,0 +1,50 @@
+"""Refill: find out which tokens an engine withheld, by drawing them again from one's own candidates.
+
+An engine that streams text holds back tokens that end inside a character. They have no candidates to compare, but what
+follows cannot be repeated without them. Only what is certain is filled in: a wrong token would accuse an honest node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+from agent.core.checks.claims import Position, Sampler
+from agent.core.checks.draw import uniforms
+from agent.core.checks.sampling import certain_draw
+from agent.ports import Replayer
+
+MOST = 256
+"""Withheld tokens that are asked for, a request each."""
+_BROKEN = "\ufffd"
+
+
+async def refilled(
+    claimed: Sequence[Position], prompt: Sequence[int], replayer: Replayer, sampler: Sampler, top: int
+) -> tuple[Position, ...]:
+    """`claimed` with the tokens that were withheld, up to the first of which one cannot be sure. Raises EngineError."""
+    numbers = list(islice(uniforms(sampler.seed), len(claimed)))
+    found: list[Position] = list(claimed)
+    asked, run = 0, 0
+    for at, position in enumerate(claimed):
+        if position.token is not None:
+            if run and not await _make_characters(found[at - run : at + 1], replayer):
+                return (*found[: at - run], *claimed[at - run :])
+            run = 0
+            continue
+        if asked == MOST:
+            break
+        asked, run = asked + 1, run + 1
+        before = [*prompt, *(one.token for one in found[:at] if one.token is not None)]
+        [own] = await replayer.replay(before, before[-1:], top)
+        token = certain_draw(own, sampler, numbers[at])
+        if token is None:
+            return (*found[: at - run + 1], *claimed[at - run + 1 :])
+        found[at] = Position(token)
+    return tuple(found)
+
+
+async def _make_characters(run: Sequence[Position], replayer: Replayer) -> bool:
+    """The token that the engine showed again completes what was withheld."""
+    text = await replayer.text([one.token for one in run if one.token is not None])
+    return _BROKEN not in text

@@ -1,0 +1,61 @@
+"""From metrics to a verdict."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.core.checks.ending import Ending
+from agent.core.checks.forward import Closeness, Exactness, Plausibility
+from agent.core.checks.sampling import Sampled
+from agent.core.checks.verdict import Metrics, Replayed, Thresholds, Verdict, judge, long_enough
+
+LIMITS = Thresholds()
+
+
+def chunk(leaf: int, mean: float = 0.05, *, tokens: int = 32, far: int = 0, unlisted: int = 0) -> Replayed:
+    close = Closeness(compared=10 * tokens, mean=mean, worst=3 * mean, overlap=1.0)
+    return Replayed(leaf, close, Plausibility(tokens, 0.0, far, unlisted, 0.5))
+
+
+def test_nothing_against_it_is_a_pass():
+    found = Metrics(Sampled(40), Ending(), True, (chunk(0), chunk(1)), Exactness(40, 40))
+    assert judge(found, LIMITS) == (Verdict.PASS, ())
+    assert judge(Metrics(), LIMITS).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (Metrics(sampled=Sampled(39, mismatches=(17,))), "the first is token 17"),
+        (Metrics(sampled=Sampled(39, malformed=(3,))), "lack the candidates"),
+        (Metrics(ending=Ending(("it lied",))), "it lied"),
+        (Metrics(prompt=False), "prompt"),
+        (Metrics(exact=Exactness(40, 39)), "1 of 40 tokens differ"),
+    ],
+)
+def test_what_is_certain_fails_at_once(found: Metrics, words: str):
+    judged = judge(found, LIMITS)
+    assert judged.verdict is Verdict.FAIL
+    assert words in judged.reasons[0]
+
+
+@pytest.mark.parametrize("bad", [{"mean": 0.31}, {"far": 4}, {"unlisted": 3}])
+def test_one_chunk_over_a_limit_is_a_suspicion_and_two_are_a_failure(bad: dict):
+    assert judge(Metrics(chunks=(chunk(0), chunk(1, **bad), chunk(2))), LIMITS).verdict is Verdict.SUSPECT
+    assert judge(Metrics(chunks=(chunk(0, **bad), chunk(1, **bad))), LIMITS).verdict is Verdict.FAIL
+
+
+def test_short_chunks_are_judged_with_their_neighbours():
+    shorts = [chunk(at, 0.4 if at % 2 else 0.0, tokens=4) for at in range(10)]
+    joined = long_enough(shorts)
+    assert [one.plausible.compared for one in joined] == [16, 24]
+    assert joined[0].close.mean == pytest.approx(0.2)
+    assert judge(Metrics(chunks=tuple(shorts)), LIMITS).verdict is Verdict.PASS
+    [tail] = long_enough([chunk(0), chunk(1, tokens=3)])
+    assert tail.plausible.compared == 35
+
+
+def test_a_few_tokens_alone_may_be_further_off_than_many():
+    assert judge(Metrics(chunks=(chunk(0, 0.5, tokens=8),)), LIMITS).verdict is Verdict.PASS
+    assert judge(Metrics(chunks=(chunk(0, 0.7, tokens=8),)), LIMITS).verdict is Verdict.SUSPECT
+    assert judge(Metrics(chunks=(chunk(0, 0.95, tokens=1),)), LIMITS).verdict is Verdict.SUSPECT
