@@ -197,7 +197,7 @@ def container_engine(found: str, fault: str, remedy: str) -> Finding:
         actual=fault or found,
         required="podman 4.3, docker 20.10 or newer, on this machine",
         purpose="isolating engines",
-        remedy=remedy,
+        remedy=remedy or 'Install a newer one, or set sandbox.backend = "bubblewrap"',
     )
 
 

@@ -76,6 +76,15 @@ async def test_the_report_has_a_line_for_each_check_and_a_remedy_where_one_is_ne
     assert code == told["exit_status"] == (1 if any(f["severity"] == "fail" for f in found.values()) else 0)
 
 
+async def test_with_a_container_engine_the_report_is_about_that(config: Path) -> None:
+    _, out, _ = await gpu_agent("doctor", "--json", "--config", str(config), "--set", "sandbox.backend=podman")
+    found = {finding["id"]: finding for finding in json.loads(out)["findings"]}
+    assert "sandbox.bwrap" not in found
+    assert "podman" in found["sandbox.engine"]["actual"]
+    assert found["sandbox.engine"]["severity"] == "ok" or found["sandbox.engine"]["remedy"]
+    assert not [finding for finding in found.values() if "check itself broke" in finding["actual"]]
+
+
 async def test_a_broken_configuration_is_one_finding_among_the_others(config: Path) -> None:
     config.write_text("[node]\nnam = 'x'\n")
     code, out, _ = await gpu_agent("doctor", "--config", str(config))

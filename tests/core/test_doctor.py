@@ -77,6 +77,8 @@ def key(present: bool, mode: int, fault: str = "") -> Finding:
         (judge.gpu(GpuReport(gpus=(CARD,)), enabled=True, wanted=("GPU-1",))[0], OK),
         (judge.gpu(GpuReport(gpus=(CARD,)), enabled=True, wanted=("GPU-9",))[0], FAIL),
         (judge.gpu(GpuReport(gpus=(CARD, LOST)), enabled=True, wanted=())[1], FAIL),
+        (judge.container_engine("podman 4.3.1", "", ""), OK),
+        (judge.container_engine("", "podman 3.4 is too old", ""), FAIL),
         (judge.sandbox(SandboxFacts(backend="none", usable=False, detail="no bwrap"))[0], FAIL),
         (judge.sandbox(WORKS)[0], OK),
         (judge.sandbox(WORKS)[1], OK),
