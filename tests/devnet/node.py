@@ -131,7 +131,9 @@ class ScriptedNode:
         return reply
 
     async def pull(self, count: int = 1, wait_s: float = 0.0) -> list[wire.OfferBody]:
-        credit = wire.Credit(pool="main", model_digest=builders.MODEL, count=count)
+        return await self.pull_for(wire.Credit(pool="main", model_digest=builders.MODEL, count=count), wait_s)
+
+    async def pull_for(self, credit: wire.Credit, wait_s: float = 0.0) -> list[wire.OfferBody]:
         reply = await self.call(wire.Pull(credits=(credit,), wait_s=wait_s), wire.Offers)
         payloads = [open_signed(wire.Role.OFFER, it, self.key, verify) for it in reply.offers]
         return [msgspec.json.decode(payload, type=wire.OfferBody) for payload in payloads]
