@@ -7,7 +7,7 @@ import contextlib
 import random
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
 
@@ -26,7 +26,6 @@ from agent.edges.joining import join
 from agent.edges.link.baton import link_to
 from agent.edges.models.store import Progress
 from agent.edges.outbox import OUTBOX_NAME, SqliteOutbox
-from agent.edges.programs.build import Programs, build_programs
 from agent.edges.sandbox.build import build_sandbox
 from agent.edges.sandbox.vram import GpuMemoryGuard
 from agent.edges.transcripts import DIRECTORY_NAME, FileTranscripts
@@ -47,6 +46,9 @@ from agent.stages.storage import StorageGate
 from agent.stages.stream import Stream
 from agent.stages.supply import Supply
 from agent.stages.watch import Watch
+
+if TYPE_CHECKING:
+    from agent.edges.programs.build import Programs
 
 BOUNDS_S = {
     **{"probe": 60.0, "advertise": 240.0, "watch": 30.0, "report": 900.0},
@@ -145,6 +147,10 @@ class Composer:
         return Edges(identity, outbox, transcripts, gpu, seen, sandbox, facts, pools, built.models, programs)
 
     async def _programs(self, sandbox: Sandbox, facts: SandboxFacts) -> Programs | None:
+        if not self._config.exec.enabled:
+            return None
+        from agent.edges.programs.build import build_programs  # noqa: PLC0415  (only a node with programs holds it)
+
         return await self._when_there_is_room(
             lambda: asyncio.to_thread(build_programs, self._config, sandbox, facts, self._clock)
         )

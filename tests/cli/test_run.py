@@ -16,6 +16,8 @@ import_without_ballast()
 import agent.app, structlog
 assert "rich" not in sys.modules and "frozenlist._frozenlist" not in sys.modules
 assert "cryptography.hazmat.primitives.serialization" not in sys.modules
+for needed_by_some in ("yaml", "tarfile", "agent.edges.programs.build", "agent.edges.sandbox.oci.backend"):
+    assert needed_by_some not in sys.modules, needed_by_some
 assert "agent.devnet" not in sys.modules and "agent.cli.demo" not in sys.modules
 import rich, aiohttp.connector
 assert aiohttp.connector._SSL_CONTEXT_VERIFIED.verify_mode is ssl.CERT_REQUIRED

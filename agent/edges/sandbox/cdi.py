@@ -9,7 +9,6 @@ from pathlib import Path
 
 import msgspec
 import structlog
-import yaml
 
 from agent.core.cdi import GPU_KIND, CdiError, CdiSpec, parse
 
@@ -19,8 +18,6 @@ FILE_BYTES = 4 << 20
 """A specification of 16 cards with 7 slices each has 200 KiB."""
 DEPTH = 16
 """A specification has six levels."""
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The one in C is twenty times as fast, and missing where PyYAML was built without libyaml."""
 _log = structlog.get_logger("sandbox")
 
 
@@ -46,7 +43,7 @@ def read(file: Path) -> CdiSpec:
     text = _text(file)
     try:
         content = msgspec.json.decode(text) if file.suffix == ".json" else _plain_yaml(text)
-    except (msgspec.DecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise CdiError(f"not readable: {' '.join(str(error).split())[:200]}") from error
     return parse(content)
 
@@ -68,12 +65,19 @@ def _text(file: Path) -> bytes:
 
 
 def _plain_yaml(text: bytes) -> object:
-    """Raises YAMLError, CdiError. What makes a small file take long or grow large is met before it is built."""
+    """Raises ValueError, CdiError. What makes a small file take long or grow large is met before it is built."""
+    import yaml  # noqa: PLC0415  (2 MiB, which only a machine with such a file pays)
+
+    # The one in C is twenty times as fast, and missing where PyYAML was built without libyaml.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     depth = 0
-    for event in yaml.parse(text, Loader=_LOADER):
-        if isinstance(event, yaml.AliasEvent):
-            raise CdiError("it uses aliases, which no tool writes here")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEPTH:
-            raise CdiError("it is nested too deeply")
-    return yaml.load(text, Loader=_LOADER)  # noqa: S506 (both are safe loaders)
+    try:
+        for event in yaml.parse(text, Loader=loader):
+            if isinstance(event, yaml.AliasEvent):
+                raise CdiError("it uses aliases, which no tool writes here")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEPTH:
+                raise CdiError("it is nested too deeply")
+        return yaml.load(text, Loader=loader)  # noqa: S506 (both are safe loaders)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
