@@ -14,15 +14,16 @@ import pytest
 
 from agent.core import wire
 from agent.core.errors import LinkError, LinkFault
-from agent.core.fingerprint import Pool
-from agent.core.model import CompletionInput, Outcome, Reason, TaskKind
+from agent.core.fingerprint import Pool, ProgramTerms
+from agent.core.model import Bundle, CompletionInput, ExecInput, ExecLimits, Outcome, Reason, TaskKind
+from agent.core.program import RUNTIME, sign_bundle
 from agent.core.proof.signed import open_signed, seal
 from agent.devnet.coordinator import Coordinator
 from agent.devnet.requester import Requester
 from agent.edges.clock import SystemClock
 from agent.edges.enrolment import enrol
 from agent.edges.link.baton import link_to
-from agent.edges.signing import verify
+from agent.edges.signing import KeyPair, verify
 from agent.ports import Link
 from tests.fakes.clock import ManualClock
 from tests.fakes.mind import FINGERPRINT, TestNode
@@ -39,6 +40,26 @@ POOL = Pool(
     context_tokens=512,
     ready=True,
 )
+
+
+PUBLISHER = KeyPair.generate()
+PROGRAMS = Pool(
+    name="exec",
+    device="cpu",
+    engine="bubblewrap",
+    model="exec/v1",
+    model_digest=RUNTIME,
+    kinds=(TaskKind.EXEC,),
+    slots=2,
+    context_tokens=1,
+    ready=True,
+    programs=ProgramTerms(publishers=(PUBLISHER.public_key,), most=ExecLimits()),
+)
+
+
+def published(bundle: bytes) -> Bundle:
+    digest = hashlib.sha256(bundle).hexdigest()
+    return sign_bundle(digest, len(bundle), PUBLISHER.public_key, PUBLISHER.sign)
 
 
 class Scene:
@@ -76,6 +97,15 @@ class Scene:
         assert reply == wire.StartAck(leases=(wire.Confirmed(key=offer.key, ok=True, lease_ms=40_000),))
         return offer
 
+    async def leased_program(self, bundle: bytes) -> str:
+        """Have the node hold a program of this bundle; returns the bundle's digest."""
+        async with Requester(self.coordinator.url, self.coordinator.requester_token) as requester:
+            await requester.upload(bundle)
+            await requester.run(ExecInput(bundle=published(bundle), argv=("/bundle/run",)))
+        credit = wire.Credit(pool=PROGRAMS.name, model_digest=RUNTIME, count=1)
+        assert (await self.link.call(wire.Pull(credits=(credit,), wait_s=0.0))).offers
+        return hashlib.sha256(bundle).hexdigest()
+
     def failure(self, offer: wire.OfferBody) -> wire.Result:
         body = wire.ResultBody(
             node_id=self.node.node_id,
@@ -106,7 +136,7 @@ async def scene(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         token = coordinator.enrol_token()
         enrolment = await enrol(coordinator.url, token, keys=node.keys, state_dir=tmp_path)
         node.node_id = enrolment.node_id
-        node.fingerprint = msgspec.structs.replace(FINGERPRINT, pools=(POOL,))
+        node.fingerprint = msgspec.structs.replace(FINGERPRINT, pools=(POOL, PROGRAMS))
         made = Scene(coordinator, clock, node, request.param)
         yield made
         await made.link.close()
@@ -205,6 +235,34 @@ async def test_the_largest_message_goes_through(scene: Scene) -> None:
     full = with_output("x" * (wire.MAX_MESSAGE_BYTES - empty))
     assert isinstance(await outcome(scene.link, full), wire.Receipt)
     assert len(scene.node.welcomes) == 1  # judged as a message; the stream did not break over it
+
+
+async def test_a_blob_of_a_task_that_is_held_comes_whole_and_no_other_does(scene: Scene) -> None:
+    bundle, came = bytes(range(256)) * 4000, bytearray()
+    held = await scene.leased_program(bundle)
+    await scene.link.get_blob(held, len(bundle), came.extend)
+    assert came == bundle
+    with pytest.raises(LinkError) as caught:
+        await scene.link.get_blob("ab" * 32, 10, came.extend)
+    assert (caught.value.fault, caught.value.code) == (LinkFault.REFUSED, wire.RefusalCode.NOT_FOUND)
+    with pytest.raises(LinkError) as caught:
+        await scene.link.get_blob(held, len(bundle) - 1, came.extend)
+    assert caught.value.fault is LinkFault.BROKEN
+
+
+async def test_whoever_takes_a_blob_may_refuse_it_on_the_way(scene: Scene) -> None:
+    bundle = bytes(1 << 20)
+    held = await scene.leased_program(bundle)
+
+    class FullError(Exception):
+        pass
+
+    def refuse(_piece: bytes) -> None:
+        raise FullError
+
+    with pytest.raises(FullError):
+        await scene.link.get_blob(held, len(bundle), refuse)
+    assert isinstance(await scene.link.call(wire.Beat()), wire.BeatAck)
 
 
 async def test_a_blob_is_kept_under_its_own_digest_alone(scene: Scene) -> None:
