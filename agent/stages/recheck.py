@@ -34,7 +34,11 @@ class Claim(NamedTuple):
 def without_model(claim: Claim) -> Metrics:
     """S, where the node was told its sampler chain, and the end as far as it can be told without a tokenizer."""
     claimed = claims.positions(claim.leaves)
-    return Metrics(_sampled(claim.header, claimed), check_ending(claim.header, claimed, delivered=claim.delivered))
+    return Metrics(
+        sampled=_sampled(claim.header, claimed),
+        ending=check_ending(claim.header, claimed, delivered=claim.delivered),
+        candidates=claim.header.n_probs if claimed else None,
+    )
 
 
 async def with_model(claim: Claim, replayer: Replayer, *, chosen: Collection[int] = (), exact: bool = False) -> Metrics:

@@ -14,15 +14,19 @@ import pytest
 from agent.cli.main import run
 from agent.core import wire
 from agent.core.model import Outcome, Reason
+from agent.core.proof.commitment import commit
 from agent.core.proof.leaves import join_leaves
 from agent.edges.outbox import OUTBOX_NAME, SqliteOutbox
 from agent.edges.signing import KeyPair
 from agent.edges.transcripts import DIRECTORY_NAME, FileTranscripts
 from agent.ports import OutboxRow
 from tests import builders
-from tests.core.proof.making import COORDINATOR_KEYS, bundle, transcript
+from tests.core.proof.making import COORDINATOR_KEYS, bundle, header, transcript
 
-GOOD = bundle(builders.offer(spec=builders.task(max_tokens=64)))
+OFFER = builders.offer(spec=builders.task(max_tokens=64, temperature_micros=0))
+KEPT = transcript(candidates=20)
+"""Greedy, and always the likeliest token: as honest as a made-up transcript can be."""
+GOOD = bundle(OFFER, result={"commitment": commit(header(KEPT, OFFER, n_probs=20), KEPT)})
 
 
 @pytest.fixture
@@ -95,7 +99,7 @@ def test_json_is_for_programs(told, written):
 
 def test_the_nodes_transcript_is_checked_too(told, written, tmp_path: Path):
     kept = tmp_path / "x.leaves"
-    kept.write_bytes(b"".join(len(leaf).to_bytes(4, "little") + leaf for leaf in transcript().leaves))
+    kept.write_bytes(b"".join(len(leaf).to_bytes(4, "little") + leaf for leaf in KEPT.leaves))
     code, out, _ = told("verify", written(GOOD), "--transcript", kept)
     assert code == 0
     assert "commitment and transcript fit together" in out
@@ -157,7 +161,7 @@ def ledger(tmp_path: Path) -> tuple[str, ...]:
         await outbox.settle(row, GOOD.receipt, body)
         await outbox.close()
         transcripts = FileTranscripts(tmp_path / "state" / DIRECTORY_NAME)
-        await transcripts.keep(offer.key, join_leaves(transcript().leaves), 10**10)
+        await transcripts.keep(offer.key, join_leaves(KEPT.leaves), 10**10)
         await transcripts.close()
 
     asyncio.run(fill())

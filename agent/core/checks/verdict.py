@@ -40,6 +40,8 @@ class Thresholds(Value):
     """T: tokens that are not among the recomputed candidates."""
     repeated: int = 2
     """Chunks over a limit that make a failure of a suspicion."""
+    candidates: int = 20
+    """Fewest a token that must be committed to: with few, neither S nor F shows anything. Engines give 20 at least."""
 
 
 class Replayed(NamedTuple):
@@ -66,6 +68,8 @@ class Metrics(NamedTuple):
     exact: Exactness | None = None
     unknown: int = 0
     """Tokens that could not be repeated: one of them was withheld, and what it was is not certain."""
+    candidates: int | None = None
+    """That the node says it asked for, a token."""
 
 
 class Judged(NamedTuple):
@@ -81,6 +85,9 @@ def judge(found: Metrics, limits: Thresholds) -> Judged:
     if faults:
         return Judged(Verdict.FAIL, faults)
     over = [reason for chunk in long_enough(found.chunks) if (reason := _over(chunk, limits))]
+    if found.candidates is not None and found.candidates < limits.candidates:
+        told = f"only {found.candidates} candidates a token are committed to, {limits.candidates} are wanted"
+        return Judged(Verdict.SUSPECT, (told,))
     if not over:
         return Judged(Verdict.PASS)
     return Judged(Verdict.FAIL if len(over) >= limits.repeated else Verdict.SUSPECT, tuple(over))

@@ -45,6 +45,12 @@ def test_one_chunk_over_a_limit_is_a_suspicion_and_two_are_a_failure(bad: dict):
     assert judge(Metrics(chunks=(chunk(0, **bad), chunk(1, **bad))), LIMITS).verdict is Verdict.FAIL
 
 
+def test_too_few_candidates_show_nothing_and_are_suspect():
+    judged = judge(Metrics(sampled=Sampled(0, uncovered=40), candidates=5), LIMITS)
+    assert judged == (Verdict.SUSPECT, ("only 5 candidates a token are committed to, 20 are wanted",))
+    assert judge(Metrics(candidates=20), LIMITS).verdict is Verdict.PASS
+
+
 def test_short_chunks_are_judged_with_their_neighbours():
     shorts = [chunk(at, 0.4 if at % 2 else 0.0, tokens=4) for at in range(10)]
     joined = long_enough(shorts)
