@@ -35,7 +35,7 @@ class ContainerConfinement:
         owner = Path(f"/proc/{pid}").stat()
         if self._spec.socket_dir is not None:
             give(self._spec.socket_dir, owner.st_uid, owner.st_gid)
-        self._places = remains.places(pid)
+        self._places = remains.places(Path(f"/proc/{pid}/cgroup").read_text(), Path("/proc/self/cgroup").read_text())
         self._pidfd = os.pidfd_open(pid)
 
     async def watch(self, _places: Places, _exceeded: Callable[[], None]) -> None:

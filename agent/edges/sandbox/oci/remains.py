@@ -25,14 +25,17 @@ class Places(NamedTuple):
     cpu: Path | None
 
 
-def places(pid: int, root: Path = ROOT) -> Places:
-    """Where a process is accounted. Raises OSError when it is gone."""
-    paths = memberships(Path(f"/proc/{pid}/cgroup").read_text())
-    if (root / "cgroup.controllers").exists():
-        own = root / paths.get("", "/").lstrip("/")
-        return Places(2, own, own)
-    named = {c: root / c / paths[c].lstrip("/") for c in ("memory", "cpuacct") if c in paths}
-    return Places(1, named.get("memory"), named.get("cpuacct"))
+def places(theirs: str, ours: str, root: Path = ROOT) -> Places:
+    """Where a process is accounted by itself, given its /proc/PID/cgroup and our own: an engine that has no cgroup to
+    give leaves it in ours."""
+    paths, shared = memberships(theirs), memberships(ours)
+    version = 2 if (root / "cgroup.controllers").exists() else 1
+    own = {c: path.lstrip("/") for c, path in paths.items() if shared.get(c) != path}
+    if version == 2:
+        directory = root / own[""] if "" in own else None
+        return Places(2, directory, directory)
+    memory, cpu = (root / c / own[c] if c in own else None for c in ("memory", "cpuacct"))
+    return Places(1, memory, cpu)
 
 
 def read(where: Places) -> Remains:

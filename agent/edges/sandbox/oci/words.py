@@ -130,8 +130,8 @@ def _limits(spec: SandboxSpec, container: Container, facts: Facts) -> list[str]:
     if limits.memory_bytes is not None:
         # The same for both: no swap beside it.
         words += ["--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes)]
-    if "pids" in facts.controllers:
-        words += ["--pids-limit", "-1" if limits.pids is None else str(limits.pids)]
+    # podman has a limit of its own where it is not told of one.
+    words += ["--pids-limit", "-1" if limits.pids is None else str(limits.pids)]
     if limits.cpus is not None:
         words += ["--cpus", f"{limits.cpus:.3f}"]
     if limits.wall_s is not None and facts.name is EngineName.PODMAN:

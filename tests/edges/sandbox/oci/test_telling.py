@@ -20,7 +20,7 @@ from agent.edges.sandbox.oci.facts import (
     require,
 )
 from agent.edges.sandbox.oci.policy import all_but, for_libseccomp
-from agent.edges.sandbox.oci.remains import Places, Remains, read
+from agent.edges.sandbox.oci.remains import Places, Remains, places, read
 from agent.edges.sandbox.seccomp import load_policy
 from agent.ports import Limits, SandboxSpec
 
@@ -295,6 +295,20 @@ def test_the_kernels_counts_are_read_in_both_versions(tmp_path):
     (tmp_path / "memory.max_usage_in_bytes").write_text("8192\n")
     assert read(Places(2, tmp_path, tmp_path)) == Remains(True, 1.5, 4096)
     assert read(Places(1, tmp_path, tmp_path)) == Remains(False, 2.5, 8192)
+
+
+def test_a_container_is_accounted_where_its_engine_put_it(tmp_path):
+    theirs, ours = "4:memory:/libpod/a\n2:cpuacct,cpu:/libpod/a\n0::/\n", "4:memory:/me\n2:cpuacct,cpu:/me\n0::/\n"
+    assert places(theirs, ours, tmp_path) == Places(
+        1, tmp_path / "memory" / "libpod" / "a", tmp_path / "cpuacct" / "libpod" / "a"
+    )
+    (tmp_path / "cgroup.controllers").touch()
+    assert places("0::/machine/a\n", "0::/\n", tmp_path) == Places(2, tmp_path / "machine/a", tmp_path / "machine/a")
+
+
+@pytest.mark.parametrize("told", ["4:memory:/me\n2:cpuacct:/me\n", "0::/me\n"])
+def test_what_the_agent_itself_has_used_is_not_told_as_a_containers(tmp_path, told):
+    assert places(told, told, tmp_path)[1:] == (None, None)
 
 
 def test_a_cgroup_that_is_gone_tells_nothing(tmp_path):
