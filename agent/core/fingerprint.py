@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from agent.core.findings import Finding
 from agent.core.gpu import Gpu
+from agent.core.health import HealthState
 from agent.core.model import ExecLimits, TaskKind, Value
 
 
@@ -62,7 +64,7 @@ class Enforcement(Value):
     """Whether the sandbox really enforces one limit here."""
 
     limit: str
-    """`memory`, `pids`, `cpu`, `disk`, `network`, `syscalls`, `wall`, `files`."""
+    """`memory`, `pids`, `cpu`, `disk`, `output`, `network`, `syscalls`, `wall`, `files`."""
     enforced: bool
     how: str
     """The mechanism, or why there is none."""
@@ -90,6 +92,15 @@ class Versions(Value):
     cuda: str = ""
 
 
+class GpuStanding(Value):
+    """Whether one GPU may take work."""
+
+    uuid: str
+    state: HealthState
+    findings: tuple[Finding, ...] = ()
+    """What is wrong, the gravest first."""
+
+
 class Fingerprint(Value):
     """All of the above; sent in full on hello, on change, and every five minutes."""
 
@@ -101,6 +112,7 @@ class Fingerprint(Value):
     gpus: tuple[Gpu, ...] = ()
     gpu_note: str = ""
     """Why there is no GPU, in plain words; empty when there is one."""
+    standings: tuple[GpuStanding, ...] = ()
     pools: tuple[Pool, ...] = ()
     models: tuple[Model, ...] = ()
     boot_id: str = ""

@@ -14,6 +14,7 @@ from agent.core.errors import SandboxError
 from agent.core.fingerprint import SandboxFacts
 from agent.core.gpu import GpuPlace
 from agent.edges.sandbox import cgroups, gpus, host, probing, profile, seccomp
+from agent.edges.sandbox.asked import check
 from agent.edges.sandbox.confine import Confinement
 from agent.edges.sandbox.handle import RunningSandbox
 from agent.edges.sandbox.launch import Recipe, launch
@@ -91,6 +92,7 @@ class Bubblewrap:
 
     async def start(self, spec: SandboxSpec) -> RunningSandbox:
         """Raises SandboxError when it cannot be built or a limit of `spec` cannot be enforced."""
+        check(spec)
         means = choose(spec.limits, self.machine)
         recipe = self.recipe(spec, means)
         group = self._cgroups.create(spec.name, means) if self._cgroups and means.needs_group else None

@@ -13,6 +13,17 @@ NPROC_KERNEL = (5, 14)
 """Since Linux 5.14 RLIMIT_NPROC counts per user namespace; before, per user of the whole machine."""
 
 
+ALWAYS = (
+    Enforcement(
+        limit="disk", enforced=True, how="every writable place but the socket directory is a tmpfs of fixed size"
+    ),
+    Enforcement(limit="files", enforced=True, how="RLIMIT_NOFILE and RLIMIT_FSIZE; a file on a tmpfs counts as memory"),
+    Enforcement(limit="output", enforced=True, how="a pipe that the agent reads as asked and as far as allowed"),
+    Enforcement(limit="wall", enforced=True, how="the agent's clock, then the pid namespace is killed"),
+)
+"""What rests on nothing but the agent and the sandbox itself."""
+
+
 class Machine(Value):
     """What the choice rests on."""
 
@@ -68,11 +79,7 @@ def enforcements(machine: Machine) -> tuple[Enforcement, ...]:
         _memory(machine),
         _pids(machine),
         _cpu(machine),
-        Enforcement(
-            limit="disk", enforced=True, how="every writable place but the socket directory is a tmpfs of fixed size"
-        ),
-        Enforcement(limit="files", enforced=True, how="RLIMIT_NOFILE and RLIMIT_FSIZE"),
-        Enforcement(limit="wall", enforced=True, how="the agent's clock, then the pid namespace is killed"),
+        *ALWAYS,
     )
 
 

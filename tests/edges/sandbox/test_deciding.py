@@ -7,6 +7,7 @@ import pytest
 
 from agent.core.errors import SandboxError
 from agent.edges.sandbox import host, profile
+from agent.edges.sandbox.asked import check
 from agent.edges.sandbox.exits import classify
 from agent.edges.sandbox.mechanisms import Machine, Means, choose, enforcements
 from agent.edges.sandbox.memory import used_bytes
@@ -75,9 +76,37 @@ def test_a_mount_over_the_sandboxs_own_places_is_refused(inside):
         words(mounts=[(Path("/data"), inside)])
 
 
-def test_a_nul_byte_cannot_end_a_word_early():
-    with pytest.raises(SandboxError, match="NUL"):
-        words(SandboxSpec(name="t", argv=("/x",), env={"A": "b\0--share-net"}))
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"argv": ()}, "names no program"),
+        ({"argv": ("",)}, "names no program"),
+        ({"argv": ("/x", "a\0b")}, "does not take"),
+        ({"argv": ("/x", "\ud800")}, "does not take"),
+        ({"env": {"A": "b\0--share-net"}}, "does not take"),
+        ({"env": {"A\0": "b"}}, "does not take"),
+        ({"env": {"": "b"}}, "name of a variable"),
+        ({"env": {"A=B": "c"}}, "name of a variable"),
+        ({"cwd": "/tmp\0/x"}, "does not take"),
+        ({"ro_mounts": ((Path("/data"), "/opt\0/x"),)}, "does not take"),
+        ({"limits": Limits(memory_bytes=0)}, "0 is no limit for memory_bytes"),
+        ({"limits": Limits(pids=-1)}, "-1 is no limit for pids"),
+        ({"limits": Limits(cpus=float("nan"))}, "nan is no limit for cpus"),
+        ({"limits": Limits(wall_s=float("inf"))}, "inf is no limit for wall_s"),
+        ({"limits": Limits(wall_s=0)}, "wall_s"),
+        ({"limits": Limits(tmp_bytes=0)}, "tmp_bytes"),
+        ({"limits": Limits(open_files=0)}, "open_files"),
+        ({"limits": Limits(out_bytes=-1)}, "out_bytes"),
+        ({"limits": Limits(file_bytes=1 << 64)}, "file_bytes"),
+    ],
+)
+def test_what_means_nothing_is_refused_by_name(fields, words):
+    with pytest.raises(SandboxError, match=words):
+        check(SandboxSpec(**{"name": "t", "argv": ("/x",)} | fields))
+
+
+def test_what_nobody_asks_for_may_be_none_of():
+    check(SandboxSpec(name="t", argv=("/x",), limits=Limits(file_bytes=0, stderr_bytes=0, stdout_bytes=0, out_bytes=0)))
 
 
 def test_the_stage_binds_by_number_and_drops_root():

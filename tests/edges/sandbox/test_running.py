@@ -148,12 +148,13 @@ async def test_a_flood_that_never_ends_does_not_keep_a_kill_from_ending(sandbox,
 
 def test_a_loop_that_ends_takes_its_sandboxes_along(tmp_path):
     async def forgetful():
-        handle = await Bubblewrap(tmp_path).start(shell("sleep 600", limits=Limits(pids=9)))
+        handle = await Bubblewrap(tmp_path).start(shell(f": {tmp_path}; sleep 600", limits=Limits(pids=9)))
         return os.pidfd_open(handle.pid)
 
     pidfd = asyncio.run(forgetful())
     asyncio.run(within(readable(pidfd)))
     os.close(pidfd)
+    asyncio.run(within(nothing_is_left(tmp_path, str(tmp_path), ordinary=False)))
     assert Bubblewrap(tmp_path).reap_orphans() == 0
 
 

@@ -134,7 +134,9 @@ async def test_the_probe_finds_it_usable_and_says_how_each_limit_is_held(sandbox
     assert (facts.usable, facts.detail) == (True, "")
     held = {limit.limit: limit.enforced and bool(limit.how) for limit in facts.limits}
     held.pop("users", None)  # docker has no user namespace, and says so
-    assert held == dict.fromkeys(("memory", "pids", "cpu", "disk", "files", "wall", "network", "syscalls"), True)
+    assert held == dict.fromkeys(
+        ("memory", "pids", "cpu", "disk", "files", "output", "wall", "network", "syscalls"), True
+    )
 
 
 async def test_without_bubblewrap_the_probe_says_what_to_install(tmp_path):

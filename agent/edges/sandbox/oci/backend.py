@@ -19,6 +19,7 @@ from agent.core.errors import SandboxError
 from agent.core.fingerprint import Enforcement, SandboxFacts
 from agent.edges.durable import make_private_directory
 from agent.edges.sandbox import host, probing, seccomp
+from agent.edges.sandbox.asked import check
 from agent.edges.sandbox.handle import RunningSandbox
 from agent.edges.sandbox.mechanisms import Machine
 from agent.edges.sandbox.oci import facts as engine_facts
@@ -110,6 +111,7 @@ class Oci:
 
     async def start(self, spec: SandboxSpec) -> RunningSandbox:
         """Raises SandboxError when it cannot be built or a limit of `spec` cannot be enforced."""
+        check(spec)
         engine = await asyncio.to_thread(lambda: self.engine)
         engine_facts.require(spec.limits, engine.facts)
         _require_gpus(spec, engine.facts)

@@ -10,6 +10,7 @@ from typing import Any
 from agent.core.errors import SandboxError
 from agent.core.fingerprint import Enforcement
 from agent.core.model import Value
+from agent.edges.sandbox.mechanisms import ALWAYS
 from agent.ports import Limits
 
 CONTROLLERS = ("memory", "pids", "cpu")
@@ -132,11 +133,7 @@ def enforcements(facts: Facts) -> tuple[Enforcement, ...]:
     )
     return (
         *groups,
-        Enforcement(
-            limit="disk", enforced=True, how="every writable place but the socket directory is a tmpfs of fixed size"
-        ),
-        Enforcement(limit="files", enforced=True, how="RLIMIT_NOFILE and RLIMIT_FSIZE"),
-        Enforcement(limit="wall", enforced=True, how="the agent's clock, then the pid namespace is killed"),
+        *ALWAYS,
     )
 
 
