@@ -19,6 +19,8 @@ OLDEST = (0, 8)
 SANDBOX_USER = 0x7000_6761
 """Host user and group id of sandboxes when the agent is root: no account has it. It lies in 0x70000000…0x7FFFFFFF,
 which neither distributions, nor systemd, nor subordinate ids use (systemd.io/UIDS-AND-GIDS)."""
+SANDBOX_IDS = range(0x7000_0000, 0x7002_0000)
+"""All host ids that sandboxes of a root agent have, whatever the backend."""
 _SETTINGS = (
     "kernel.apparmor_restrict_unprivileged_userns",
     "kernel.unprivileged_userns_clone",

@@ -107,6 +107,13 @@ async def test_a_keeper_that_was_killed_is_replaced_at_the_next_start(containers
     assert keeper_of(containers).pid != first.pid
 
 
+async def test_a_socket_directory_of_another_backend_is_taken_over(containers, tmp_path, shared):
+    ours = make_backend("bubblewrap", tmp_path)
+    for backend in (ours, containers, ours):
+        end, stderr = await run(backend, "rm -f /sock/x && echo x >/sock/x", socket_dir=shared)
+        assert end.code == 0, stderr
+
+
 # ---------------------------------------------------------------- what the engine does
 
 
