@@ -217,12 +217,7 @@ def as_object(checked: Rechecked) -> dict[str, object]:
         "unknown": found.unknown,
         "exact": found.exact and found.exact._asdict(),
         "chunks": [
-            {
-                "leaf": one.leaf,
-                "closeness": one.close._asdict(),
-                "plausibility": one.plausible._asdict(),
-                "recomputed_sha256": one.recomputed,
-            }
+            {"leaf": one.leaf, "closeness": one.close._asdict(), "plausibility": one.plausible._asdict()}
             for one in found.chunks
         ],
     }
