@@ -54,6 +54,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--stdout-kib", default=1024, show_default=True, type=click.IntRange(1))
 @click.option("--deadline-s", type=click.FloatRange(1), help="Give up after so long, queued or running.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Unpack what it leaves into this new directory.")
+@click.option(
+    "--archive", type=click.Path(dir_okay=False, path_type=Path), help="Keep what it leaves as it came, a tar."
+)
 @click.option("--receipt", type=click.Path(dir_okay=False, path_type=Path), help="Keep the receipt, for `verify`.")
 def command(
     bundle: Path,
@@ -74,6 +77,7 @@ def command(
     stdout_kib: int,
     deadline_s: float | None,
     output: Path | None,
+    archive: Path | None,
     receipt: Path | None,
 ) -> int:
     """Run BUNDLE (made by `gpu-agent bundle`) as ARGV on some node:
@@ -117,6 +121,8 @@ def command(
         raise click.ClickException(f"the coordinator refuses: {error.message}") from error
     if receipt is not None:
         receipt.write_bytes(msgspec.json.format(msgspec.json.encode(came.receipt), indent=2) + b"\n")
+    if archive is not None:
+        archive.write_bytes(came.archive)
     if output is not None:
         _unpack(came, output)
     click.echo("\n".join(_summary(came.told)), err=True)

@@ -15,8 +15,9 @@ from agent.core.text import plain
 
 if TYPE_CHECKING:
     from agent.cli.rechecking import Model, Rechecked
+    from agent.core.model import ExecInput
     from agent.core.proof.receipt import Verdict
-    from agent.core.wire import ReceiptBundle
+    from agent.core.wire import ReceiptBundle, ResultBody
 
 FAILED, UNREADABLE, SUSPECT, UNABLE = 1, 2, 3, 4
 MAX_BUNDLE_BYTES = 512 << 20
@@ -41,6 +42,11 @@ class _Unable(click.ClickException):
     help="The node's transcript (`gpu-agent receipt --transcript`): also check that the seed draws its tokens.",
 )
 @click.option(
+    "--artifact",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="What a program left (`gpu-agent submit --archive`): also check it, file for file.",
+)
+@click.option(
     "--model",
     type=click.Path(dir_okay=False, exists=True, path_type=Path),
     help="The model's GGUF file: also repeat the work on a llama-server of your own. Needs --transcript.",
@@ -55,6 +61,7 @@ def command(
     file: Path,
     coordinator_key: str,
     transcript: Path | None,
+    artifact: Path | None,
     model: Path | None,
     model_name: str | None,
     chat_template: Path | None,
@@ -80,8 +87,9 @@ def command(
         raise click.UsageError("--model needs --transcript: what would it be compared with?")
     key = _key(coordinator_key)
     leaves = _read(transcript, MAX_BUNDLE_BYTES) if transcript else None
+    left = _read(artifact, MAX_BUNDLE_BYTES) if artifact else None
     bundle = _bundle(file)
-    verdict = examine(bundle, verify, coordinator_key=key, transcript=leaves)
+    verdict = examine(bundle, verify, coordinator_key=key, transcript=leaves, artifact=left)
     engine = None
     if model:
         from agent.cli.rechecking import Model
@@ -231,14 +239,26 @@ _MEANS = {
 def _subject(verdict: Verdict) -> Iterable[str]:
     if verdict.case is None:
         return
+    from agent.core.model import ExecInput
+
     offer, result = verdict.case.offer, verdict.case.result
     yield f"task     {_word(offer.task.task_id)}, attempt {offer.attempt}, on node {_word(offer.node_id)}"
+    if isinstance(asked := offer.task.input, ExecInput):
+        yield from (*_program(asked, result), "")
+        return
     yield f"model    {_word(offer.task.model_digest)}"
     if result.commitment:
         usage = result.usage
         told = f"{usage.prompt_tokens} of prompt, {usage.completion_tokens} of output"
         yield f"tokens   {told} ({result.output_bytes} bytes)"
     yield ""
+
+
+def _program(asked: ExecInput, result: ResultBody) -> Iterable[str]:
+    yield f"program  {_word(' '.join(asked.argv))}"
+    yield f"bundle   {_word(asked.bundle.sha256)}, by publisher {_word(asked.bundle.publisher)}"
+    if result.artifact:
+        yield f"end      {result.reason.value.replace('_', ' ')}; what it left has {result.artifact.bytes} bytes"
 
 
 def _notes(bundle: ReceiptBundle, verdict: Verdict, pinned: str, deeper: Rechecked | None) -> Iterable[str]:
@@ -249,7 +269,9 @@ def _notes(bundle: ReceiptBundle, verdict: Verdict, pinned: str, deeper: Recheck
         yield f"    --coordinator-key {_word(bundle.coordinator_key)}"
     if case and case.result.output_bytes and bundle.output is None:
         yield f"  · the output is not in the bundle; its SHA-256 is {case.result.output_sha256}"
-    if deeper is None:
+    if case and case.result.artifact:
+        yield "  · this shows who promised what; whether the program did it is shown by running it again"
+    elif deeper is None:
         yield "  · this shows who promised what; whether the model was really run is for challenges to find out"
     elif deeper.level == 2:
         yield "  · the seed was followed; whether this model was run shows only a repetition with --model"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
+from agent.core.archive import ArchiveError, members
+from agent.core.errors import ProofError
 from agent.core.proof.canonical import BYTES, DIGEST, U8, U64, Reader, malformed
 
 _PLAIN, _EXECUTABLE, _DIRECTORY = 0, 1, 2
@@ -23,6 +26,24 @@ def write_file(leaf: FileLeaf) -> bytes:
     """The body of a leaf. Raises ProofError("encoding")."""
     mode = _DIRECTORY if leaf.directory else _EXECUTABLE if leaf.executable else _PLAIN
     return BYTES.write(leaf.path) + U8.write(mode) + U64.write(leaf.size) + DIGEST.write(leaf.sha256)
+
+
+def leaves_of(archive: bytes) -> list[FileLeaf]:
+    """What a node commits to that left this archive. Raises ProofError("artifact") when it is none."""
+    try:
+        found = members(lambda offset, count: archive[offset : offset + count], len(archive))
+    except ArchiveError as error:
+        raise ProofError("artifact", f"it is no archive of the kind that nodes make: {error}") from error
+    return [
+        FileLeaf(
+            path=entry.path,
+            size=entry.size,
+            sha256=hashlib.sha256(archive[offset : offset + entry.size]).hexdigest(),
+            executable=entry.executable,
+            directory=entry.directory,
+        )
+        for entry, offset in found
+    ]
 
 
 def read_file(reader: Reader) -> FileLeaf:

@@ -14,8 +14,10 @@ from agent.core import wire
 from agent.core.errors import ProofError
 from agent.core.model import Commitment, Outcome, Signed
 from agent.core.proof.commitment import AnyHeader, check_header, read_commitment
+from agent.core.proof.files import leaves_of
 from agent.core.proof.leaves import check_leaves, split_leaves
 from agent.core.proof.signed import Verify, open_signed
+from agent.core.proof.transcript import TranscriptBuilder
 
 T = TypeVar("T")
 
@@ -35,6 +37,8 @@ class Case:
     receipt: wire.ReceiptBody
     transcript: bytes | None = None
     """The node's own record, where it is at hand."""
+    artifact: bytes | None = None
+    """What a program left, where it is at hand."""
 
     @property
     def commitment(self) -> Commitment:
@@ -135,6 +139,16 @@ def _transcript(case: Case) -> None:
         check_leaves(split_leaves(case.transcript), case.commitment)
 
 
+def _artifact(case: Case) -> None:
+    raw, signed = case.artifact or b"", case.result.artifact
+    if signed is None or (hashlib.sha256(raw).hexdigest(), len(raw)) != (signed.sha256, signed.bytes):
+        raise ProofError("artifact", "this is not the archive that the node signed for")
+    builder = TranscriptBuilder(0)
+    builder.add_files(leaves_of(raw))
+    if builder.finish().root != case.commitment.root:
+        raise ProofError("artifact", "the archive's members are not those that were committed to")
+
+
 def _root(case: Case) -> None:
     if case.receipt.commitment_root != case.commitment.root:
         raise ProofError("root", "the receipt is for another commitment")
@@ -155,6 +169,7 @@ CHECKS = (
     Check("root", "the receipt is for exactly this commitment", _root, True),
 )
 TRANSCRIPT_CHECK = Check("transcript", "the transcript is the one that was committed to", _transcript, True)
+ARTIFACT_CHECK = Check("artifact", "the archive is the one that the program left, file for file", _artifact, True)
 """In order: each may rely on those before it. A failed commitment names its part: `commitment_header`,
 `commitment_key` or `commitment_root`."""
 
@@ -171,11 +186,16 @@ class Verdict:
 
 
 def examine(
-    bundle: wire.ReceiptBundle, verify: Verify, *, coordinator_key: str = "", transcript: bytes | None = None
+    bundle: wire.ReceiptBundle,
+    verify: Verify,
+    *,
+    coordinator_key: str = "",
+    transcript: bytes | None = None,
+    artifact: bytes | None = None,
 ) -> Verdict:
     """Run the checks in order up to the first that fails. Never raises. See `verify_bundle` for `coordinator_key`."""
     try:
-        case = read_case(bundle, verify, coordinator_key, transcript)
+        case = read_case(bundle, verify, coordinator_key, transcript, artifact)
     except ProofError as error:
         return Verdict((), error=error)
     passed: list[Check] = []
@@ -202,12 +222,17 @@ def verify_bundle(bundle: wire.ReceiptBundle, verify: Verify, *, coordinator_key
 def applicable(case: Case) -> tuple[Check, ...]:
     """The checks that this bundle's outcome calls for."""
     succeeded = case.result.outcome is Outcome.SUCCEEDED
-    checks = CHECKS if case.transcript is None else (*CHECKS, TRANSCRIPT_CHECK)
+    asked = ((case.transcript, TRANSCRIPT_CHECK), (case.artifact, ARTIFACT_CHECK))
+    checks = (*CHECKS, *(check for given, check in asked if given is not None))
     return tuple(check for check in checks if succeeded or not check.of_success_only)
 
 
 def read_case(
-    bundle: wire.ReceiptBundle, verify: Verify, coordinator_key: str = "", transcript: bytes | None = None
+    bundle: wire.ReceiptBundle,
+    verify: Verify,
+    coordinator_key: str = "",
+    transcript: bytes | None = None,
+    artifact: bytes | None = None,
 ) -> Case:
     """Parse the signed bodies. Raises ProofError("format")."""
     if bundle.version != SUPPORTED_VERSION:
@@ -217,6 +242,7 @@ def read_case(
         verify=verify,
         pinned_key=coordinator_key,
         transcript=transcript,
+        artifact=artifact,
         offer=_body("offer", bundle.offer, wire.OfferBody),
         result=_body("result", bundle.result, wire.ResultBody),
         receipt=_body("receipt", bundle.receipt, wire.ReceiptBody),

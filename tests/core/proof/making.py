@@ -6,9 +6,11 @@ import hashlib
 from typing import Any
 
 from agent.core import wire
+from agent.core.archive import END, Entry, head, padding
 from agent.core.model import Blob, Bundle, ExecInput, FinishReason, Outcome, Reason, TaskKind, Usage
 from agent.core.program import RUNTIME
 from agent.core.proof.commitment import commit
+from agent.core.proof.files import leaves_of
 from agent.core.proof.header import Header, header_of
 from agent.core.proof.program import Ended, ProgramHeader
 from agent.core.proof.program import program_header as header_of_program
@@ -76,6 +78,29 @@ def program_header(**changes: Any) -> ProgramHeader:
     return header_of_program(changes.pop("offer", program_offer()), PROGRAM_POOL, **{**fields, **changes})
 
 
+def archive(files: dict[bytes, bytes]) -> bytes:
+    """What a program left."""
+    made = b""
+    for path, content in sorted(files.items()):
+        made += head(Entry(path, len(content))) + content + bytes(padding(len(content)))
+    return made + END
+
+
+ARCHIVE = archive({b"out/frame.png": b"\x89PNG", b"stderr": b"", b"stdout": b"frame 7\n"})
+
+
+def program_result(offer: wire.OfferBody, left: bytes = ARCHIVE) -> dict[str, Any]:
+    """Fields of the result of a program."""
+    builder = TranscriptBuilder(0)
+    builder.add_files(leaves_of(left))
+    made, digest = builder.finish(), hashlib.sha256(left).hexdigest()
+    return {
+        "usage": Usage(),
+        "artifact": Blob(sha256=digest, bytes=len(left)),
+        "commitment": commit(program_header(offer=offer, artifact=digest), made),
+    }
+
+
 def header(made: Transcript | None = None, offer: wire.OfferBody | None = None, **changes: Any) -> Header:
     fields: dict[str, Any] = {
         "node_key": NODE_KEYS.public_key,
@@ -93,6 +118,8 @@ def header(made: Transcript | None = None, offer: wire.OfferBody | None = None, 
 
 def result_body(offer: wire.OfferBody, **changes: Any) -> wire.ResultBody:
     made = transcript()
+    if isinstance(offer.task.input, ExecInput):
+        changes = {**program_result(offer), **changes}
     fields: dict[str, Any] = {
         "node_id": offer.node_id,
         "task_id": offer.task.task_id,
@@ -104,7 +131,7 @@ def result_body(offer: wire.OfferBody, **changes: Any) -> wire.ResultBody:
         "output_sha256": hashlib.sha256(OUTPUT.encode()).hexdigest(),
         "output_bytes": len(OUTPUT.encode()),
         "usage": USAGE,
-        "commitment": commit(header(made, offer), made),
+        **({} if "commitment" in changes else {"commitment": commit(header(made, offer), made)}),
     }
     return wire.ResultBody(**{**fields, **changes})
 
