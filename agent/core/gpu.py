@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Mapping
 from enum import IntFlag, StrEnum
 
 import msgspec
@@ -204,6 +204,10 @@ class GpuReport(Value):
     """New since the snapshot before."""
     bus: tuple[PciGpu, ...] = ()
     """NVIDIA GPUs on the PCI bus, whether or not the driver lists them."""
+    module: str = ""
+    """Version of the kernel module that runs; empty where the kernel does not tell."""
+    installed: str = ""
+    """Version of the driver library on the disk: an upgrade changes it under a driver that runs."""
     absent: dict[str, str] = msgspec.field(default_factory=dict)
     """Source (`events`, `kernel_log`) → why it tells nothing here."""
 
@@ -288,29 +292,3 @@ def bus_address(text: str) -> str:
         return ""
     domain, bus, device = (int(part, 16) for part in found.groups())
     return f"{domain:04x}:{bus:02x}:{device:02x}"
-
-
-def with_bus(report: GpuReport, bus: Iterable[PciGpu], seen: Collection[str] = ()) -> GpuReport:
-    """`report` with what the PCI bus knows: a GPU may be gone from it while the driver hangs or still counts it.
-
-    `seen`: addresses (`bus_address`) that the bus listed before. A GPU that it never listed, as in a virtual machine
-    or container without the bus, is not judged by it.
-    """
-    here = {bus_address(device.address): device for device in bus}
-    gpus = tuple(_on_bus(gpu, here, seen) for gpu in report.gpus)
-    return msgspec.structs.replace(report, gpus=gpus, bus=tuple(here.values()))
-
-
-def _on_bus(gpu: Gpu, here: Mapping[str, PciGpu], seen: Collection[str]) -> Gpu:
-    address = bus_address(gpu.pci_bus_id)
-    if address in here and here[address].answers:
-        return gpu
-    if address in here:
-        detail = (
-            f"The GPU no longer answers on the PCI bus ({address}). Reboot; if it comes back, check power and seating"
-        )
-    elif address and address in seen:
-        detail = f"The GPU is gone from the PCI bus ({address}). Check its power and seating, then reboot"
-    else:
-        return gpu
-    return msgspec.structs.replace(gpu, fault=GpuFault.GPU_LOST, detail=detail)

@@ -21,10 +21,11 @@ from pathlib import Path
 
 from agent import __version__
 from agent.core.gpu import GpuReport
+from agent.edges import loader
 from agent.edges.clock import SystemClock
 from agent.edges.gpu.kmsg import KernelLog
 from agent.edges.gpu.probe import NvmlProbe
-from agent.edges.sandbox import cdi, loader
+from agent.edges.sandbox import cdi
 
 SNAPSHOTS = 300
 STEP_S = 900

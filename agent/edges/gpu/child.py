@@ -14,14 +14,15 @@ from pathlib import Path
 import msgspec
 
 import agent
-from agent.core.gpu import GpuReport, PciGpu
+from agent.core.gpu import GpuReport
+from agent.core.surroundings import Surroundings
 from agent.edges.gpu.text import one_line
 
 LINE_BYTES = 1 << 20
 """Longest line taken from a child. 16 GPUs with 7 MIG slices each make about 40 KiB."""
 STDERR_BYTES = 4096
 _OPENED = b"opened"
-_BUS = b"bus "
+_AROUND = b"around "
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH")
 
 
@@ -56,8 +57,8 @@ class Child:
     def __init__(self, process: Process) -> None:
         self.opened = False
         """Whether the driver answered once."""
-        self.bus: tuple[PciGpu, ...] | None = None
-        """NVIDIA GPUs on the PCI bus; None until told."""
+        self.around: Surroundings | None = None
+        """What it last told of them; None before the first time."""
         self._process = process
         self._stderr = b""
         self._answer: asyncio.Future[GpuReport] | None = None
@@ -133,8 +134,8 @@ class Child:
         if line == _OPENED:
             self.opened = True
             return
-        if line.startswith(_BUS):
-            self.bus = msgspec.json.decode(line.removeprefix(_BUS), type=tuple[PciGpu, ...])
+        if line.startswith(_AROUND):
+            self.around = msgspec.json.decode(line.removeprefix(_AROUND), type=Surroundings)
             return
         report = msgspec.json.decode(line, type=GpuReport)
         if self._answer is None or self._answer.done():

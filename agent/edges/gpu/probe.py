@@ -8,16 +8,8 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from agent.core.gpu import (
-    Gpu,
-    GpuFault,
-    GpuReport,
-    PciGpu,
-    bus_address,
-    retry_delay_s,
-    with_bus,
-    with_known,
-)
+from agent.core.gpu import Gpu, GpuFault, GpuReport, bus_address, retry_delay_s, with_known
+from agent.core.surroundings import Surroundings, with_surroundings
 from agent.edges.gpu import codes
 from agent.edges.gpu.child import Child, ChildEnded, worker_command, worker_environment
 from agent.edges.gpu.kmsg import KMSG, KernelLog
@@ -65,7 +57,7 @@ class NvmlProbe:
         self._open_patience_s = open_patience_s
         self._command = tuple(command) or worker_command(library, bus)
         self._kernel_log = KernelLog(kernel_log)
-        self._bus: tuple[PciGpu, ...] = ()
+        self._around = Surroundings()
         self._on_bus: frozenset[str] = frozenset()
         """Addresses that the bus listed at any time."""
         self._child: Child | None = None
@@ -110,19 +102,20 @@ class NvmlProbe:
 
     async def _take(self) -> GpuReport:
         report = await self._read()
-        if self._child is not None and self._child.bus is not None:
-            self._saw_bus(self._child.bus)
+        if self._child is not None:
+            self._look_around(self._child)
         return self._completed(report)
 
-    def _saw_bus(self, bus: tuple[PciGpu, ...]) -> None:
-        self._bus = bus
-        self._on_bus |= {bus_address(device.address) for device in bus}
+    def _look_around(self, child: Child) -> None:
+        if child.around is not None:
+            self._around = child.around
+            self._on_bus |= {bus_address(device.address) for device in child.around.bus}
 
     def _completed(self, report: GpuReport) -> GpuReport:
         """With what is known beside the driver, which may be silent: its kernel module's lines, and the bus."""
         events = (*report.events, *self._kernel_log.events())
         absent = report.absent | ({"kernel_log": self._kernel_log.reason} if self._kernel_log.reason else {})
-        return with_bus(replace(report, events=events, absent=absent), self._bus, self._on_bus)
+        return with_surroundings(replace(report, events=events, absent=absent), self._around, self._on_bus)
 
     async def _read(self) -> GpuReport:
         if self._clock.monotonic() < self._retry_at:
@@ -187,7 +180,6 @@ class NvmlProbe:
 
     def _retire(self) -> None:
         if self._child is not None:
-            if self._child.bus is not None:
-                self._saw_bus(self._child.bus)
+            self._look_around(self._child)
             self._child.kill()
             self._child, self._dying = None, self._child

@@ -52,6 +52,10 @@ class Reader:
         what = f"the NVIDIA driver {self._driver or '(version unknown)'} is loaded and lists no GPU"
         return replace(report, fault=GpuFault.NO_GPU, detail=codes.explain(GpuFault.NO_GPU, what))
 
+    def look_anew(self) -> None:
+        """Read settings and condition with the next snapshot, whatever their period."""
+        self._slow_at = float("-inf")
+
     def handles(self) -> dict[str, nvml.Handle]:
         """By UUID, of the GPUs that answered."""
         return {card.gpu.uuid: card.handle for card in self._cards if card.handle is not None}

@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from agent.core.cdi import LIBRARIES, ROOTS, CdiError, CdiSpec, device_for, take
 from agent.core.errors import SandboxError
 from agent.core.gpu import GpuPlace
-from agent.edges.sandbox import cdi, loader
+from agent.edges import loader
+from agent.edges.sandbox import cdi
 from agent.ports import SandboxSpec
 
 PlaceOf = Callable[[str], GpuPlace | None]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.core.gpu import Gpu, GpuFault, GpuReport, PciGpu, bus_address, with_bus
+from agent.core.gpu import Gpu, GpuFault, GpuReport, PciGpu, bus_address
+from agent.core.surroundings import Surroundings, with_surroundings
 from agent.edges.gpu.probe import NvmlProbe
 
 SHORT_S = 0.4
@@ -75,7 +76,7 @@ async def test_a_log_that_may_not_be_read_is_absent_with_a_reason(place, probe_o
 
 
 def test_a_gpu_that_vanishes_from_the_bus_is_lost() -> None:
-    report = with_bus(GpuReport(gpus=(HERE,)), (), {GONE})
+    report = with_surroundings(GpuReport(gpus=(HERE,)), Surroundings(), {GONE})
 
     assert (report.gpus[0].fault, "gone from the PCI bus" in report.gpus[0].detail) == (GpuFault.GPU_LOST, True)
 
@@ -83,7 +84,9 @@ def test_a_gpu_that_vanishes_from_the_bus_is_lost() -> None:
 def test_a_gpu_that_the_bus_never_listed_is_not_judged_by_it() -> None:
     other = PciGpu(address="0000:99:00.0", driver="nvidia")
 
-    assert with_bus(GpuReport(gpus=(HERE,)), (other,), {"0000:99:00"}).gpus == (HERE,)
+    report = with_surroundings(GpuReport(gpus=(HERE,)), Surroundings(bus=(other,)), {"0000:99:00"})
+
+    assert report.gpus == (HERE,)
 
 
 @pytest.mark.parametrize("text", ["00000000:3B:00.0", "0000:3b:00.0", "PCI:0000:3b:00", "0000:3b:00"])

@@ -106,3 +106,17 @@ async def test_a_driver_without_events_says_so_in_the_report(place, probe_of) ->
     report = await probe_of(place("wsl").library).snapshot()
 
     assert report.absent["events"] == "not supported by this card or driver"
+
+
+async def test_a_changed_layout_is_read_at_once(place, probe_of) -> None:
+    slices = "MigMode = 0 0; @5 1 1\nMaxMigDeviceCount = 7\n[mig0.0]\nUUID = MIG-1\nName = 1g\nMemoryInfo = 8 8 0\n"
+    driver = place(TWO.replace("[gpu0]\n", f"[gpu0]\n{slices}", 1))
+    probe = probe_of(driver.library)
+    assert (await probe.snapshot()).gpus[0].mig == ()
+    driver.at(10)
+
+    async with asyncio.timeout(30):
+        while not (report := await probe.snapshot()).gpus[0].mig:
+            pass
+
+    assert [part.uuid for part in report.gpus[0].mig] == ["MIG-1"]

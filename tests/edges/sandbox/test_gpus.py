@@ -14,7 +14,8 @@ import pytest
 from agent.core.cdi import CdiError
 from agent.core.errors import SandboxError
 from agent.core.gpu import GpuPlace
-from agent.edges.sandbox import cdi, loader
+from agent.edges import loader
+from agent.edges.sandbox import cdi
 from agent.edges.sandbox.gpus import Host, gpu_parts
 from agent.ports import SandboxSpec
 from tests.fakes.nvml.build import compiler
