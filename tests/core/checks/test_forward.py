@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.core.checks.claims import Position
 from agent.core.checks.draw import uniforms
-from agent.core.checks.forward import TOP, check_closeness, check_exactness, check_plausibility
+from agent.core.checks.forward import TOP, check_closeness, check_exactness, check_plausibility, figures_sha256
 from tests.core.checks.engine import SAMPLER, choose, f32, listed, some_logits
 
 TOKENS = 32
@@ -70,6 +70,18 @@ def test_one_bit_of_one_log_probability_is_not_exact():
     assert check_exactness(claimed, own) == (TOKENS, TOKENS - 1)
     own[3] = own[3]._replace(ids=own[3].ids[::-1])
     assert check_exactness(claimed, own) == (TOKENS, TOKENS - 2)
+
+
+def test_figures_have_one_digest_to_the_bit():
+    claimed, own = replayed(0.0)
+    assert figures_sha256(claimed) == figures_sha256(own)
+    others = [
+        claimed[:-1],
+        [*claimed[:-1], Position(None)],
+        [claimed[0]._replace(token=claimed[1].token), *claimed[1:]],
+        [claimed[0]._replace(logprobs=(f32(claimed[0].logprobs[0] + 1e-3), *claimed[0].logprobs[1:])), *claimed[1:]],
+    ]
+    assert len({figures_sha256(one) for one in [claimed, *others]}) == 5
 
 
 def test_a_candidate_that_the_verifier_does_not_list_counts_as_the_gap_to_its_list():

@@ -92,6 +92,15 @@ async def test_on_one_slot_a_repetition_is_equal_to_the_bit(tiny_model: Path, ho
     assert judge(found, LIMITS).verdict is Verdict.PASS
 
 
+async def test_two_verifiers_agree_to_the_bit_whatever_the_node_did(pool: LlamaPool, tiny_model: Path, home: Path):
+    made = await plain_claim(pool)
+    digests = []
+    for threads in (1, 2):
+        async with claiming.replayer(tiny_model, home, threads=threads) as replayer:
+            digests.append([one.recomputed for one in (await with_model(made, replayer)).chunks])
+    assert digests[0] == digests[1] != []
+
+
 async def test_another_model_is_caught(pool: LlamaPool, home: Path, tmp_path: Path):
     other = write_tiny_model(tmp_path / "other.gguf", seed=8)
     other.chmod(0o644)
