@@ -56,8 +56,12 @@ class Oci:
     podman runs as whoever the agent is; docker only for an agent that is root, which whoever may use docker is anyway.
     """
 
-    def __init__(self, runtime_dir: Path, engine: EngineName, *, runtime: str = "auto") -> None:
-        """`runtime`: `runc`, `crun`, or `auto` for one that works here."""
+    def __init__(
+        self, runtime_dir: Path, engine: EngineName, *, runtime: str = "auto", engine_patience_s: float = 10.0
+    ) -> None:
+        """`runtime`: `runc`, `crun`, or `auto` for one that works here. `engine_patience_s`: how long the engine may
+        take to see that a container has ended."""
+        self._engine_patience_s = engine_patience_s
         self._runtime_dir = runtime_dir
         self._name = engine
         self._runtime = runtime
@@ -116,7 +120,7 @@ class Oci:
         engine_facts.require(spec.limits, engine.facts)
         _require_gpus(spec, engine.facts)
         container = await self._container(spec, engine)
-        confinement = ContainerConfinement(engine.command, container.name, spec)
+        confinement = ContainerConfinement(engine.command, container.name, spec, self._engine_patience_s)
         order = Order(
             words=(*engine.command.words, *words.run(spec, container, engine.facts)),
             environment=engine.command.environment,
@@ -131,6 +135,7 @@ class Oci:
             self._image = ""  # somebody may have removed it
             await asyncio.shield(asyncio.to_thread(confinement.release))
             raise
+        confinement.follow(launched.monitor)
         return RunningSandbox(launched, spec, confinement)
 
     async def _container(self, spec: SandboxSpec, engine: Engine) -> words.Container:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +22,11 @@ from agent.ports import SandboxSpec, Used
 class ContainerConfinement:
     """From before the program runs until after the container is gone."""
 
-    def __init__(self, command: Command, name: str, spec: SandboxSpec) -> None:
+    def __init__(self, command: Command, name: str, spec: SandboxSpec, patience_s: float) -> None:
+        """`patience_s`: how long the engine may take to see that the container has ended."""
         self._command = command
+        self._patience_s = patience_s
+        self._client: subprocess.Popen[bytes] | None = None
         self._name = name
         self._spec = spec
         self._pidfd = -1
@@ -38,15 +43,22 @@ class ContainerConfinement:
         self._places = remains.places(Path(f"/proc/{pid}/cgroup").read_text(), Path("/proc/self/cgroup").read_text())
         self._pidfd = os.pidfd_open(pid)
 
+    def follow(self, client: subprocess.Popen[bytes]) -> None:
+        """`client` is the engine's process that stands for the container."""
+        self._client = client
+
     async def watch(self, _places: Places, _exceeded: Callable[[], None]) -> None:
         """Read what the kernel counted as soon as the first process is dead: the engine takes a few hundredths of a
-        second until it removes the cgroup."""
+        second until it removes the cgroup. An engine that hangs then is waited for no longer."""
         try:
             await readable(self._pidfd)
             if self._places is not None:
                 self._remains = remains.read(self._places)
         finally:
             os.close(self._pidfd)
+        await asyncio.sleep(self._patience_s)
+        if self._client is not None:
+            self._client.kill()
 
     def out_of_memory(self) -> bool:
         """Whether the kernel killed something inside for its memory limit."""
@@ -55,7 +67,10 @@ class ContainerConfinement:
         if self._remains.oom_killed is not None:
             return self._remains.oom_killed
         with contextlib.suppress(SandboxError):
-            return self._command.ask("inspect", "--format", "{{.State.OOMKilled}}", self._name).strip() == "true"
+            return (
+                self._command.ask("inspect", "--format", "{{.State.OOMKilled}}", self._name, limit_s=5).strip()
+                == "true"
+            )
         return False
 
     def last_look(self) -> None:

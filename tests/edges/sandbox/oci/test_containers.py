@@ -16,7 +16,9 @@ from agent.edges.sandbox.build import build_sandbox
 from agent.edges.sandbox.cgroups import ROOT, memberships
 from agent.edges.sandbox.fds import readable
 from agent.edges.sandbox.oci import words
+from agent.edges.sandbox.oci.backend import Oci
 from agent.edges.sandbox.oci.confine import ContainerConfinement
+from agent.edges.sandbox.oci.facts import EngineName
 from agent.ports import ExitKind, Limits
 from tests.sandboxes import FORKS, fork_agent, make_backend, require_root, run, shell, within
 
@@ -152,6 +154,16 @@ async def test_a_container_whose_engine_process_is_killed_is_ended(containers):
     client.kill()
     end = await within(handle.wait())
     assert (end.kind, end.code) == (ExitKind.SIGNALLED, signal.SIGKILL)
+    assert not psutil.pid_exists(handle.pid)
+
+
+async def test_an_engine_that_hangs_does_not_hold_up_the_end(engine_name, tmp_path):
+    containers = Oci(tmp_path, EngineName(engine_name), engine_patience_s=0.2)
+    handle = await within(containers.start(LONG))
+    (client,) = (p for p in psutil.Process().children() if p.name() in ("podman", "docker"))
+    client.suspend()
+    handle.kill()
+    assert (await within(handle.wait())).kind is ExitKind.STOPPED
     assert not psutil.pid_exists(handle.pid)
 
 
