@@ -217,7 +217,12 @@ def as_object(checked: Rechecked) -> dict[str, object]:
         "unknown": found.unknown,
         "exact": found.exact and found.exact._asdict(),
         "chunks": [
-            {"leaf": one.leaf, "closeness": one.close._asdict(), "plausibility": one.plausible._asdict()}
+            {
+                "leaf": one.leaf,
+                "closeness": one.close._asdict(),
+                "plausibility": one.plausible._asdict(),
+                "recomputed_sha256": one.recomputed,
+            }
             for one in found.chunks
         ],
     }

@@ -11,7 +11,7 @@ from agent.core.checks import claims
 from agent.core.checks.claims import Chunk, Position, Sampler
 from agent.core.checks.draw import uniforms
 from agent.core.checks.ending import Ending, Told, check_ending
-from agent.core.checks.forward import check_closeness, check_exactness, check_plausibility
+from agent.core.checks.forward import check_closeness, check_exactness, check_plausibility, figures_sha256
 from agent.core.checks.sampling import Sampled, check_sampling
 from agent.core.checks.verdict import Metrics, Replayed
 from agent.core.model import ChatInput, CompletionInput
@@ -112,7 +112,7 @@ async def _replay(
 def _replayed(chunk: Chunk, own: Sequence[Position], header: Header) -> Replayed:
     numbers = list(islice(uniforms(header.seed), chunk.start, chunk.start + len(chunk.positions)))
     plausible = check_plausibility(chunk.positions, own, _sampler(header), numbers)
-    return Replayed(chunk.leaf, check_closeness(chunk.positions, own), plausible)
+    return Replayed(chunk.leaf, check_closeness(chunk.positions, own), plausible, figures_sha256(own))
 
 
 async def _ending(claim: Claim, claimed: Sequence[Position], replayer: Replayer) -> Ending:

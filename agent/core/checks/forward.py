@@ -5,6 +5,7 @@ All three compare a chunk's claims with what somebody recomputed for the same to
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterable, Sequence
 from itertools import repeat
@@ -149,6 +150,18 @@ def _seen_by(own: Position, claim: Position) -> list[float]:
     """The claimed candidates with one's own log-probabilities; those that are not listed are at most the last one."""
     known = dict(zip(own.ids, own.logprobs, strict=True))
     return [known.get(number, own.logprobs[-1]) for number in claim.ids]
+
+
+def figures_sha256(positions: Sequence[Position]) -> str:
+    """Hex digest of what was claimed or recomputed, to the bit: honest verifiers of one class agree on it, and one that
+    equals the claims of a node of another class was copied from them.
+    """
+    return hashlib.sha256(b"".join(_framed(position) for position in positions)).hexdigest()
+
+
+def _framed(position: Position) -> bytes:
+    token = 0 if position.token is None else position.token
+    return struct.pack("<BIH", position.token is not None, token, len(position.ids)) + _bits(position)
 
 
 def _bits(position: Position) -> bytes:

@@ -51,6 +51,8 @@ class Replayed(NamedTuple):
     """The first."""
     close: Closeness
     plausible: Plausibility
+    recomputed: str = ""
+    """`figures_sha256` of one's own figures."""
 
     def joined(self, other: Replayed) -> Replayed:
         """This and the next, as one."""

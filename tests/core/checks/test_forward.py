@@ -78,7 +78,7 @@ def test_figures_have_one_digest_to_the_bit():
     others = [
         claimed[:-1],
         [*claimed[:-1], Position(None)],
-        [claimed[0]._replace(token=claimed[1].token), *claimed[1:]],
+        [claimed[0]._replace(token=None), *claimed[1:]],
         [claimed[0]._replace(logprobs=(f32(claimed[0].logprobs[0] + 1e-3), *claimed[0].logprobs[1:])), *claimed[1:]],
     ]
     assert len({figures_sha256(one) for one in [claimed, *others]}) == 5
