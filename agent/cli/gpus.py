@@ -86,6 +86,7 @@ def _page(report: GpuReport) -> Iterator[str]:
         ("Slices (MIG)", _slices(report)),
         ("Not usable", _faults(report)),
         (f"Not told ({NOTHING} above)", _reasons(report)),
+        ("Beside the driver", _beside_driver(report)),
     ):
         yield from _section(title, list(lines))
 
@@ -155,6 +156,17 @@ def _faults(report: GpuReport) -> Iterator[str]:
     for gpu in report.gpus:
         if gpu.fault:
             yield f"{gpu.index}  {gpu.fault.replace('_', ' ')}: {gpu.detail}"
+
+
+def _beside_driver(report: GpuReport) -> Iterator[str]:
+    from agent.core.surroundings import driver_change, unlisted
+
+    if changed := driver_change(report):
+        yield changed
+    for card in unlisted(report):
+        yield f"{card.address}  held by the driver, which does not list it"
+    for source, reason in report.absent.items():
+        yield f"{source.replace('_', ' ')}: {reason}"
 
 
 def _reasons(report: GpuReport) -> Iterator[str]:

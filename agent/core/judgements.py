@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from agent.core.doctor import Finding, Severity
 from agent.core.fingerprint import SandboxFacts
 from agent.core.gpu import GpuReport
+from agent.core.surroundings import driver_change, unlisted
 
 MIN_PYTHON = (3, 11)
 DISK_FAIL_BYTES = 100 << 20
@@ -254,7 +255,8 @@ def cgroup(version: int, controllers: Collection[str]) -> Finding:
 
 def gpu(report: GpuReport, *, enabled: bool, wanted: Sequence[str]) -> list[Finding]:
     """The driver, then each GPU. A node without GPUs is fine unless a pool asks for one by its UUID (`wanted`)."""
-    absent = [uuid for uuid in wanted if uuid not in {gpu.uuid for gpu in report.gpus}]
+    there = {gpu.uuid for gpu in report.gpus} | {part.uuid for gpu in report.gpus for part in gpu.mig}
+    absent = [uuid for uuid in wanted if uuid not in there]
     level = Severity.FAIL if absent else Severity.WARN if enabled and (report.fault or not report.gpus) else Severity.OK
     driver = _found(
         "gpu.driver",
@@ -280,7 +282,22 @@ def gpu(report: GpuReport, *, enabled: bool, wanted: Sequence[str]) -> list[Find
         for card in report.gpus
         if card.fault
     ]
-    return [driver, *broken_ones]
+    return [driver, *_beside_driver(report), *broken_ones]
+
+
+def _beside_driver(report: GpuReport) -> list[Finding]:
+    """What the kernel and the disk say against the driver: nothing where all agree."""
+    silent = ", ".join(card.address for card in unlisted(report))
+    contained = "See `dmesg` for Xid lines and reboot; in a container that was given some of the GPUs this is fine"
+    told = [
+        ("gpu.version", driver_change(report), "one driver, running and installed", "Reboot"),
+        ("gpu.unlisted", silent, "every card that the driver holds is listed by it", contained),
+    ]
+    return [
+        _found(name, Severity.WARN, actual=actual, required=required, purpose="all GPUs of this machine", remedy=remedy)
+        for name, actual, required, remedy in told
+        if actual
+    ]
 
 
 def engine(pool: str, *, actual: str, fault: str) -> Finding:

@@ -44,6 +44,13 @@ def _on_bus(gpu: Gpu, here: Mapping[str, PciGpu], seen: Collection[str]) -> Gpu:
     return replace(gpu, fault=GpuFault.GPU_LOST, detail=detail)
 
 
+def unlisted(report: GpuReport) -> tuple[PciGpu, ...]:
+    """Cards on the bus that the NVIDIA driver holds and does not list. In a container others' cards look the same."""
+    listed = {bus_address(gpu.pci_bus_id) for gpu in report.gpus}
+    held = (device for device in report.bus if device.driver == "nvidia")
+    return tuple(device for device in held if bus_address(device.address) not in listed)
+
+
 def driver_change(report: GpuReport) -> str:
     """What an upgrade did to the driver that runs, and what to do about it; empty while all versions are one."""
     runs = report.module or report.driver

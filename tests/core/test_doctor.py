@@ -7,11 +7,15 @@ import pytest
 from agent.core import judgements as judge
 from agent.core.doctor import Finding, Severity, exit_status
 from agent.core.fingerprint import Enforcement, SandboxFacts
-from agent.core.gpu import Gpu, GpuFault, GpuReport
+from agent.core.gpu import Gpu, GpuFault, GpuReport, MigSlice, PciGpu
 
 OK, WARN, FAIL = Severity.OK, Severity.WARN, Severity.FAIL
 GIB = 1 << 30
 CARD = Gpu(uuid="GPU-1", name="H200", index=0)
+SLICED = GpuReport(
+    gpus=(Gpu(uuid="GPU-1", name="A", index=0, mig=(MigSlice(uuid="MIG-1", name="1g", memory_total_bytes=1),)),)
+)
+HELD = PciGpu(address="0000:3b:00.0", driver="nvidia")
 LOST = Gpu(uuid="GPU-2", name="H200", index=1, fault=GpuFault.GPU_LOST, detail="fell off the bus")
 WORKS = SandboxFacts(backend="bubblewrap 0.11.0", usable=True)
 
@@ -77,6 +81,9 @@ def key(present: bool, mode: int, fault: str = "") -> Finding:
         (judge.gpu(GpuReport(gpus=(CARD,)), enabled=True, wanted=("GPU-1",))[0], OK),
         (judge.gpu(GpuReport(gpus=(CARD,)), enabled=True, wanted=("GPU-9",))[0], FAIL),
         (judge.gpu(GpuReport(gpus=(CARD, LOST)), enabled=True, wanted=())[1], FAIL),
+        (judge.gpu(SLICED, enabled=True, wanted=("MIG-1",))[0], OK),
+        (judge.gpu(GpuReport(gpus=(CARD,), driver="1.0", installed="2.0"), enabled=True, wanted=())[1], WARN),
+        (judge.gpu(GpuReport(gpus=(CARD,), bus=(HELD,)), enabled=True, wanted=())[1], WARN),
         (judge.container_engine("podman 4.3.1", "", ""), OK),
         (judge.container_engine("", "podman 3.4 is too old", ""), FAIL),
         (judge.sandbox(SandboxFacts(backend="none", usable=False, detail="no bwrap"))[0], FAIL),

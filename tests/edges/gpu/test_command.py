@@ -93,6 +93,10 @@ def test_every_kind_of_machine_has_its_words_and_status(
     assert (told, words in " ".join(page.split())) == (status, True), page
 
 
+def test_what_tells_nothing_beside_the_driver_has_its_reason(place, gpus) -> None:
+    assert "events: not supported by this card or driver" in gpus(place("wsl").library)[1]
+
+
 def test_slices_are_listed(place, gpus) -> None:
     assert "0  NVIDIA H200 MIG 3g.71gb  70.9 GiB  MIG-0f0e0000" in gpus(place("mig").library)[1]
 
