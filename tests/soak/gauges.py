@@ -19,14 +19,15 @@ KEPT_S = 60.0
 """`proof.retention_s` of the nodes."""
 SWEPT_S = KEPT_S + 600.0
 """And when their transcripts are gone: they are swept every ten minutes."""
+FEW = 8
 
 NODE = {
     "memory, resident": Rule("MiB", 3.0),
     "memory, proportional": Rule("MiB", 3.0),
-    "descriptors": Rule("", 8),
-    "threads": Rule("", 3),
+    "descriptors": Rule("", 4, lowest_of=FEW),
+    "threads": Rule("", 2, lowest_of=FEW),
     "processes below": Rule("", 1),
-    "asyncio tasks": Rule("", 8),
+    "asyncio tasks": Rule("", 4, lowest_of=FEW),
     "Python objects": Rule("", 4000),
     "database": Rule("MiB", 0.5, a_task=8 / 1024),
     "write-ahead log": Rule("MiB", 1.0),
@@ -35,14 +36,14 @@ NODE = {
     "sockets and temporary files": Rule("", 2),
 }
 """A node keeps a line of its ledger with the bundle that proves it for every task that was paid, and nothing else.
-Descriptors and tasks follow the load: a connection an attempt, and some to a coordinator that is cut off."""
+Descriptors and tasks follow the load: a connection an attempt, and some more to a coordinator that is cut off."""
 
 COORDINATOR = {
     "memory, resident": Rule("MiB", 4.0, a_task=12 / 1024),
     "memory, proportional": Rule("MiB", 4.0, a_task=12 / 1024),
-    "descriptors": Rule("", 10),
-    "threads": Rule("", 2),
-    "asyncio tasks": Rule("", 12),
+    "descriptors": Rule("", 4, lowest_of=FEW),
+    "threads": Rule("", 2, lowest_of=FEW),
+    "asyncio tasks": Rule("", 4, lowest_of=FEW),
     "on disk": Rule("MiB", 1.0, a_task=24 / 1024),
     "write-ahead log": Rule("MiB", 1.0),
 }

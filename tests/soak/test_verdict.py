@@ -80,6 +80,17 @@ def test_too_few_readings_are_no_verdict() -> None:
     assert judge([], MEMORY, 0).grows is None
 
 
+def test_what_follows_the_load_is_judged_where_the_load_is_lowest() -> None:
+    def load(at: float, chance: random.Random) -> float:
+        return 25 + chance.random() ** 2 * (4 + at / 10)
+
+    connections = Rule("", 3, lowest_of=8)
+    assert judge(life(load, 300), connections._replace(lowest_of=1), 60).grows is True
+    assert judge(life(load, 300), connections, 60).grows is False
+    leaks = life(lambda at, chance: load(at, chance) + at // 40, 300)
+    assert judge(leaks, connections, 60).grows is True
+
+
 def test_many_readings_are_thinned_and_tell_the_same() -> None:
     many = life(lambda at, chance: at / 100 + chance.gauss(0, 1), 5000)
     assert len(thinned(many)) <= POINTS_MAX

@@ -31,12 +31,17 @@ class Point(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """What may grow, in the gauge's unit: so much in all, and so much for every task of the last `kept_s`."""
+    """What may grow, in the gauge's unit: so much in all, and so much for every task of the last `kept_s`.
+
+    `lowest_of`: of so many readings in a row only the lowest counts. What follows the load stands above it for a
+    while; what leaks lifts it.
+    """
 
     unit: str
     in_all: float
     a_task: float = 0.0
     kept_s: float = float("inf")
+    lowest_of: int = 1
 
 
 class Verdict(NamedTuple):
@@ -55,7 +60,7 @@ class Verdict(NamedTuple):
 def judge(points: Sequence[Point], rule: Rule, warm_s: float) -> Verdict:
     """By the longest life, without its first `warm_s`."""
     life = longest_life(points)
-    seen = thinned([point for point in life if point.at_s >= life[0].at_s + warm_s])
+    seen = thinned(lowest([point for point in life if point.at_s >= life[0].at_s + warm_s], rule.lowest_of))
     if len(seen) < POINTS_MIN:
         value = points[-1].value if points else 0.0
         return Verdict(len(seen), value, value, 0.0, 0.0, rule.in_all, None)
@@ -74,6 +79,11 @@ def longest_life(points: Sequence[Point]) -> list[Point]:
     for point in points:
         lives.setdefault(point.life, []).append(point)
     return max(lives.values(), key=lambda life: life[-1].at_s - life[0].at_s, default=[])
+
+
+def lowest(points: Sequence[Point], many: int) -> list[Point]:
+    """The lowest of each `many` in a row."""
+    return [min(points[start : start + many], key=lambda point: point.value) for start in range(0, len(points), many)]
 
 
 def thinned(points: Sequence[Point]) -> list[Point]:
