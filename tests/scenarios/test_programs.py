@@ -115,25 +115,11 @@ async def test_frames_are_rendered_streamed_fetched_paid_and_proven(
     node = await world.agent(programs(publisher))
     await world.ready(node)
     token = tmp_path / "coordinator" / "requester.token"
-    out, receipt = tmp_path / "out", tmp_path / "receipt.json"
-    status, told = await verb(
-        *("submit", str(frames), "--coordinator", world.url, "--token-file", str(token), "--want", "*.png"),
-        *(
-            "-o",
-            str(out),
-            "--receipt",
-            str(receipt),
-            "--deadline-s",
-            "60",
-            "--",
-            PYTHON,
-            "/bundle/render.py",
-            "3",
-            "5",
-            "40",
-            "25",
-        ),
-    )
+    out, archive, receipt = tmp_path / "out", tmp_path / "frames.tar", tmp_path / "receipt.json"
+    where = ("--coordinator", world.url, "--token-file", str(token), "--deadline-s", "60")
+    keep = ("-o", str(out), "--archive", str(archive), "--receipt", str(receipt), "--want", "*.png")
+    render = (PYTHON, "/bundle/render.py", "3", "5", "40", "25")
+    status, told = await verb("submit", str(frames), *where, *keep, "--", *render)
     assert status == 0, f"{told}\n{node.story()}"
     assert [line for line in told.splitlines() if line.startswith("frame ")] == ["frame 3", "frame 4", "frame 5"]
     assert "exited: exit status 0" in told
@@ -146,9 +132,14 @@ async def test_frames_are_rendered_streamed_fetched_paid_and_proven(
         assert len(zlib.decompress(raw[41 : 41 + size])) == 25 * (1 + 3 * 40)
     assert (out / "stdout").read_text() == "frame 3\nframe 4\nframe 5\n"
 
-    status, told = await verb("verify", str(receipt), "--coordinator-key", coordinator.public_key)
+    pinned = ("--coordinator-key", coordinator.public_key)
+    status, told = await verb("verify", str(receipt), *pinned, "--artifact", str(archive))
     assert status == 0, told
+    assert f"program  {PYTHON} /bundle/render.py 3 5 40 25" in told
     assert "VERIFIED" in told
+    archive.write_bytes(archive.read_bytes().replace(b"frame 4", b"frame 9"))
+    status, told = await verb("verify", str(receipt), *pinned, "--artifact", str(archive))
+    assert status == 1, told
     [line] = (await world.requester.ledger()).lines
     assert line.amount_micros > 0
     assert line.node_id
