@@ -16,10 +16,13 @@ from agent.core import events as ev
 from agent.core.errors import StorageError
 from agent.core.fingerprint import Model, SandboxFacts
 from agent.core.gpu import GpuPlace, GpuReport
+from agent.core.health import Health
 from agent.core.node import Node
 from agent.core.watchdog import Pulse, Tally
 from agent.edges.engines.build import PoolBuilder, build_pools
+from agent.edges.gpu.findings import FindingsFile
 from agent.edges.gpu.probe import NoGpuProbe, NvmlProbe
+from agent.edges.gpu.xids import xid_table
 from agent.edges.host import Host
 from agent.edges.identity import NodeIdentity
 from agent.edges.joining import join
@@ -45,6 +48,7 @@ from agent.stages.spine import Spine
 from agent.stages.storage import StorageGate
 from agent.stages.stream import Stream
 from agent.stages.supply import Supply
+from agent.stages.vitals import Vitals
 from agent.stages.watch import Watch
 
 if TYPE_CHECKING:
@@ -251,6 +255,9 @@ class Composer:
         )
         pull = Pull(spine, caller, identity, edges.outbox)
         advertise = Advertise(spine, caller, herald, pulse, self._rng, drain_limit_s=config.node.drain_limit_s)
+        findings = FindingsFile(config.node.state_dir)
+        health = Health(xid_table(), host.facts().boot_id, await asyncio.to_thread(findings.load))
+        vitals = Vitals(spine, health, findings, period_s=config.gpu.period_s)
         self._probe = probe = Probe(
             spine,
             herald,
@@ -262,6 +269,7 @@ class Composer:
             sandbox=edges.sandbox,
             period_s=config.gpu.period_s,
             report=edges.seen,
+            vitals=vitals,
             seen=edges.gpu_memory.see,
         )
         overview = Overview(spine, herald, execute, deliver, link, pulse, storage, name=self._name, url=url)

@@ -13,6 +13,7 @@ import msgspec
 
 from agent.core import wire
 from agent.core.checks.claims import Position
+from agent.core.findings import Finding
 from agent.core.fingerprint import Cpu, Pool, SandboxFacts, Versions
 from agent.core.gpu import GpuReport
 from agent.core.model import (
@@ -53,6 +54,15 @@ class GpuProbe(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class Findings(Protocol):
+    """What lasts of the findings about GPUs, over restarts of the agent."""
+
+    def load(self) -> Sequence[Finding]: ...
+    def keep(self, findings: Sequence[Finding]) -> None:
+        """Durable when it returns; blocks. Raises StorageError."""
+        ...
 
 
 class HostFacts(Value):

@@ -7,6 +7,7 @@ from typing import Any, assert_never
 
 from agent.core.attempt import Action, Attempt, Event
 from agent.core.fingerprint import Pool
+from agent.core.health import HealthState
 from agent.core.model import LeaseKey, Reason, Signed
 from agent.core.wire import OfferBody
 
@@ -64,6 +65,16 @@ class PoolChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuMoved:
+    """A GPU may take work, or may not any more."""
+
+    devices: tuple[str, ...]
+    """Its UUID and those of its MIG slices, as pools name them."""
+    state: HealthState
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GateChanged:
     """Something outside attempts and pools began or ceased to keep the node from taking work."""
 
@@ -116,6 +127,7 @@ NodeEvent = (
     | BeatAcked
     | Welcomed
     | PoolChanged
+    | GpuMoved
     | GateChanged
     | Ticked
     | DrainAsked

@@ -124,6 +124,11 @@ class Reason(StrEnum):
     """Its publisher is not one that the owner listed, or did not sign it."""
     LIMIT_TOO_HIGH = "limit_too_high"
     """A program asks for more than the owner allows."""
+    # a GPU is not well (ends attempts, declines, and keeps pools from taking work)
+    GPU_LOST = "gpu_lost"
+    GPU_DEGRADED = "gpu_degraded"
+    GPU_UNKNOWN = "gpu_unknown"
+    """It was not read yet, or is not any more."""
     # the node takes no work (also used to decline)
     STARTING = "starting"
     DRAINING = "draining"

@@ -14,11 +14,12 @@ from typing import Any, assert_never
 from agent.core import admission, lease
 from agent.core import events as ev
 from agent.core.attempt import OCCUPIES_SLOT, Attempt, Event
-from agent.core.breaker import Breaker, BreakerState
+from agent.core.breaker import Breaker
 from agent.core.fingerprint import Pool
-from agent.core.gates import pool_gates
+from agent.core.gates import DeviceHealth, device_gate, model_gate, pool_gates
+from agent.core.health import HealthState
 from agent.core.model import LeaseKey, Outcome, Reason, State
-from agent.core.status import Gate, RecentAttempt
+from agent.core.status import Gate, RecentAttempt, recent
 from agent.core.wire import Credit, PoolLoad
 
 REMEMBERED_KEYS = 4096
@@ -49,6 +50,7 @@ class Node:
         self.closed: deque[RecentAttempt] = deque(maxlen=REMEMBERED_ATTEMPTS)
         self.pools: dict[str, Pool] = {}
         self.breakers: dict[str, Breaker] = {}
+        self._devices: dict[str, DeviceHealth] = {}
         self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         self._gates: dict[Reason, str] = {}
         self._seen: dict[str, None] = {}
@@ -61,7 +63,7 @@ class Node:
     def free(self, pool: str) -> int:
         """Slots of a pool that may be filled; 0 unless it is ready, and while its breaker is open."""
         facts = self.pools.get(pool)
-        if facts is None or not facts.ready:
+        if facts is None or not facts.ready or device_gate(facts, self._devices) is not None:
             return 0
         busy = self.busy(pool)
         return self.breakers[pool].room(max(0, facts.slots - busy), busy)
@@ -78,10 +80,8 @@ class Node:
         return Credit(pool=pool, model_digest=self.pools[pool].model_digest, count=count)
 
     def gates(self, now: float | None = None) -> list[Gate]:
-        """Every reason why the node takes no work now, the most telling first; empty when it does.
-
-        With `now`, a gate that opens by itself tells how long that takes.
-        """
+        """Every reason why the node takes no work now, the most telling first; empty when it does. With `now`, a gate
+        that opens by itself tells how long that takes."""
         found = [Gate(reason=reason, detail=detail) for reason, detail in self._gates.items()]
         match self.state:
             case NodeState.DRAINING | NodeState.DRAINED:
@@ -90,7 +90,7 @@ class Node:
                 found.insert(0, Gate(reason=Reason.PAUSED, detail="paused"))
             case NodeState.STARTING | NodeState.SERVING:
                 pass
-        return found + pool_gates(self.pools, self.breakers, now)
+        return found + pool_gates(self.pools, self.breakers, now, self._devices)
 
     def is_shut(self, reason: Reason) -> bool:
         """Whether this gate from outside is shut."""
@@ -115,7 +115,7 @@ class Node:
 
     # ------------------------------------------------------------------ events in, commands out
 
-    def handle(self, event: ev.NodeEvent, now: float) -> list[ev.Command]:  # noqa: PLR0911  (one return an event)
+    def handle(self, event: ev.NodeEvent, now: float) -> list[ev.Command]:  # noqa: PLR0911, PLR0912  (one case an event)
         """Apply one event. Raises ImpossibleTransition on a bug."""
         match event:
             case ev.OfferArrived():
@@ -128,6 +128,8 @@ class Node:
                 return self._welcomed(event, now)
             case ev.PoolChanged():
                 return self._pool_changed(event)
+            case ev.GpuMoved():
+                return self._gpu_moved(event, now)
             case ev.Ticked():
                 return self._tick(now)
             case ev.DrainAsked():
@@ -153,7 +155,8 @@ class Node:
             pool = admission.place(offer.task, self.pools.values(), {name: self.free(name) for name in self.pools})
             if isinstance(pool, Pool):
                 return self._lease(event, pool, now)
-            no = self._broken(offer.task.model_digest) or pool
+            gate = model_gate(offer.task.model_digest, self.pools, self.breakers, self._devices)
+            no = admission.No(reason=gate.reason, detail=gate.detail) if gate else pool
         self.counts[Outcome.DECLINED] += 1
         return [ev.ReturnOffer(key=offer.key, reason=no.reason, detail=no.detail)]
 
@@ -166,14 +169,6 @@ class Node:
             return admission.No(reason=Reason.PAUSED, detail="the node is paused")
         for reason, detail in self._gates.items():
             return admission.No(reason=reason, detail=detail)
-        return None
-
-    def _broken(self, model_digest: str) -> admission.No | None:
-        """Why a model's pools take nothing, when it is that they failed too often."""
-        for pool in self.pools.values():
-            if pool.model_digest == model_digest and self.breakers[pool.name].state is not BreakerState.CLOSED:
-                detail = f"{pool.name}: {self.breakers[pool.name].tell()}"
-                return admission.No(reason=Reason.TOO_MANY_FAILURES, detail=detail)
         return None
 
     def _lease(self, event: ev.OfferArrived, pool: Pool, now: float) -> list[ev.Command]:
@@ -243,15 +238,7 @@ class Node:
         del self.attempts[attempt.key]
         outcome = attempt.outcome or Outcome.FAILED
         self.counts[outcome] += 1
-        recent = RecentAttempt(
-            task_id=attempt.key.task_id,
-            pool=attempt.pool,
-            outcome=outcome,
-            reason=attempt.reason or Reason.INTERNAL,
-            detail=attempt.detail,
-            seconds=now - attempt.leased_at,
-        )
-        self.closed.append(recent)
+        self.closed.append(recent(attempt, outcome, now))
         return [ev.Closed(attempt=attempt)]
 
     def abandon(self, key: LeaseKey, now: float) -> list[ev.Command]:
@@ -291,6 +278,15 @@ class Node:
         if self.state is NodeState.STARTING and event.pool.ready:
             return self._enter(NodeState.SERVING)
         return []
+
+    def _gpu_moved(self, event: ev.GpuMoved, now: float) -> list[ev.Command]:
+        """A lost GPU computes nothing any more: what runs there is handed back, so that others can have it at once."""
+        self._devices.update(dict.fromkeys(event.devices, DeviceHealth(event.state, event.detail)))
+        if event.state is not HealthState.LOST:
+            return []
+        pools = {name for name, pool in self.pools.items() if not set(event.devices).isdisjoint(pool.device.split("+"))}
+        stranded = [attempt.key for attempt in self.attempts.values() if attempt.pool in pools]
+        return self._all(stranded, Event.HAND_BACK_ASKED, now, Reason.GPU_LOST)
 
     def _tick(self, now: float) -> list[ev.Command]:
         commands: list[ev.Command] = []

@@ -5,6 +5,7 @@ Ages and remaining times are seconds from now on the daemon's monotonic clock; `
 
 from __future__ import annotations
 
+from agent.core.attempt import Attempt
 from agent.core.model import Outcome, Reason, State, Value
 
 
@@ -144,3 +145,15 @@ def headline(status: Status) -> str:
     if status.outbox_waiting:
         parts.append(f"{status.outbox_waiting} waiting for a receipt")
     return "; ".join(parts)
+
+
+def recent(attempt: Attempt, outcome: Outcome, now: float) -> RecentAttempt:
+    """What stays to be shown of an attempt that ended at monotonic `now`: no prompt, no output."""
+    return RecentAttempt(
+        task_id=attempt.key.task_id,
+        pool=attempt.pool,
+        outcome=outcome,
+        reason=attempt.reason or Reason.INTERNAL,
+        detail=attempt.detail,
+        seconds=now - attempt.leased_at,
+    )

@@ -9,16 +9,22 @@ import msgspec
 import structlog
 
 from agent.core import events as ev
-from agent.core.fingerprint import Fingerprint, Model, SandboxFacts
+from agent.core.fingerprint import Fingerprint, GpuStanding, Model, SandboxFacts
 from agent.core.gpu import GpuPlace, GpuReport, place_of, still
 from agent.core.watchdog import Pulse
 from agent.ports import EnginePool, GpuProbe, HostProbe
 from agent.stages.herald import Herald
 from agent.stages.spine import Spine
+from agent.stages.vitals import Vitals
 
 
 def fingerprint(
-    host: HostProbe, report: GpuReport, pools: Iterable[EnginePool], models: tuple[Model, ...], sandbox: SandboxFacts
+    host: HostProbe,
+    report: GpuReport,
+    pools: Iterable[EnginePool],
+    models: tuple[Model, ...],
+    sandbox: SandboxFacts,
+    standings: tuple[GpuStanding, ...] = (),
 ) -> Fingerprint:
     """All facts in one value. Readings that move every second are left out: they are no change of the node."""
     facts = host.facts()
@@ -28,6 +34,7 @@ def fingerprint(
         memory_bytes=facts.memory_bytes,
         gpus=tuple(still(gpu) for gpu in report.gpus),
         gpu_note=report.detail,
+        standings=standings,
         pools=tuple(pool.facts for pool in pools),
         models=models,
         sandbox=sandbox,
@@ -56,6 +63,7 @@ class Probe:
         sandbox: SandboxFacts,
         period_s: float,
         report: GpuReport,
+        vitals: Vitals,
         seen: Callable[[GpuReport], None] = _nobody,
     ) -> None:
         """`seen` is told of every reading."""
@@ -70,6 +78,7 @@ class Probe:
         self._period_s = period_s
         self._log = structlog.get_logger("probe")
         self._seen = seen
+        self._vitals = vitals
         self.report = report
 
     def place_of(self, uuid: str) -> GpuPlace | None:
@@ -79,6 +88,7 @@ class Probe:
     async def run(self) -> None:
         """Run until cancelled; the pools' engines run inside."""
         self._tell(GpuReport(), self.report)
+        await self._vitals.read(self.report)
         async with asyncio.TaskGroup() as group:
             for pool in self._pools.values():
                 group.create_task(pool.run(self._pool_watcher(pool)), name=f"pool {pool.facts.name}")
@@ -98,6 +108,7 @@ class Probe:
             report = await self._gpu.snapshot()
             self._tell(self.report, report)
             self.report = report
+            await self._vitals.read(report)
             self._seen(report)
             self._refresh()
             await self._spine.clock.sleep(self._period_s)
@@ -116,7 +127,9 @@ class Probe:
             self._log.warning("gpu.gone", uuid=uuid)
 
     def _refresh(self) -> None:
-        current = fingerprint(self._host, self.report, self._pools.values(), self._models, self._sandbox)
+        current = fingerprint(
+            self._host, self.report, self._pools.values(), self._models, self._sandbox, self._vitals.standings()
+        )
         if current != self._herald.fingerprint:
             self._herald.fingerprint = current
             self._spine.wake()

@@ -10,6 +10,7 @@ import pytest
 
 from agent.core import wire
 from agent.core.fingerprint import Fingerprint
+from agent.core.health import HealthState
 from tests.fakes.nvml.build import Builder, Placed, compiler
 from tests.fakes.nvml.scenario import load
 from tests.scenarios.engine import HeldEngine
@@ -91,6 +92,31 @@ async def test_a_gpu_that_is_lost_is_named_in_the_log_and_to_the_coordinator_and
     driver.at(9)  # now the driver no longer lists the last one
     seen = await told(world, "node", lambda now: sum(gpu.fault is not None for gpu in now.gpus) == 2)
     assert len(seen.gpus) == 8
+
+
+async def test_a_task_on_a_gpu_that_is_lost_is_handed_back_and_its_pool_takes_none_until_the_gpu_is_well(
+    world: World, builder: Builder, engine: HeldEngine
+) -> None:
+    driver = builder.place(load(HOSTS / "lost.ini"), world.home / "driver")
+    look = await world.agent("", name="look", start=False)
+    await on_driver(look, driver, "gpu.deadline_s=20")
+    doomed = (await told(world, "look", lambda seen: len(seen.gpus) == 8)).gpus[3].uuid
+    await look.kill()
+    agent = await world.agent(external(engine.url) + f'device = "{doomed}"\n', start=False)
+    await on_driver(agent, driver, "gpu.deadline_s=20")
+    node = await world.ready(agent)
+    engine.open.clear()
+    assert node.fingerprint is not None
+    await world.ask(node.fingerprint.pools[0].model_digest)
+    await asyncio.wait_for(engine.asked.acquire(), PATIENCE_S)
+    driver.at(5)
+    moved = await agent.saw("gpu.moved", after="lost")
+    assert (moved["uuid"], moved["findings"]) == (doomed, ["gpu_lost"])
+    closed = await agent.saw("attempt.closed")
+    assert (closed["outcome"], closed["reason"]) == ("handed_back", "gpu_lost")
+    seen = await told(world, "node", lambda now: any(it.state is HealthState.LOST for it in now.standings))
+    assert {it.uuid for it in seen.standings if it.state is not HealthState.HEALTHY} == {doomed}
+    assert "gpu_lost" in (await agent.verb("status"))[1]
 
 
 async def test_a_gpu_that_appears_after_the_start_is_told_to_the_coordinator(world: World, builder: Builder) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agent.core import wire
 from agent.core.attempt import OCCUPIES_SLOT
 from agent.core.events import DrainAsked, PauseAsked, ResumeAsked
+from agent.core.findings import Finding
 from agent.core.fingerprint import Cpu, SandboxFacts, Versions
 from agent.core.gpu import GpuReport
+from agent.core.health import Health
 from agent.core.model import State
 from agent.core.node import Node, NodeState
 from agent.core.watchdog import Pulse
@@ -30,6 +33,7 @@ from agent.stages.report import Report
 from agent.stages.spine import Spine
 from agent.stages.storage import StorageGate
 from agent.stages.stream import Stream
+from agent.stages.vitals import Vitals
 from agent.stages.watch import Watch
 from tests.sim.authority import KEY
 from tests.sim.clock import SimClock
@@ -62,6 +66,16 @@ class StillHost:
             versions=Versions(agent="0", python="3", kernel="6", os="sim"),
             boot_id="boot",
         )
+
+
+class NoFindings:
+    """Implements ports.Findings."""
+
+    def load(self) -> Sequence[Finding]:
+        return ()
+
+    def keep(self, findings: Sequence[Finding]) -> None:
+        raise AssertionError("there is no GPU here")
 
 
 class NoGpu:
@@ -168,6 +182,7 @@ class Machine:
             sandbox=sandbox,
             period_s=10.0,
             report=GpuReport(),
+            vitals=Vitals(spine, Health({}, "boot"), NoFindings(), period_s=10.0),
         )
         self._drain = Drain(spine, pull, deliver, link)
         self._parts = {

@@ -1,0 +1,81 @@
+"""Vitals: keeps every GPU's health from its readings, and lets the node take work only where a GPU is well."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from agent.core import events as ev
+from agent.core.errors import StorageError
+from agent.core.findings import Finding
+from agent.core.fingerprint import GpuStanding
+from agent.core.gpu import Gpu, GpuReport
+from agent.core.health import GpuHealth, Health, HealthState, Moved
+from agent.ports import Findings
+from agent.stages.spine import Spine
+
+
+class Vitals:
+    """Owns the health of all GPUs."""
+
+    def __init__(self, spine: Spine, health: Health, findings: Findings, *, period_s: float) -> None:
+        self._spine = spine
+        self._health = health
+        self._findings = findings
+        self._period_s = period_s
+        self._kept = health.lasting()
+        self._log = structlog.get_logger("gpu")
+
+    async def read(self, report: GpuReport) -> None:
+        """Judge a snapshot. What lasts beyond this process is durable when this returns."""
+        clock = self._spine.clock
+        for moved in self._health.read(report, clock.monotonic(), clock.wall(), self._period_s):
+            self._tell(moved)
+        if (lasting := self._health.lasting()) != self._kept:
+            await self._keep(lasting)
+
+    def standings(self) -> tuple[GpuStanding, ...]:
+        """For the fingerprint and the status."""
+        return tuple(_standing(uuid, health) for uuid, health in self._health.gpus.items())
+
+    def _tell(self, moved: Moved) -> None:
+        gpu, health = moved.gpu, self._health.gpus[moved.gpu.uuid]
+        tell = self._log.info if moved.after is HealthState.HEALTHY else self._log.warning
+        detail = explained(health)
+        tell(
+            "gpu.moved",
+            uuid=gpu.uuid,
+            name=gpu.name,
+            before=moved.before.value,
+            after=moved.after.value,
+            findings=[finding.code for finding in moved.findings] or None,
+            detail=detail or None,
+        )
+        self._spine.feed(ev.GpuMoved(devices=_devices(gpu), state=moved.after, detail=detail))
+
+    async def _keep(self, lasting: tuple[Finding, ...]) -> None:
+        try:
+            await asyncio.to_thread(self._findings.keep, lasting)
+        except StorageError as error:  # the GPU stays out of work all the same; only a restart would forget why
+            self._log.error("gpu.findings_unkept", detail=str(error))
+            return
+        self._kept = lasting
+
+
+def explained(health: GpuHealth) -> str:
+    """Why a GPU is not healthy, and what its owner can do, in one line."""
+    if health.findings:
+        worst = health.findings[0]
+        return f"{worst.evidence} ({worst.code}); advice: {worst.advice.value}"
+    if health.on_probation:
+        return "well again, and watched for a minute before it takes work"
+    return "" if health.state is HealthState.HEALTHY else "no good reading of it so far, or none lately"
+
+
+def _devices(gpu: Gpu) -> tuple[str, ...]:
+    return (gpu.uuid, *(part.uuid for part in gpu.mig))
+
+
+def _standing(uuid: str, health: GpuHealth) -> GpuStanding:
+    return GpuStanding(uuid=uuid, state=health.state, findings=health.findings)
