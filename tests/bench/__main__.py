@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.bench import daemon, engine, noop, parts
+from tests.bench import beside, daemon, engine, noop, parts
 from tests.bench.noop import Rate
 from tests.bench.redis import PEERS, measure_peer, peer_version, redis_server
 from tests.bench.table import Row, at_least, at_most, page
@@ -101,7 +101,7 @@ SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], list[Row]]]] = {
     "proof": ("Proof and stream", lambda o: parts.proof(len(o.rounds)) + parts.signatures(len(o.rounds))),
     "probe": ("Probe", lambda o: parts.probe(len(o.rounds))),
     "outbox": ("Outbox and transcripts", lambda o: parts.outbox(len(o.rounds))),
-    "sandbox": ("Sandbox", lambda o: parts.sandbox(len(o.rounds))),
+    "sandbox": ("Sandbox", lambda o: parts.sandbox(len(o.rounds)) + run(beside.bombs())),
 }
 USUAL = [name for name in SECTIONS if name != "demo"]
 

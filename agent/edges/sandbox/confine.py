@@ -34,8 +34,8 @@ class Confinement:
         self._means = means
         self._group = group
         self._pid = 0
-        self._memory_peak_bytes = 0
-        self._cpu_s = 0.0
+        self._memory_peak_bytes: int | None = None
+        self._cpu_s: float | None = None
 
     def admit(self, pid: int) -> None:
         """Put the held process, and with it all that it will start, under the limits. Raises SandboxError, also when
@@ -57,19 +57,19 @@ class Confinement:
     async def watch(self, places: Places, exceeded: Callable[[], None]) -> None:
         """Where no cgroup does: measure what is used, and call `exceeded` once that is more memory than allowed."""
         while self._group is None:
+            await asyncio.sleep(WATCH_PERIOD_S)
             used = await asyncio.to_thread(self._measure, places)
             if self._means.watched_memory_bytes is not None and used > self._means.watched_memory_bytes:
                 exceeded()
                 return
-            await asyncio.sleep(WATCH_PERIOD_S)
 
     def last_look(self) -> None:
         """Before the sandbox is killed: the kernel forgets the time of those that nobody buries."""
         if self._group is None:
-            self._cpu_s = max(self._cpu_s, cpu_s(self._pid))
+            self._cpu_s = max(self._cpu_s or 0.0, cpu_s(self._pid))
 
     def used(self, wall_s: float) -> Used:
-        """What it used; without a cgroup, as last measured. Call before `release`."""
+        """What it used; without a cgroup, as last measured, which a short program never was. Call before `release`."""
         if self._group is None:
             return Used(wall_s=wall_s, cpu_s=self._cpu_s, memory_peak_bytes=self._memory_peak_bytes)
         return Used(wall_s=wall_s, cpu_s=self._group.cpu_s(), memory_peak_bytes=self._group.memory_peak_bytes())
@@ -77,8 +77,8 @@ class Confinement:
     def _measure(self, places: Places) -> int:
         """Bytes of memory in use."""
         used = used_bytes(self._pid, self._means.watched_memory_bytes or sys.maxsize, places.filled())
-        self._memory_peak_bytes = max(self._memory_peak_bytes, used)
-        self._cpu_s = max(self._cpu_s, cpu_s(self._pid))
+        self._memory_peak_bytes = max(self._memory_peak_bytes or 0, used)
+        self._cpu_s = max(self._cpu_s or 0.0, cpu_s(self._pid))
         return used
 
     def out_of_memory(self) -> bool:

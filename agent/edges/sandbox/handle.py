@@ -54,6 +54,7 @@ class RunningSandbox:
         self._limits = spec.limits
         self._confinement = confinement
         self._cause: ExitKind | None = None
+        self._closed = False
         self._output = None
         if launched.stdout is not None:
             self._output = Output(launched.stdout, spec.limits.stdout_bytes, self._too_much_output)
@@ -84,14 +85,16 @@ class RunningSandbox:
 
         What lies there was made by the program: follow nothing in it.
         """
-        return self._launched.places.out
+        return None if self._closed else self._launched.places.out
 
     def close(self) -> None:
         """Kill what still runs, give up /out and what is left unread. Idempotent."""
         self.kill()
         if self._output is not None:
             self._output.close()
-        self._launched.places.close()
+        if not self._closed:
+            self._closed = True
+            asyncio.get_running_loop().run_in_executor(None, self._launched.places.close)
 
     async def wait(self) -> SandboxExit:
         """The end; any number of callers may wait, and cancelling one leaves the sandbox alone."""
@@ -169,12 +172,15 @@ class RunningSandbox:
         self._watch.cancel()
         cause = self._cause or self._found(code)
         used = self._confinement.used(asyncio.get_running_loop().time() - self._began)
-        self._launched.places.close(keep_out=True)
-        # A group counts as full until the kernel has quite forgotten its dead.
-        await asyncio.to_thread(self._confinement.release)
+        await asyncio.to_thread(self._tidy)
         os.close(self._launched.init_pidfd)
         end = classify(code, cause, self._limits, self.stderr_tail())
         return msgspec.structs.replace(end, used=used)
+
+    def _tidy(self) -> None:
+        """Blocks: a group counts as full until the kernel has quite forgotten its dead, a place until its files."""
+        self._launched.places.close(keep_out=True)
+        self._confinement.release()
 
     def _found(self, code: int) -> ExitKind | None:
         """Why it ended, where we did not end it."""

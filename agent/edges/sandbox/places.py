@@ -46,9 +46,13 @@ class Places:
         )
 
     def close(self, *, keep_out: bool = False) -> None:
-        """Let go of them, where `keep_out` says so all but /out. Idempotent."""
-        for path in [path for path in self._fds if not (keep_out and path == OUT)]:
-            os.close(self._fds.pop(path))
+        """Let go of them, where `keep_out` says so all but /out. Idempotent, and good from any thread.
+
+        Blocks for seconds where a program made millions of files, which the kernel now forgets one by one.
+        """
+        for path in [path for path in list(self._fds) if not (keep_out and path == OUT)]:
+            if (fd := self._fds.pop(path, None)) is not None:
+                os.close(fd)
 
 
 def hold(init_pid: int, paths: tuple[str, ...], root: str = _UNDER_CONSTRUCTION) -> Places:

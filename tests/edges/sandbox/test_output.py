@@ -110,6 +110,7 @@ async def what_lies_in_out_outlives_the_program(sandbox):
     os.close(fd)
     assert os.fstatvfs(handle.out_fd).f_blocks * os.fstatvfs(handle.out_fd).f_frsize == 1 << 20
     handle.close()
+    await within(asyncio.get_running_loop().shutdown_default_executor())  # where it is closed
     assert len(os.listdir("/proc/self/fd")) == before
 
 
