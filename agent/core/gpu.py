@@ -258,6 +258,17 @@ def with_known(report: GpuReport, known: Mapping[str, Gpu]) -> GpuReport:
     return msgspec.structs.replace(report, gpus=tuple(gpus))
 
 
+def units(report: GpuReport) -> tuple[str, ...]:
+    """UUIDs of what an engine can be placed on now: whole GPUs, and the slices of one that is cut, which has no other
+    use. A GPU that only its bus address names has no place."""
+    whole = [(gpu.uuid,) if not gpu.mig_enabled else tuple(part.uuid for part in gpu.mig) for gpu in _sound(report)]
+    return tuple(uuid for uuids in whole for uuid in uuids)
+
+
+def _sound(report: GpuReport) -> list[Gpu]:
+    return [gpu for gpu in report.gpus if gpu.fault is None and gpu.uuid.startswith("GPU-")]
+
+
 class GpuPlace(Value):
     """Where one GPU or MIG slice is among the device nodes."""
 

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
-from agent.core.gpu import Gpu, GpuFault, GpuReport, GpuSample, retry_delay_s, with_known
+from agent.core.gpu import (
+    Gpu,
+    GpuCondition,
+    GpuFault,
+    GpuPlace,
+    GpuReport,
+    GpuSample,
+    MigSlice,
+    place_of,
+    retry_delay_s,
+    still,
+    units,
+    with_known,
+)
 
 
 def gpu(index: int) -> Gpu:
@@ -50,3 +64,48 @@ def test_a_gpu_that_is_listed_is_left_as_it_is() -> None:
     report = GpuReport(gpus=(gpu(0),))
 
     assert with_known(report, {"GPU-0": gpu(0)}) == report
+
+
+SLICES = tuple(
+    MigSlice(uuid=f"MIG-{n}", name="3g", memory_total_bytes=1, gpu_instance=n, compute_instance=0) for n in (1, 2)
+)
+CUT = Gpu(uuid="GPU-cut", name="card", index=1, minor=3, mig_enabled=True, mig=SLICES)
+WHOLE = Gpu(uuid="GPU-whole", name="card", index=0, minor=1)
+
+
+def test_engines_are_placed_on_whole_gpus_and_on_slices_of_those_that_are_cut() -> None:
+    assert units(GpuReport(gpus=(WHOLE, CUT))) == ("GPU-whole", "MIG-1", "MIG-2")
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        replace(WHOLE, fault=GpuFault.GPU_LOST),
+        replace(WHOLE, uuid="PCI:00000000:0A:00.0"),
+        replace(WHOLE, uuid="index:0"),
+        replace(CUT, mig=()),
+    ],
+)
+def test_nothing_is_placed_on_a_gpu_that_is_broken_nameless_or_cut_into_nothing(card: Gpu) -> None:
+    assert units(GpuReport(gpus=(card,))) == ()
+
+
+def test_a_gpu_and_a_slice_have_their_places_among_the_nodes() -> None:
+    report = GpuReport(gpus=(WHOLE, CUT))
+
+    assert place_of(report, "GPU-whole") == GpuPlace(minor=1)
+    assert place_of(report, "MIG-2") == GpuPlace(minor=3, gpu_instance=2, compute_instance=0)
+    assert place_of(report, "GPU-other") is None
+
+
+def test_what_the_driver_does_not_place_has_no_place() -> None:
+    untold = (replace(WHOLE, minor=None), replace(CUT, mig=(replace(SLICES[0], compute_instance=None),)))
+
+    assert [place_of(GpuReport(gpus=untold), uuid) for uuid in ("GPU-whole", "MIG-1")] == [None, None]
+
+
+def test_what_stays_of_a_gpu_does_not_change_with_its_readings() -> None:
+    absent = {"serial": "no", "power_mw": "no", "energy_mj": "no"}
+    busy = replace(WHOLE, sample=GpuSample(power_mw=9), condition=GpuCondition(energy_mj=7), absent=absent)
+
+    assert still(busy) == replace(WHOLE, absent={"serial": "no"})
