@@ -15,7 +15,7 @@ from agent.config import Config, EngineKind
 from agent.core import events as ev
 from agent.core.errors import StorageError
 from agent.core.fingerprint import Model, SandboxFacts
-from agent.core.gpu import GpuPlace, GpuReport
+from agent.core.gpu import GpuPlace, GpuReport, units
 from agent.core.health import Health
 from agent.core.node import Node
 from agent.core.watchdog import Pulse, Tally
@@ -140,8 +140,7 @@ class Composer:
         seen = await self._first_look(gpu)
         sandbox = await self._sandbox()
         facts = await sandbox.probe()
-        uuids = [found.uuid for found in seen.gpus if found.fault is None]
-        built = await self._pools(config, sandbox, self._clock, gpus=uuids, progress=self._progress)
+        built = await self._pools(config, sandbox, self._clock, gpus=units(seen), progress=self._progress)
         for model in built.models:
             _log.info("model.verified", model=model.name, digest=model.digest, bytes=model.bytes)
         transcripts = await self._transcripts()
