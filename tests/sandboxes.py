@@ -1,6 +1,7 @@
 """Real sandboxes for tests: whether this machine can make them, and running a test as an ordinary user."""
 
 import asyncio
+import contextlib
 import functools
 import os
 import pickle
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.sandbox.fds import readable
 from agent.edges.sandbox.oci.backend import Oci
 from agent.edges.sandbox.oci.facts import EngineName
 from agent.edges.sandbox.probing import LEAK
@@ -104,6 +106,16 @@ def fork_agent(make):
 async def within(awaitable):
     """Its result, or a failure after a time that only a hang can take."""
     return await asyncio.wait_for(awaitable, LIMIT_S)
+
+
+async def gone(pid):
+    """Until a process is dead that need not be our child."""
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            await within(readable(pidfd))
+        finally:
+            os.close(pidfd)
 
 
 def shell(script, **fields):

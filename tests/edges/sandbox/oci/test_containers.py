@@ -14,25 +14,15 @@ from agent.config.schema import SandboxConfig
 from agent.core.errors import SandboxError
 from agent.edges.sandbox.build import build_sandbox
 from agent.edges.sandbox.cgroups import ROOT, memberships
-from agent.edges.sandbox.fds import readable
 from agent.edges.sandbox.oci import words
 from agent.edges.sandbox.oci.backend import Oci
 from agent.edges.sandbox.oci.confine import ContainerConfinement
 from agent.edges.sandbox.oci.facts import EngineName
 from agent.ports import ExitKind, Limits
-from tests.sandboxes import FORKS, fork_agent, make_backend, require_root, run, shell, within
+from tests.sandboxes import FORKS, fork_agent, gone, make_backend, require_root, run, shell, within
 
 KEEPER = "gpu-agent-keeper"
 LONG = shell("sleep 600")
-
-
-async def gone(pid):
-    """Until a process that is not our child is dead."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        await within(readable(pidfd))
-    finally:
-        os.close(pidfd)
 
 
 def remembered(backend, label):
@@ -80,8 +70,7 @@ async def test_a_program_does_not_run_when_the_agent_dies_before_it_gave_leave(e
     with os.fdopen(out, "rb", 0) as said:
         init_pid = int(said.readline())
         os.waitpid(agent_pid, 0)
-    if psutil.pid_exists(init_pid):
-        await gone(init_pid)
+    await gone(init_pid)
     assert not (shared / "ran").exists()
     make_backend(engine_name, tmp_path).reap_orphans()
 
