@@ -13,8 +13,18 @@ from typing import Any, TypeVar
 from agent.edges.durable import sync_directory, sync_file
 from agent.edges.lane import Lane
 from agent.edges.salvage import DamagedFile, open_damaged
-from agent.edges.sqlite_faults import DamagedError, classified, is_damage
-from agent.edges.sqlite_file import BUSY_TIMEOUT_S, Migrations, Work, move_aside, open_beside, open_file, remove
+from agent.edges.sqlite_faults import DamagedError, DamagedLogError, classified, is_damage
+from agent.edges.sqlite_file import (
+    BUSY_TIMEOUT_S,
+    Migrations,
+    Work,
+    copy_with_log,
+    move_aside,
+    open_beside,
+    open_file,
+    remove,
+)
+from agent.edges.wal import mended
 
 T = TypeVar("T")
 
@@ -130,23 +140,36 @@ class Database:
         """Put a fresh file in place of the damaged one, which is kept, with its log, under a free name."""
         with self._beside_in_use:  # nobody opens the old file again by its name
             self._close_files()
-            rescued = self._rescue()
+            rescued = self._rescue(error)
             aside = move_aside(self._path)
+            if isinstance(error, DamagedLogError):
+                Path(f"{aside}-wal").write_bytes(error.log)
             self._end_replacing()
         brought = f" ({rescued})" if rescued else ""
         self._recovered(
             f"{self._path.name} was damaged ({error}); it is kept as {aside.name} and a fresh one is in use{brought}"
         )
 
-    def _rescue(self) -> str:
+    def _rescue(self, error: Exception) -> str:
         """Fill a file that is to take the place of the damaged one. Until then a crash, or a full disk, costs nothing
         but the work: it is done again."""
         if self._salvage is None:
             return ""
+        if not isinstance(error, DamagedLogError):
+            return self._rescue_from(self._path)
+        mended_path = Path(f"{self._path}.mended")
+        copy_with_log(self._path, mended(error.log), mended_path)
+        try:
+            return self._rescue_from(mended_path)
+        finally:
+            remove(mended_path)
+
+    def _rescue_from(self, source: Path) -> str:
+        assert self._salvage is not None
         remove(self._rescued)
         with (
             closing(open_file(self._rescued, self._migrations, self._busy_timeout_s)) as fresh,
-            open_damaged(self._path) as damaged,
+            open_damaged(source) as damaged,
         ):
             # Nobody reads it before it is whole: no log, one flush.
             fresh.execute("PRAGMA journal_mode = MEMORY")

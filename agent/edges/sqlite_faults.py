@@ -19,6 +19,15 @@ class DamagedError(Exception):
     """The file is no sound database, or what it holds is not what was written. Work inside it may raise this."""
 
 
+class DamagedLogError(DamagedError):
+    """Transactions that were flushed lie behind a damaged place in the write-ahead log, where SQLite does not look."""
+
+    def __init__(self, log: bytes) -> None:
+        super().__init__("its write-ahead log holds transactions behind a damaged place")
+        self.log = log
+        """As it was: SQLite throws the log away when it closes the file."""
+
+
 def is_damage(error: BaseException) -> bool:
     """Whether the file itself is bad, rather than the disk, the statement or the moment."""
     return isinstance(error, DamagedError) or _code(error) in _DAMAGE

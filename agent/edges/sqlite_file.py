@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import struct
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import TypeVar
 
 from agent.core.errors import StorageError
 from agent.edges.durable import make_private_directory, sync_directory
-from agent.edges.sqlite_faults import DamagedError, classified
+from agent.edges.sqlite_faults import DamagedError, DamagedLogError, classified
+from agent.edges.wal import loses_commits
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -23,6 +26,8 @@ Migrations = Sequence[Sequence[str]]
 BUSY_TIMEOUT_S = 5.0
 CHECK_LIMIT_BYTES = 64 << 20
 """A database up to this size is checked whole when it is opened (about 0.1 s); damage to a larger one shows in use."""
+_SHM_FRAMES_AT = 16
+"""Where the index of the log says how many frames count, in the machine's byte order."""
 _FILES = ("-wal", "-shm", "")
 """The log before its database: a log that lies beside another database is played into that."""
 
@@ -37,6 +42,7 @@ def open_file(path: Path, migrations: Migrations, busy_timeout_s: float) -> sqli
     connection.text_factory = _text
     try:
         _prepare(connection, path)
+        _check_log(path)
         _migrate(connection, path, migrations)
     except BaseException:  # whatever it was, the file must not stay open
         connection.close()
@@ -85,6 +91,13 @@ def move_aside(path: Path) -> Path:
     return aside
 
 
+def copy_with_log(path: Path, log: bytes, copy: Path) -> None:
+    """The database as `copy`, with `log` beside it. Raises OSError."""
+    remove(copy)
+    shutil.copyfile(path, copy)
+    Path(f"{copy}-wal").write_bytes(log)
+
+
 def remove(path: Path) -> None:
     """The file, with its log, if it is there. Raises OSError."""
     for suffix in _FILES:
@@ -111,6 +124,17 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise DamagedError(verdict.splitlines()[-1])
+
+
+def _check_log(path: Path) -> None:
+    """Before anything is written: SQLite goes on right behind the last frame that it trusts. Raises DamagedLogError."""
+    try:
+        log, index = (Path(f"{path}{suffix}").read_bytes() for suffix in ("-wal", "-shm"))
+    except FileNotFoundError:  # there is none yet
+        return
+    (seen_frames,) = struct.unpack_from("=I", index, _SHM_FRAMES_AT)
+    if loses_commits(log, seen_frames):
+        raise DamagedLogError(log)
 
 
 def _migrate(connection: sqlite3.Connection, path: Path, migrations: Migrations) -> None:
