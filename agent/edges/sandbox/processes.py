@@ -57,6 +57,17 @@ def _command(process: Path) -> bytes:
     return b""
 
 
+def exists(pid: int) -> bool:
+    """Whether there is such a process, also where /proc hides those of others."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def bury(group: int, pidfd: int) -> None:
     """Take the exit statuses of what a dead monitor, whose process group this was, left to us.
 

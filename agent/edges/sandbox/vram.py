@@ -12,7 +12,7 @@ from agent.core.errors import SandboxError
 from agent.core.fingerprint import SandboxFacts
 from agent.core.gpu import GpuReport
 from agent.core.vram import Claim, Overuse, overuses, pids_on, unwatchable
-from agent.edges.sandbox.processes import PROC, tree
+from agent.edges.sandbox.processes import exists, tree
 from agent.ports import ExitKind, Sandbox, SandboxExit, SandboxHandle, SandboxSpec
 
 
@@ -61,7 +61,7 @@ class GpuMemoryGuard:
     def _look_for_strangers(self, report: GpuReport) -> None:
         """Told once: in a container without the host's processes, the driver's numbers mean nobody."""
         pids = {pid for holder in self._held for pid in pids_on(report, holder.gpus)}
-        blind = bool(pids) and not any((PROC / str(pid)).exists() for pid in pids)
+        blind = bool(pids) and not any(map(exists, pids))
         if blind and not self._blind:
             self._log.warning(
                 "sandbox.gpu_memory_unwatched",
