@@ -11,7 +11,13 @@ from agent.core.checks import claims
 from agent.core.checks.claims import Chunk, Position, Sampler
 from agent.core.checks.draw import uniforms
 from agent.core.checks.ending import Ending, Told, check_ending
-from agent.core.checks.forward import check_closeness, check_exactness, check_plausibility, figures_sha256
+from agent.core.checks.forward import (
+    Exactness,
+    check_closeness,
+    check_exactness,
+    check_plausibility,
+    figures_sha256,
+)
 from agent.core.checks.sampling import Sampled, check_sampling
 from agent.core.checks.verdict import Metrics, Replayed
 from agent.core.model import ChatInput, CompletionInput
@@ -54,32 +60,45 @@ async def with_model(claim: Claim, replayer: Replayer, *, chosen: Collection[int
     claimed = await _filled(header, claims.positions(claim.leaves), prompt, replayer)
     known = next((at for at, one in enumerate(claimed) if one.token is None), len(claimed))
     chunks = [chunk for chunk in claims.chunks(claim.leaves) if chunk.start < known]
-    found = found._replace(
+    wanted = [chunk for chunk in chunks if exact or not chosen or chunk.leaf in chosen]
+    replay = _Replay(header, prompt, claimed[:known], replayer)
+    # All at once costs as much as the generation did; each chunk by itself also reads all that is before it.
+    own = await (replay.at_once(wanted) if len(wanted) == len(chunks) else replay.one_by_one(wanted))
+    return found._replace(
         prompt=bool(header.prompt_sha256) or None,
         ending=await _ending(claim, claimed, replayer),
         unknown=len(claimed) - known,
+        chunks=tuple(_replayed(chunk, figures, header) for chunk, figures in zip(wanted, own, strict=True)),
+        exact=await replay.exactness(own) if exact else None,
     )
-    if exact:
-        return await _exactly(found, header, chunks, prompt, claimed[:known], replayer)
-    wanted = [chunk for chunk in chunks if not chosen or chunk.leaf in chosen]
-    replayed = [_replayed(chunk, await _replay(chunk, prompt, claimed, replayer, header), header) for chunk in wanted]
-    return found._replace(chunks=tuple(replayed))
 
 
-async def _exactly(
-    found: Metrics,
-    header: Header,
-    chunks: Sequence[Chunk],
-    prompt: Sequence[int],
-    claimed: Sequence[Position],
-    replayer: Replayer,
-) -> Metrics:
-    """All in one go, as it was generated. Behind a token that cannot be forced, figures are close but not equal."""
-    ids = _known(claimed)
-    own = await replayer.replay(prompt, ids, header.n_probs)
-    equal = await replayer.in_one_go(ids)
-    replayed = [_replayed(chunk, own[chunk.start : chunk.start + len(chunk.positions)], header) for chunk in chunks]
-    return found._replace(exact=check_exactness(claimed[:equal], own[:equal]), chunks=tuple(replayed))
+class _Replay(NamedTuple):
+    """The known tokens of one task, to be said again."""
+
+    header: Header
+    prompt: tuple[int, ...]
+    claimed: Sequence[Position]
+    replayer: Replayer
+
+    async def at_once(self, chunks: Sequence[Chunk]) -> list[tuple[Position, ...]]:
+        """Figures of each of `chunks`, computed as the node computed them: token by token from the prompt."""
+        own = await self.replayer.replay(self.prompt, _known(self.claimed), self.header.n_probs)
+        return [own[chunk.start : chunk.start + len(chunk.positions)] for chunk in chunks]
+
+    async def one_by_one(self, chunks: Sequence[Chunk]) -> list[tuple[Position, ...]]:
+        """Figures of each of `chunks`, after all that is before it was read in one go."""
+        return [await self._chunk(chunk) for chunk in chunks]
+
+    async def _chunk(self, chunk: Chunk) -> tuple[Position, ...]:
+        prefix = [*self.prompt, *_known(self.claimed[: chunk.start])]
+        return await self.replayer.replay(prefix, _known(chunk.positions), self.header.n_probs)
+
+    async def exactness(self, own: Sequence[Sequence[Position]]) -> Exactness:
+        """Of figures that were made `at_once`. Behind a token that cannot be forced they are close, but not equal."""
+        equal = await self.replayer.in_one_go(_known(self.claimed))
+        shown = [one for one in self.claimed[:equal] if one.ids]
+        return check_exactness(shown, [one for figures in own for one in figures][: len(shown)])
 
 
 async def _filled(
@@ -100,13 +119,6 @@ def _sampler(header: Header) -> Sampler | None:
     """None where the engine draws in a way of its own. The likeliest token is the same everywhere."""
     sampler = claims.sampler(header)
     return sampler if header.samplers == engines.SAMPLERS or sampler.greedy else None
-
-
-async def _replay(
-    chunk: Chunk, prompt: Sequence[int], claimed: Sequence[Position], replayer: Replayer, header: Header
-) -> tuple[Position, ...]:
-    prefix = [*prompt, *_known(claimed[: chunk.start])]
-    return await replayer.replay(prefix, _known(chunk.positions), header.n_probs)
 
 
 def _replayed(chunk: Chunk, own: Sequence[Position], header: Header) -> Replayed:

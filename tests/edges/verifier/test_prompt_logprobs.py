@@ -73,8 +73,18 @@ async def test_an_honest_task_of_another_machine_passes(home: Path):
     assert [chunk.plausible.compared for chunk in found.chunks] == [32, 8]
     assert 0 < found.chunks[0].close.mean < 0.1
     asked = [body for path, body in server.seen if path == "/v1/completions" and "prompt_logprobs" in body]
-    assert len(asked) == 2  # one prefill a chunk
+    assert len(asked) == 1  # one prefill for all
     assert {(body["prompt_logprobs"], body["max_tokens"]) for body in asked} == {(MOST, 1)}
+
+
+async def test_chosen_chunks_are_asked_for_one_by_one(home: Path):
+    server = Vllm(noise=0.03)
+    async with asking(server.application(), home) as replayer:
+        prompt = await replayer.prompt_ids(CHAT)
+        found = await with_model(greedy_claim(prompt, tokens=70), replayer, chosen=[0, 2])
+    assert [(one.leaf, one.plausible.compared) for one in found.chunks] == [(0, 32), (2, 6)]
+    asked = [body["prompt"] for _, body in server.seen if "prompt_logprobs" in body]
+    assert [len(one) - len(prompt) for one in asked] == [32, 70]
 
 
 async def test_tokens_that_the_model_would_not_have_said_fail(home: Path):
