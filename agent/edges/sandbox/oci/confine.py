@@ -12,7 +12,7 @@ from pathlib import Path
 from agent.core.errors import SandboxError
 from agent.edges.sandbox.confine import refuse_root
 from agent.edges.sandbox.fds import readable
-from agent.edges.sandbox.oci import remains
+from agent.edges.sandbox.oci import cgroup
 from agent.edges.sandbox.oci.command import Command
 from agent.edges.sandbox.places import Places
 from agent.edges.sandbox.sources import give
@@ -30,17 +30,18 @@ class ContainerConfinement:
         self._name = name
         self._spec = spec
         self._pidfd = -1
-        self._places: remains.Places | None = None
-        self._remains = remains.Remains()
+        self._places: cgroup.Places | None = None
+        self._remains = cgroup.Remains()
 
     def admit(self, pid: int) -> None:
         """Look at the held first process, and hand it its socket directory. Raises SandboxError, also when that process
-        turns out to be root on the host."""
+        turns out to be root on the host, or when its engine has ignored a limit."""
         refuse_root(pid)
         owner = Path(f"/proc/{pid}").stat()
         if self._spec.socket_dir is not None:
             give(self._spec.socket_dir, owner.st_uid, owner.st_gid)
-        self._places = remains.places(Path(f"/proc/{pid}/cgroup").read_text(), Path("/proc/self/cgroup").read_text())
+        self._places = cgroup.places(Path(f"/proc/{pid}/cgroup").read_text(), Path("/proc/self/cgroup").read_text())
+        cgroup.require_held(self._places, self._spec.limits)
         self._pidfd = os.pidfd_open(pid)
 
     def follow(self, client: subprocess.Popen[bytes]) -> None:
@@ -53,7 +54,7 @@ class ContainerConfinement:
         try:
             await readable(self._pidfd)
             if self._places is not None:
-                self._remains = remains.read(self._places)
+                self._remains = cgroup.read(self._places)
         finally:
             os.close(self._pidfd)
         await asyncio.sleep(self._patience_s)

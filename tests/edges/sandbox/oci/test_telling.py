@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agent.core.errors import SandboxError
 from agent.edges.sandbox.oci import image, words
+from agent.edges.sandbox.oci.cgroup import Places, Remains, places, read, require_held
 from agent.edges.sandbox.oci.command import complaint
 from agent.edges.sandbox.oci.facts import (
     choose_runtime,
@@ -20,7 +21,6 @@ from agent.edges.sandbox.oci.facts import (
     require,
 )
 from agent.edges.sandbox.oci.policy import all_but, for_libseccomp
-from agent.edges.sandbox.oci.remains import Places, Remains, places, read
 from agent.edges.sandbox.seccomp import load_policy
 from agent.ports import Limits, SandboxSpec
 
@@ -283,7 +283,11 @@ def test_the_image_is_the_same_bytes_each_time():
     assert image.archive() == image.archive()
 
 
-# ---------------------------------------------------------------- what is left of a container
+# ---------------------------------------------------------------- what the kernel knows of a container
+
+
+def everywhere(directory):
+    return dict.fromkeys(("memory", "pids", "cpu", "cpuacct"), directory)
 
 
 def test_the_kernels_counts_are_read_in_both_versions(tmp_path):
@@ -293,23 +297,49 @@ def test_the_kernels_counts_are_read_in_both_versions(tmp_path):
     (tmp_path / "memory.oom_control").write_text("under_oom 0\noom_kill 0\n")
     (tmp_path / "cpuacct.usage").write_text("2500000000\n")
     (tmp_path / "memory.max_usage_in_bytes").write_text("8192\n")
-    assert read(Places(2, tmp_path, tmp_path)) == Remains(True, 1.5, 4096)
-    assert read(Places(1, tmp_path, tmp_path)) == Remains(False, 2.5, 8192)
+    assert read(Places(2, everywhere(tmp_path))) == Remains(True, 1.5, 4096)
+    assert read(Places(1, everywhere(tmp_path))) == Remains(False, 2.5, 8192)
 
 
 def test_a_container_is_accounted_where_its_engine_put_it(tmp_path):
     theirs, ours = "4:memory:/libpod/a\n2:cpuacct,cpu:/libpod/a\n0::/\n", "4:memory:/me\n2:cpuacct,cpu:/me\n0::/\n"
-    assert places(theirs, ours, tmp_path) == Places(
-        1, tmp_path / "memory" / "libpod" / "a", tmp_path / "cpuacct" / "libpod" / "a"
-    )
+    found = places(theirs, ours, tmp_path)
+    assert found == Places(1, {c: tmp_path / c / "libpod" / "a" for c in ("memory", "cpu", "cpuacct")})
     (tmp_path / "cgroup.controllers").touch()
-    assert places("0::/machine/a\n", "0::/\n", tmp_path) == Places(2, tmp_path / "machine/a", tmp_path / "machine/a")
+    assert places("0::/machine/a\n", "0::/\n", tmp_path) == Places(2, everywhere(tmp_path / "machine" / "a"))
 
 
 @pytest.mark.parametrize("told", ["4:memory:/me\n2:cpuacct:/me\n", "0::/me\n"])
 def test_what_the_agent_itself_has_used_is_not_told_as_a_containers(tmp_path, told):
-    assert places(told, told, tmp_path)[1:] == (None, None)
+    assert places(told, told, tmp_path).directories == {}
 
 
 def test_a_cgroup_that_is_gone_tells_nothing(tmp_path):
-    assert read(Places(2, tmp_path / "gone", None)) == Remains()
+    assert read(Places(2, everywhere(tmp_path / "gone"))) == read(Places(1, {})) == Remains()
+
+
+FILES = {
+    1: {"memory.limit_in_bytes": "4096", "pids.max": "9", "cpu.cfs_quota_us": "50000", "cpu.cfs_period_us": "100000"},
+    2: {"memory.max": "4096", "pids.max": "9", "cpu.max": "50000 100000"},
+}
+UNSET = {
+    1: {"memory.limit_in_bytes": "9223372036854771712", "pids.max": "max", "cpu.cfs_quota_us": "-1"},
+    2: {"memory.max": "max", "pids.max": "max", "cpu.max": "max 100000"},
+}
+ASKED = [Limits(memory_bytes=5000), Limits(pids=9), Limits(cpus=0.5)]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("limits", ASKED)
+def test_a_limit_that_the_engine_took_and_the_kernel_does_not_know_is_refused(tmp_path, version, limits):
+    def kernel_knows(files):
+        for name, text in files.items():
+            (tmp_path / name).write_text(text + "\n")
+
+    kernel_knows(FILES[version])
+    require_held(Places(version, everywhere(tmp_path)), limits)
+    kernel_knows(UNSET[version])
+    for where in (Places(version, everywhere(tmp_path)), Places(version, {})):
+        with pytest.raises(SandboxError, match="is not enforced: the engine took it"):
+            require_held(where, limits)
+        require_held(where, Limits())
