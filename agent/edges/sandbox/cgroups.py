@@ -36,10 +36,16 @@ class Group:
         for controller, directory in self._directories.items():
             for name, value in _settings(self._version, controller, means).items():
                 _write(directory / name, value)
-        if self._version == 1 and "memory" in self._directories and means.group_memory_bytes is not None:
-            # Present only where the kernel accounts swap; without it memory could go there.
-            with contextlib.suppress(FileNotFoundError):
-                _write(self._directories["memory"] / "memory.memsw.limit_in_bytes", str(means.group_memory_bytes))
+        if "memory" in self._directories and means.group_memory_bytes is not None:
+            self._limit_swap(self._directories["memory"], means.group_memory_bytes)
+
+    def _limit_swap(self, directory: Path, memory_bytes: int) -> None:
+        # Present only where the kernel accounts swap; without it memory could go there.
+        with contextlib.suppress(FileNotFoundError):
+            if self._version == 2:
+                _write(directory / "memory.swap.max", "0")
+            else:
+                _write(directory / "memory.memsw.limit_in_bytes", str(memory_bytes))
 
     def admit(self, pid: int) -> None:
         """Move a process in. Raises OSError."""
@@ -198,7 +204,7 @@ def _below(root: Path, path: str) -> Path:
 def _settings(version: int, controller: str, means: Means) -> dict[str, str]:
     match version, controller:
         case 2, "memory" if means.group_memory_bytes is not None:
-            return {"memory.max": str(means.group_memory_bytes), "memory.swap.max": "0", "memory.oom.group": "1"}
+            return {"memory.max": str(means.group_memory_bytes), "memory.oom.group": "1"}
         case 1, "memory" if means.group_memory_bytes is not None:
             return {"memory.limit_in_bytes": str(means.group_memory_bytes)}
         case _, "pids" if means.group_pids is not None:
@@ -229,6 +235,14 @@ def _remove(directory: Path) -> None:
 
 
 def _kill(directory: Path) -> None:
+    # Linux 5.14 ends all at once, those too that are just being forked. The file can only be written.
+    with contextlib.suppress(OSError):
+        fd = os.open(directory / "cgroup.kill", os.O_WRONLY)
+        try:
+            os.write(fd, b"1")
+        finally:
+            os.close(fd)
+        return
     with contextlib.suppress(OSError):
         for pid in (directory / "cgroup.procs").read_text().split():
             with contextlib.suppress(ProcessLookupError):

@@ -1,6 +1,8 @@
 """Cgroups: found where they may be made, written exactly, removed, and only ours reaped."""
 
+import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,36 @@ def test_version_1_limits_are_written_exactly(tmp_path):
     assert (places["pids"] / "pids.max").read_text() == "64"
     assert (places["cpu"] / "cpu.cfs_quota_us").read_text() == "150000"
     assert all((place / "cgroup.procs").read_text() == "4711" for place in places.values())
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_kernel_that_does_not_account_swap_is_no_error(tmp_path, version):
+    for name in ("memory.max", "memory.oom.group", "memory.limit_in_bytes"):
+        (tmp_path / name).write_text("")
+    cgroups.Group(version, {"memory": tmp_path}).limit(Means(group_memory_bytes=4096))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.read_text()) == (
+        ["memory.limit_in_bytes"] if version == 1 else ["memory.max", "memory.oom.group"]
+    )
+
+
+def test_what_does_not_leave_is_killed_at_once_where_the_kernel_can(tmp_path):
+    leaf = tmp_path / "leaf"
+    leaf.mkdir()
+    (leaf / "cgroup.procs").write_text("")
+    os.mkfifo(leaf / "cgroup.kill")  # reading it waits for what is written
+    group = cgroups.Group(2, {"pids": leaf})
+    emptied = threading.Thread(target=lambda: empty_when_killed(leaf))
+    emptied.start()
+    group.remove()
+    emptied.join()
+    assert not leaf.exists()
+
+
+def empty_when_killed(leaf):
+    """What the kernel does: the group can go once its processes are dead."""
+    if (leaf / "cgroup.kill").read_text() == "1":
+        for file in leaf.iterdir():
+            file.unlink()
 
 
 def test_a_limit_file_that_the_kernel_lacks_is_an_error_and_never_created(tmp_path):

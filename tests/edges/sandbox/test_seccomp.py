@@ -116,6 +116,43 @@ def test_arguments_decide_where_they_should(filters, machine, name, args, expect
     assert verdict(filters[machine], machine, syscall_numbers(machine)[name], args) == expected
 
 
+RULES = [(rule, name) for rule in POLICY["syscalls"] for name in rule["names"]]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_every_rule_decides_a_call_of_its_own(filters, machine):
+    """The example meets the rule's conditions and no earlier rule's, so that a rule that could never fit is found."""
+    numbers = syscall_numbers(machine)
+    for rule, name in RULES:
+        if name in numbers:
+            args = example(rule, name)
+            expected = ALLOWED if rule["action"] == "SCMP_ACT_ALLOW" else rule["errnoRet"]
+            assert verdict(filters[machine], machine, numbers[name], args) == expected, (name, args)
+
+
+def example(rule, name):
+    """Arguments that this rule is the first to fit: those that its conditions name, and any others."""
+    earlier = POLICY["syscalls"][: POLICY["syscalls"].index(rule)]
+    earlier = [other for other in earlier if name in other["names"]]
+    for filler in (0x7E, 0, 1, 2, 3, 5, 9, 0x10000000, 0x7FFFFFFF, 0xFFFFFFFF):
+        args = [filler] * 6
+        for condition in rule.get("args", ()):
+            masked = condition["op"] == "SCMP_CMP_MASKED_EQ"
+            args[condition["index"]] = condition["valueTwo" if masked else "value"]
+        if not any(all(fits(c, args) for c in other.get("args", ())) for other in earlier):
+            return tuple(args)
+    raise AssertionError(f"no call gets to this rule: {name}, {rule}")
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_an_allowed_call_of_the_other_word_size_is_never_let_through(filters, machine):
+    """By x32 numbers, int 0x80 or a 32-bit ARM binary: for every call that the policy allows outright."""
+    other = {"x86_64": 0x40000003, "aarch64": 0x40000028}[machine]  # AUDIT_ARCH_I386, AUDIT_ARCH_ARM
+    for number in range(600):
+        assert verdict(filters[machine], machine, number, arch=other) == KILLED
+        assert verdict(filters[machine], machine, 0x40000000 | number) == errno.ENOSYS
+
+
 @given(
     machine=st.sampled_from(MACHINES),
     name=st.sampled_from(["clone", "socket", "ioctl", "personality", "read"]),
