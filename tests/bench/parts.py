@@ -10,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from agent.core import wire
 from agent.core.model import LeaseKey
 from agent.core.proof.leaves import join_leaves
 from agent.core.proof.transcript import TranscriptBuilder
@@ -122,25 +123,54 @@ async def _outbox(rounds: int) -> list[Row]:
         box = await SqliteOutbox.open(Path(home) / "outbox.db", _told)
         papers = FileTranscripts(Path(home) / "transcripts")
         numbers = iter(range(10**9))
+        made: list[OutboxRow] = []
 
         async def put() -> None:
             number = next(numbers)
             key = LeaseKey(task_id=f"t{number}", attempt=1, fence=number)
-            await box.put(OutboxRow(key=key, idem_key=f"k{number}", offer=builders.signed(), result=builders.signed()))
+            made.append(OutboxRow(key=key, idem_key=f"k{number}", offer=builders.signed(), result=builders.signed()))
+            await box.put(made[-1])
+
+        async def settle() -> None:
+            row = made.pop()
+            await box.settle(row, builders.signed(), _receipt(row))
+
+        async def look() -> None:
+            await box.settled_many([(row.key, row.idem_key) for row in made[-16:]])
 
         async def keep() -> None:
             number = next(numbers)
             await papers.keep(LeaseKey(task_id=f"t{number}", attempt=1, fence=number), bytes(4096), 1e9)
 
         rows = [Row("fsync of 4 KiB on this disk", f"{_fsync_ms(Path(home)):.2f} ms")]
-        for name, work in (("outbox", put), ("transcript", keep)):
-            for many in (1, 16):
+        for name, work, counts in (
+            ("outbox: one durable", put, (1, 16)),
+            ("outbox: are 16 offers replays", look, (1,)),
+            ("outbox: one settled", settle, (1, 16)),
+            ("transcript: one durable", keep, (1, 16)),
+        ):
+            for many in counts:
                 took, cpu = await _each(work, many, rounds * 20)
-                rows.append(
-                    Row(f"{name}: one durable, {many} at once", f"{took * 1e6:,.0f} µs, CPU {cpu * 1e6:,.0f} µs")
-                )
+                rows.append(Row(f"{name}, {many} at once", f"{took * 1e6:,.0f} µs, CPU {cpu * 1e6:,.0f} µs"))
         await box.close()
+        await papers.close()
     return rows
+
+
+def _receipt(row: OutboxRow) -> wire.ReceiptBody:
+    return wire.ReceiptBody(
+        receipt_id="r",
+        node_id="n",
+        task_id=row.key.task_id,
+        attempt=row.key.attempt,
+        fence=row.key.fence,
+        idem_key=row.idem_key,
+        status=wire.ReceiptStatus.ACCEPTED,
+        result_sha256="",
+        received_at=0,
+        amount_micros=1,
+        currency="credit",
+    )
 
 
 def _told(damage: str) -> None:
