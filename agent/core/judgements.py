@@ -93,6 +93,19 @@ def pools(count: int) -> Finding:
     )
 
 
+def programs(publishers: int, why_not: str) -> Finding:
+    """Programs of `exec` tasks, where the owner runs them; `why_not` is what a trial of one met."""
+    told = f"{publishers} trusted publisher{'' if publishers == 1 else 's'}; a sandbox with all limits works"
+    return _found(
+        "exec.works",
+        _unless(not why_not),
+        actual=why_not or told,
+        required="a sandbox that enforces every limit of [exec]",
+        purpose="running programs that tasks bring along",
+        remedy="Lower what this machine cannot enforce, or set exec.enabled = false",
+    )
+
+
 def directory(id: str, path: str, *, purpose: str, fault: str, mode: int) -> Finding:
     """`fault` is why nothing can be written there; `mode` its permission bits."""
     loose = bool(mode & 0o077)

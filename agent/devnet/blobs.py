@@ -26,6 +26,10 @@ MAX_PENDING_BYTES = 1 << 30
 """All blobs that no accepted result names yet."""
 MAX_PENDING_BYTES_OF_A_NODE = 2 * MAX_BLOB_BYTES
 """Of these, one node's: it delivers their results before it needs room for more."""
+REQUESTER = "requester"
+"""Who uploads bundles and inputs, where nodes have their ids."""
+MAX_PENDING_BYTES_OF_REQUESTERS = MAX_PENDING_BYTES // 2
+"""All that one task may name at most would be more; what is named by a task waits no longer."""
 PATIENCE_S = 15.0
 """What an upload may fall behind `SLOWEST_BYTES_PER_S`; longer, and it is given up."""
 SLOWEST_BYTES_PER_S = 128 << 10
@@ -107,8 +111,11 @@ class Blobs:
     @contextmanager
     def _room(self, node_id: str, most: int) -> Iterator[None]:
         """Hold room for an upload of a node while it comes. Raises Refused(BUSY)."""
-        if self._taken[node_id] + most > MAX_PENDING_BYTES_OF_A_NODE:
-            raise Refused(RefusalCode.BUSY, "too many blobs of this node wait for their results", retry_after_s=5.0)
+        limit = MAX_PENDING_BYTES_OF_REQUESTERS if node_id == REQUESTER else MAX_PENDING_BYTES_OF_A_NODE
+        if self._taken[node_id] + most > limit:
+            waits_for = "tasks" if node_id == REQUESTER else "results"
+            what = f"too many blobs of this sender wait for the {waits_for} that name them"
+            raise Refused(RefusalCode.BUSY, what, retry_after_s=5.0)
         if self._taken.total() + most > MAX_PENDING_BYTES:
             raise Refused(RefusalCode.BUSY, "too many blobs of all nodes wait for their results", retry_after_s=30.0)
         self._taken[node_id] += most

@@ -15,6 +15,7 @@ from aiohttp import web
 from agent.core.model import ExecInput
 from agent.core.program import blobs_of
 from agent.core.wire import Directive, ReceiptBundle, RefusalCode
+from agent.devnet.blobs import REQUESTER
 from agent.devnet.core import asking, presence
 from agent.devnet.core.records import ENDED, Settlement, Task, TaskState
 from agent.devnet.core.rules import Refused
@@ -36,8 +37,6 @@ from agent.devnet.web import bearer_of, body_of, json, plain_body, value_of
 
 QUIET_S = 15.0
 """Silence after which a comment keeps the stream alive; proxies give up at 30 to 60 s."""
-REQUESTER = "requester"
-"""Whose uploads wait for their task, where nodes have their ids."""
 _ASKED = msgspec.json.Decoder(asking.TaskAsked)
 _DIRECTIVE = msgspec.json.Decoder(Directive)
 _PLACE = re.compile(r"(\d{1,9})\.(\d{1,9})")

@@ -232,3 +232,14 @@ async def test_plain_text_beyond_this_machine_is_refused_before_anything_is_sent
 async def unused_port() -> int:
     async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0) as server:
         return int(server.sockets[0].getsockname()[1])
+
+
+async def test_programs_are_tried_where_the_owner_runs_them(config: Path) -> None:
+    with config.open("a") as file:
+        file.write(f'[exec]\nenabled = true\ntrusted_keys = ["{"ab" * 32}"]\nmemory_mib = 64\n')
+    _, out, _ = await gpu_agent("doctor", "--json", "--config", str(config))
+    found = {finding["id"]: finding for finding in json.loads(out)["findings"]}
+    assert found["config.pools"]["actual"] == "2 pools"
+    usable = found["sandbox.works"]["severity"] == "ok"
+    assert found["exec.works"]["severity"] == ("ok" if usable else "fail")
+    assert ("1 trusted publisher;" in found["exec.works"]["actual"]) == usable

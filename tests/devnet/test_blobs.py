@@ -103,7 +103,7 @@ async def test_a_node_that_fills_its_own_share_leaves_the_others_theirs(tmp_path
     await filled(blobs, [NODE] * share + ["n-2"], refused)
     assert refused == []
     await filled(blobs, [NODE] * (share + 1), refused)
-    assert [error.message for error in refused] == ["too many blobs of this node wait for their results"]
+    assert [error.message for error in refused] == ["too many blobs of this sender wait for the results that name them"]
 
 
 @pytest.mark.parametrize("came", [(), ("x",)], ids=["nothing came", "a little came"])

@@ -6,13 +6,17 @@ import asyncio
 import os
 from collections.abc import Sequence
 
+from agent.config.schema import ExecConfig
 from agent.core import judgements as judge
 from agent.core.doctor import Finding
 from agent.core.errors import SandboxError
+from agent.edges.programs.build import most
+from agent.edges.programs.pool import why_not
 from agent.edges.sandbox import host
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.sandbox.oci.backend import Oci
 from agent.edges.sandbox.remedies import remedy_by_settings
+from agent.ports import Sandbox
 
 
 async def bwrap(wanted: str) -> Sequence[Finding]:
@@ -29,6 +33,11 @@ async def sandbox(made: Bubblewrap) -> Sequence[Finding]:
     """Runs programs inside, which is the last word on everything above; and what limits rest on here."""
     facts = await made.probe()
     return [*judge.sandbox(facts), judge.cgroup(made.machine.cgroup_version, made.machine.controllers)]
+
+
+async def programs(made: Sandbox, asked: ExecConfig) -> Sequence[Finding]:
+    """Runs a program with all limits that one may ask for; its GPU is another check's business."""
+    return [judge.programs(len(asked.trusted_keys), await why_not(made, most(asked)))]
 
 
 def engine(made: Oci) -> Finding:

@@ -20,7 +20,10 @@ def plan(config: Config, file: str, faults: list[str]) -> list[tuple[str, Look]]
     """(id, check). With a faulty configuration `config` holds defaults, so what depends on its content is left out."""
 
     async def configuration() -> list[Finding]:
-        return [judge.configuration(file, faults), *([] if faults else [judge.pools(len(config.pools))])]
+        return [
+            judge.configuration(file, faults),
+            *([] if faults else [judge.pools(len(config.pools) + config.exec.enabled)]),
+        ]
 
     looks: list[tuple[str, Look]] = [
         ("python.version", local(machine.python)),
@@ -54,14 +57,17 @@ def _state(config: Config) -> list[tuple[str, Look]]:
 
 def _sandbox(config: Config) -> list[tuple[str, Look]]:
     made = build_sandbox(config.sandbox, config.node.runtime_dir)
+    programs = [("exec.works", partial(isolation.programs, made, config.exec))] if config.exec.enabled else []
     if isinstance(made, Oci):
         return [
             ("sandbox.engine", local(partial(isolation.engine, made))),
             ("sandbox.works", partial(isolation.containers, made)),
+            *programs,
         ]
     return [
         ("sandbox.bwrap", partial(isolation.bwrap, config.sandbox.bwrap)),
         ("sandbox.works", partial(isolation.sandbox, made)),
+        *programs,
     ]
 
 

@@ -88,9 +88,9 @@ class ProgramPool:
     async def run(self, changed: Callable[[], None]) -> None:
         """See the port. There is no engine: what has to work is a sandbox with all that may be asked of it."""
         while True:
-            why = why_missing() or await self._why_not(self._settings.most)
-            half = replace(self._settings.most, cpu_millis=500)
-            self._fractions = not why and not await self._why_not(half)
+            most, gpus = self._settings.most, self._settings.gpus
+            why = await why_not(self._sandbox, most, gpus)
+            self._fractions = not why and not await why_not(self._sandbox, replace(most, cpu_millis=500), gpus)
             if (facts := replace(self.facts, ready=not why, detail=why)) != self.facts:
                 self.facts = facts
                 self._log.log(
@@ -193,18 +193,21 @@ class ProgramPool:
         finally:
             os.close(root)
 
-    async def _why_not(self, limits: ExecLimits) -> str:
-        """Why no sandbox with these limits works here; empty when one does."""
-        spec = SandboxSpec(name="trial", argv=("/bin/true",), limits=replace(_limits(limits), wall_s=TRIAL_S))
-        try:
-            handle = await self._sandbox.start(spec)
-        except SandboxError as error:
-            return str(error)
-        try:
-            end = await handle.wait()
-        finally:
-            handle.close()
-        return "" if (end.kind, end.code) == (ExitKind.EXITED, 0) else f"a trial program did not run: {end.detail}"
+
+async def why_not(sandbox: Sandbox, limits: ExecLimits, gpus: tuple[str, ...] = ()) -> str:
+    """Why programs with these limits cannot run here, found by running one; empty when they can."""
+    if missing := why_missing():
+        return missing
+    trial = replace(_limits(limits), wall_s=TRIAL_S)
+    try:
+        handle = await sandbox.start(SandboxSpec(name="trial", argv=("/bin/true",), gpus=gpus, limits=trial))
+    except SandboxError as error:
+        return str(error)
+    try:
+        end = await handle.wait()
+    finally:
+        handle.close()
+    return "" if (end.kind, end.code) == (ExitKind.EXITED, 0) else f"a trial program did not run: {end.detail}"
 
 
 class _Left(NamedTuple):

@@ -15,13 +15,13 @@ from agent.core.errors import EngineError, SandboxError
 from agent.core.model import ExecLimits, Reason
 from agent.edges.clock import SystemClock
 from agent.edges.programs.artifacts import FileArtifacts
-from agent.edges.programs.pool import ProgramPool, ProgramSettings
+from agent.edges.programs.pool import ProgramPool, ProgramSettings, why_not
 from agent.edges.programs.stock import Stock
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.signing import KeyPair, verify
 from agent.ports import ExitKind, Printed, Ran, Sandbox
 from tests.edges.programs.making import PUBLISHER, archive, bring, program, task
-from tests.sandboxes import as_ordinary_user, require_root, require_sandbox, within
+from tests.sandboxes import BACKENDS, as_ordinary_user, make_backend, require_root, require_sandbox, within
 
 MOST = ExecLimits(memory_bytes=256 << 20, wall_s=30, out_bytes=1 << 20, tmp_bytes=1 << 20)
 ASKED = replace(MOST, memory_bytes=128 << 20)
@@ -86,11 +86,26 @@ async def looks_around(pool: ProgramPool) -> None:
     assert end.left_out == ("link: symbolic link",)
 
 
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Sandbox:
+    """Each that this machine has."""
+    require_sandbox(request.param)
+    return make_backend(request.param, tmp_path)
+
+
+async def test_a_program_sees_its_bundle_its_inputs_and_nothing_of_another_run(
+    backend: Sandbox, tmp_path: Path
+) -> None:
+    pool = pool_in(tmp_path, backend)
+    await looks_around(pool)
+    await looks_around(pool)
+
+
 @pytest.mark.usefixtures("sandboxes")
-async def test_a_program_sees_its_bundle_its_inputs_and_nothing_of_another_run(tmp_path: Path) -> None:
-    pool = pool_in(tmp_path, Bubblewrap(tmp_path))
-    await looks_around(pool)
-    await looks_around(pool)
+async def test_a_trial_says_whether_programs_can_run_here(tmp_path: Path) -> None:
+    assert await within(why_not(Bubblewrap(tmp_path), MOST)) == ""
+    assert "pids cannot be enforced" in await why_not(NoSandbox(), MOST)
+    assert await why_not(Bubblewrap(tmp_path), MOST, ("GPU-00000000-0000-0000-0000-000000000000",))
 
 
 @pytest.mark.usefixtures("sandboxes")
