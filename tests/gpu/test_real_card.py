@@ -14,19 +14,14 @@ import pytest
 from msgspec.structs import replace
 
 from agent.core.gpu import Gpu, GpuReport, place_of, still
-from agent.edges.clock import SystemClock
-from agent.edges.engines.launch import LlamaSettings, find_llama_server, runs_on_nvidia
-from agent.edges.engines.llama import EngineFacts, LlamaPool
 from agent.edges.gpu.capture import captured, hidden_uuid
 from agent.edges.gpu.reader import Reader
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.sandbox.vram import GpuMemoryGuard
-from agent.ports import ExitKind, Finished, Limits, SandboxSpec
-from tests.edges.engines.test_llama import Watched, task
+from agent.ports import ExitKind, Limits, SandboxSpec
 from tests.fakes.nvml import pyfake
 from tests.fakes.nvml.scenario import parse
 from tests.gpu.conftest import settled
-from tests.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
 
@@ -170,37 +165,3 @@ async def test_a_program_that_takes_too_much_gpu_memory_is_ended(report, card, s
 
     assert end.kind is ExitKind.OUT_OF_GPU_MEMORY
     assert "512 are allowed" in end.detail
-
-
-# --------------------------------------------------------------------------- the engine
-
-
-async def test_llama_server_generates_on_the_gpu(report, card, sandboxes, tmp_path) -> None:
-    binary = find_llama_server(os.environ.get("GPU_AGENT_TEST_LLAMA_SERVER", "auto"))
-    if not runs_on_nvidia(binary):
-        pytest.skip(f"{binary} was built without CUDA; GPU_AGENT_TEST_LLAMA_SERVER names another one")
-    weights, sockets = write_tiny_model(tmp_path / "tiny.gguf"), tmp_path / "s"
-    weights.chmod(0o644)
-    sockets.mkdir()
-    settings = LlamaSettings(
-        name="gpu",
-        binary=binary,
-        model="tiny",
-        model_digest="sha256:" + "0" * 64,
-        weights=weights,
-        socket_dir=sockets,
-        gpus=(card.uuid,),
-    )
-
-    async def measured() -> EngineFacts:
-        return EngineFacts("0" * 64, card.name)
-
-    pool = LlamaPool(settings, sandbox=boxes(report, tmp_path), clock=SystemClock(), measure=measured, top_logprobs=4)
-    watched = Watched(pool)
-    try:
-        async with asyncio.timeout(LIMIT_S):
-            await watched.ready()
-            outputs = await watched.outputs(task())
-    finally:
-        await watched.close()
-    assert isinstance(outputs[-1], Finished)

@@ -36,8 +36,10 @@ class Host(NamedTuple):
     proc: Path = Path("/proc/driver/nvidia")
     cache: Path = loader.CACHE
     cdi_folders: tuple[Path, ...] = cdi.FOLDERS
-    library_folders: tuple[Path, ...] = (Path("/run/opengl-driver/lib"), Path("/usr/lib/wsl/lib"))
-    """Looked at where neither the loader nor a specification knows the driver: NixOS, WSL 2."""
+    library_folders: tuple[Path, ...] = tuple(
+        map(Path, ("/usr/local/nvidia/lib64", "/usr/local/nvidia/lib", "/run/opengl-driver/lib", "/usr/lib/wsl/lib"))
+    )
+    """Looked at where neither the loader nor a specification knows the driver: cloud images, NixOS, WSL 2."""
     library_roots: tuple[str, ...] = ROOTS
 
 
