@@ -34,8 +34,8 @@ SAME_FOR_ALL = {
     "test_without_an_allowance_stdout_goes_nowhere",
     "test_without_an_allowance_there_is_no_out",
 }
-"""What backends share, what only bubblewrap has, and what test_asked.py tries in each: here in bubblewrap alone, since a
-container takes a third of a second."""
+"""What backends share, what only bubblewrap has, and what test_asked.py tries in each: here in bubblewrap alone, since
+a container takes a third of a second."""
 
 
 def pytest_generate_tests(metafunc):
