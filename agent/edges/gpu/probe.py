@@ -85,10 +85,12 @@ class NvmlProbe:
 
     async def settled(self) -> GpuReport:
         """Like `snapshot`, but waits for a driver that is still opening, within the patience for that."""
-        while True:
+        report = await self.snapshot()
+        while self._child is not None and not self._child.opened:
+            events = report.events
             report = await self.snapshot()
-            if self._child is None or self._child.opened:
-                return report
+            report = replace(report, events=(*events, *report.events))
+        return report
 
     async def close(self) -> None:
         """Kill the child. Waits for it no longer than a healthy one takes to die."""

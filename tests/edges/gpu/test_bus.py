@@ -69,6 +69,20 @@ async def test_a_hung_driver_does_not_hide_which_card_left_the_bus(
     assert [(event.kind, event.code, bus_address(event.pci_bus_id)) for event in told] == [("xid", 79, "0000:12:00")]
 
 
+async def test_what_was_logged_before_the_start_is_told_though_the_driver_opens_slowly(
+    place, probe_of, tmp_path: Path
+) -> None:
+    log = tmp_path / "kmsg"
+    log.write_text("4,1,5,-;NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus.\n")
+    slow = "[gpu0]\nUUID = GPU-1\nName = A\n[fault]\nfn = nvmlInit*\ndelay_ms = 1200\n"
+    probe = probe_of(place(slow).library, deadline_s=SHORT_S, kernel_log=log)
+
+    report = await probe.settled()
+
+    assert [event.code for event in report.events] == [79]
+    assert (await probe.snapshot()).events == ()
+
+
 async def test_a_log_that_may_not_be_read_is_absent_with_a_reason(place, probe_of, tmp_path: Path) -> None:
     report = await probe_of(place("geforce").library, kernel_log=tmp_path / "absent").snapshot()
 
