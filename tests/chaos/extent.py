@@ -8,4 +8,5 @@ import pytest
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "8"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
-thorough = pytest.mark.skipif("CHAOS_SECONDS" not in os.environ, reason="runs with `make chaos`")
+THOROUGH = "CHAOS_SECONDS" in os.environ
+thorough = pytest.mark.skipif(not THOROUGH, reason="runs with `make chaos`")

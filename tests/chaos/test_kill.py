@@ -15,7 +15,7 @@ from agent.devnet.coordinator import Coordinator, Options
 from agent.devnet.core.records import TaskState
 from agent.devnet.core.rules import Rules
 from agent.devnet.requester import Requester
-from tests.chaos.extent import thorough
+from tests.chaos.extent import THOROUGH, thorough
 from tests.chaos.traces import cgroup_parents, own_cgroups
 from tests.sandboxes import require_sandbox
 from tests.scenarios.engine import HeldEngine
@@ -23,7 +23,7 @@ from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import AgentProcess, World, external
 from tests.tiny_model import write_tiny_model
 
-KILLS = 3
+KILLS = 5 if THOROUGH else 1
 
 
 @pytest.fixture
