@@ -75,6 +75,7 @@ class Bubblewrap:
             controllers=found.controllers if found else frozenset(),
             kernel=host.kernel_version(platform.release()),
             threads=len(os.sched_getaffinity(0)),
+            reaches_inside=self._user_id is None or host.has_capability(host.CAP_SYS_PTRACE),
         )
 
     def reap_orphans(self) -> int:
@@ -123,7 +124,7 @@ class Bubblewrap:
             seccomp=_filter(pinned=means.pinned_threads is not None),
             stderr_bytes=spec.limits.stderr_bytes,
             stdout=spec.limits.stdout_bytes > 0,
-            places=tuple(profile.scratch(spec.limits)),
+            places=tuple(profile.scratch(spec.limits)) if self.machine.reaches_inside else (),
         )
 
     def _in_place(self, spec: SandboxSpec) -> _Placed:

@@ -21,6 +21,8 @@ SANDBOX_USER = 0x7000_6761
 which neither distributions, nor systemd, nor subordinate ids use (systemd.io/UIDS-AND-GIDS)."""
 SANDBOX_IDS = range(0x7000_0000, 0x7002_0000)
 """All host ids that sandboxes of a root agent have, whatever the backend."""
+CAP_SYS_PTRACE = 19
+"""linux/capability.h. It opens /proc/<pid>/root of another user's process."""
 _SETTINGS = (
     "kernel.apparmor_restrict_unprivileged_userns",
     "kernel.unprivileged_userns_clone",
@@ -105,6 +107,12 @@ def has_ids(uid_map: str, wanted: range) -> bool:
 def _mapped(uid_map: str) -> list[tuple[int, int]]:
     """(first, count) of each range."""
     return [(int(first), int(count)) for first, _, count in (line.split() for line in uid_map.splitlines())]
+
+
+def has_capability(number: int, status: Path = Path("/proc/self/status")) -> bool:
+    """Whether the agent has a capability now."""
+    effective = re.search(r"^CapEff:\s+([0-9a-f]+)$", status.read_text(), re.MULTILINE)
+    return effective is not None and bool(int(effective[1], 16) >> number & 1)
 
 
 def open_to_all(path: Path) -> bool:

@@ -18,10 +18,12 @@ ALWAYS = (
         limit="disk", enforced=True, how="every writable place but the socket directory is a tmpfs of fixed size"
     ),
     Enforcement(limit="files", enforced=True, how="RLIMIT_NOFILE and RLIMIT_FSIZE; a file on a tmpfs counts as memory"),
-    Enforcement(limit="output", enforced=True, how="a pipe that the agent reads as asked and as far as allowed"),
     Enforcement(limit="wall", enforced=True, how="the agent's clock, then the pid namespace is killed"),
 )
 """What rests on nothing but the agent and the sandbox itself."""
+
+
+_REMEDIES = {"output": "Give the agent CAP_SYS_PTRACE, or run it as an ordinary user"}
 
 
 class Machine(Value):
@@ -33,6 +35,8 @@ class Machine(Value):
     kernel: tuple[int, int] = (0, 0)
     threads: int = 1
     """Processors that the agent may use."""
+    reaches_inside: bool = True
+    """Whether the agent may open what is mounted in a sandbox."""
 
 
 class Means(Value):
@@ -57,6 +61,8 @@ def choose(limits: Limits, machine: Machine) -> Means:
     means: dict[str, float | int | None] = {}
     if limits.memory_bytes is not None:
         means["group_memory_bytes" if "memory" in machine.controllers else "watched_memory_bytes"] = limits.memory_bytes
+    if limits.out_bytes:
+        _require(output(machine))
     if limits.pids is not None:
         if "pids" not in machine.controllers:
             _require(_pids(machine))
@@ -80,14 +86,24 @@ def enforcements(machine: Machine) -> tuple[Enforcement, ...]:
         _pids(machine),
         _cpu(machine),
         *ALWAYS,
+        output(machine),
     )
+
+
+def output(machine: Machine) -> Enforcement:
+    """What a program may hand out."""
+    if machine.reaches_inside:
+        how = "stdout is a pipe that the agent reads as far as allowed, /out a tmpfs of fixed size"
+        return Enforcement(limit="output", enforced=True, how=how)
+    how = "without CAP_SYS_PTRACE the agent cannot reach /out; programs that leave something there are refused"
+    return Enforcement(limit="output", enforced=False, how=how)
 
 
 def _require(enforcement: Enforcement) -> None:
     if not enforcement.enforced:
         raise SandboxError(
             f"a limit of {enforcement.limit} cannot be enforced: {enforcement.how}",
-            remedy="Run the agent as a service with Delegate=cpu memory pids",
+            remedy=_REMEDIES.get(enforcement.limit, "Run the agent as a service with Delegate=cpu memory pids"),
         )
 
 
@@ -112,4 +128,4 @@ def _pids(machine: Machine) -> Enforcement:
 def _cpu(machine: Machine) -> Enforcement:
     if "cpu" in machine.controllers:
         return Enforcement(limit="cpu", enforced=True, how=f"cgroup v{machine.cgroup_version}")
-    return Enforcement(limit="cpu", enforced=True, how="no cpu cgroup: pinned to whole cpus, and may not change that")
+    return Enforcement(limit="cpu", enforced=True, how="no cpu cgroup: pinned to whole cpus; less than one is refused")

@@ -150,6 +150,21 @@ def test_what_cannot_be_held_is_refused_by_name_and_cause(limits, machine, words
     assert "Delegate" in refused.value.remedy
 
 
+def test_results_that_the_agent_could_not_reach_are_refused():
+    blind = Machine(kernel=(6, 1), threads=8, reaches_inside=False)
+    assert choose(Limits(stdout_bytes=9), blind) == Means()
+    assert not next(e for e in enforcements(blind) if e.limit == "output").enforced
+    with pytest.raises(SandboxError, match="output cannot be enforced") as refused:
+        choose(Limits(out_bytes=1), blind)
+    assert "CAP_SYS_PTRACE" in refused.value.remedy
+
+
+def test_capabilities_are_read(tmp_path):
+    (tmp_path / "status").write_text("Name:\tx\nCapPrm:\t0000000000000000\nCapEff:\t0000000000080000\n")
+    assert host.has_capability(host.CAP_SYS_PTRACE, tmp_path / "status")
+    assert not host.has_capability(host.CAP_SYS_PTRACE - 1, tmp_path / "status")
+
+
 def test_every_limit_says_how_it_is_held():
     assert {e.how for e in enforcements(GROUPS) if e.limit in ("memory", "pids", "cpu")} == {"cgroup v2"}
     assert not next(e for e in enforcements(Machine(kernel=(5, 10))) if e.limit == "pids").enforced

@@ -45,3 +45,41 @@ def test_root_as_process_1_of_a_container_gets_the_same_sandbox_and_buries_the_d
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [True, "", 7, "content", []]
+
+
+WITHOUT_A_CAPABILITY = ("setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace")
+CONFINED = """
+import asyncio, json, pathlib, sys
+from agent.core.errors import SandboxError
+from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.ports import Limits
+from tests.sandboxes import run
+
+async def main(directory):
+    backend = Bubblewrap(directory)
+    facts = await backend.probe()
+    end, _ = await run(backend, "exit 7")
+    try:
+        await run(backend, "true", limits=Limits(out_bytes=1 << 20))
+    except SandboxError as refused:
+        print(json.dumps([facts.usable, [l.limit for l in facts.limits if not l.enforced], end.code, refused.message]))
+
+asyncio.run(main(pathlib.Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.usefixtures("sandboxes")
+def test_root_that_may_not_look_into_sandboxes_refuses_programs_with_results_alone(tmp_path):
+    require_root()
+    done = subprocess.run(
+        [*WITHOUT_A_CAPABILITY, sys.executable, "-c", CONFINED, str(tmp_path)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    usable, open_, code, why = json.loads(done.stdout)
+    assert (usable, open_, code) == (True, ["output"], 7)
+    assert "cannot reach /out" in why

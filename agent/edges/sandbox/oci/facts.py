@@ -10,7 +10,7 @@ from typing import Any
 from agent.core.errors import SandboxError
 from agent.core.fingerprint import Enforcement
 from agent.core.model import Value
-from agent.edges.sandbox.mechanisms import ALWAYS
+from agent.edges.sandbox.mechanisms import ALWAYS, Machine, output
 from agent.ports import Limits
 
 CONTROLLERS = ("memory", "pids", "cpu")
@@ -131,10 +131,7 @@ def enforcements(facts: Facts) -> tuple[Enforcement, ...]:
         else Enforcement(limit=limit, enforced=False, how=why)
         for limit in CONTROLLERS
     )
-    return (
-        *groups,
-        *ALWAYS,
-    )
+    return (*groups, *ALWAYS, output(Machine()))
 
 
 def choose_runtime(wanted: str, facts: Facts, installed: frozenset[str]) -> str | None:
