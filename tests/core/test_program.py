@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.core.model import Blob, Bundle, ExecInput, ExecLimits
 from agent.core.program import CEILING, RUNTIME, blobs_of, excess, faults, published, sign_bundle
+from agent.core.proof.program import Ended, ProgramHeader, decode_program_header, program_header
 from agent.core.wire import MAX_BLOB_BYTES
 from agent.devnet.keys import KeyPair, verify
+from tests import builders
 
 PUBLISHER = KeyPair(b"\x09" * 32)
 DIGEST = "ab" * 32
@@ -61,6 +66,43 @@ def test_what_no_sandbox_could_do_is_told_by_its_field(field: str, value: Any, s
     told = faults(program(**{field: value}))
     assert told
     assert all(line.startswith(says) for line in told)
+
+
+def committed(asked: ExecInput) -> ProgramHeader:
+    spec = builders.task(task_input=asked, model=RUNTIME, max_tokens=0)
+    fields = {"node_key": DIGEST, "ended": Ended.EXITED, "code": 0, "artifact": DIGEST, "output_sha256": DIGEST}
+    return program_header(builders.offer(spec=spec), builders.pool(), **fields)
+
+
+WORDS = st.text(max_size=30) | st.sampled_from(["/out", "/bundle", "**", "A", "\0", "\ud800", "x" * 70_000])
+NUMBERS = st.integers(0, 2**53 - 1) | st.sampled_from([1, 600, 1 << 20, 32 << 20])
+DIGESTS = st.sampled_from([DIGEST, DIGEST, DIGEST.upper(), "", "/" * 64])
+SIZES = dict.fromkeys(ExecLimits.__struct_fields__, st.sampled_from([1, 600, 1 << 20]))
+PROGRAMS = st.builds(
+    ExecInput,
+    bundle=st.builds(Bundle, sha256=DIGESTS, bytes=NUMBERS, publisher=DIGESTS, signature=st.just("0" * 128) | WORDS),
+    argv=st.lists(WORDS, max_size=4).map(tuple),
+    env=st.dictionaries(WORDS, WORDS, max_size=2),
+    inputs=st.dictionaries(WORDS, st.builds(Blob, sha256=DIGESTS, bytes=NUMBERS), max_size=2),
+    outputs=st.lists(WORDS, max_size=3).map(tuple),
+    cwd=st.sampled_from(["/out", "/tmp", "/bundle"]) | WORDS,
+    merge_stderr=st.booleans(),
+    limits=st.just(ExecLimits()) | st.builds(ExecLimits, **SIZES),
+)
+
+
+@given(PROGRAMS)
+def test_whatever_is_asked_is_judged_and_what_is_without_fault_travels_and_is_committed_to(asked: ExecInput):
+    if not faults(asked):
+        assert msgspec.json.decode(msgspec.json.encode(asked), type=ExecInput) == asked
+        assert decode_program_header(committed(asked).encode()) == committed(asked)
+
+
+@pytest.mark.parametrize("many", [{"argv": ("a",) * 32_000}, {"env": {f"N{n:x}": "" for n in range(9_000)}}])
+def test_the_most_words_that_are_allowed_fit_a_header(many: dict[str, Any]):
+    asked = program(**many)
+    assert faults(asked) == []
+    assert decode_program_header(committed(asked).encode()) == committed(asked)
 
 
 def test_every_limit_over_what_the_owner_allows_is_named():
