@@ -31,7 +31,7 @@ from agent.edges.engines.openai import Patience
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.ports import Finished, Limits
 
-AT_ONCE = 8
+AT_ONCE = 14
 PATIENCE = Patience(connect_s=5.0, first_token_s=3.0, idle_s=2.0, reply_s=3.0)
 TEMPO = Tempo(load_s=20.0, poll_s=0.05, health_every_s=0.2, health_s=2.0, misses=2, stop_s=0.3, restart_cap_s=5.0)
 IMPATIENT = msgspec.structs.replace(TEMPO, load_s=1.5, health_s=0.5)
