@@ -349,6 +349,10 @@ class Replayer(Protocol):
         """Whether this token ends a text."""
         ...
 
+    async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
+        """An embedding of each text."""
+        ...
+
 
 # --------------------------------------------------------------------------- prove, report
 

@@ -13,7 +13,7 @@ import msgspec
 from agent.core.checks.claims import chunks
 from agent.core.checks.verdict import Judged, Metrics, Thresholds, Verdict, closeness_limit, judge, long_enough
 from agent.core.engines import SAMPLERS
-from agent.core.model import ChatInput, CompletionInput, FinishReason
+from agent.core.model import EmbeddingInput, ExecInput, FinishReason, TaskKind
 from agent.core.proof.header import Header
 from agent.core.proof.leaves import read_leaf, split_leaves
 from agent.stages.recheck import Claim, with_model, without_model
@@ -33,7 +33,8 @@ class Model(NamedTuple):
     chat_template: Path | None
     binary: str
     context_tokens: int
-    threads: int | None = None
+    args: tuple[str, ...] = ()
+    """More arguments, the node's `pools.args` for exact checks."""
 
 
 class Rechecked(NamedTuple):
@@ -50,24 +51,24 @@ class Rechecked(NamedTuple):
 
 class _Output(msgspec.Struct):
     text: str | None = None
+    vectors: tuple[tuple[float, ...], ...] | None = None
 
 
 def claim_of(case: Case) -> Claim | None:
-    """What the node claims to have generated; None where the task generated no text. The transcript is verified."""
+    """What the node claims to have generated; None where the task ran a program. The transcript is verified."""
     given, header = case.offer.task.input, case.header
-    if case.transcript is None or not isinstance(header, Header) or not isinstance(given, ChatInput | CompletionInput):
+    if case.transcript is None or not isinstance(header, Header) or isinstance(given, ExecInput):
         return None
     leaves = tuple(map(read_leaf, split_leaves(case.transcript)))
-    return Claim(given, header, leaves, _delivered(case.bundle.output))
+    output = _output(case.bundle.output)
+    return Claim(given, header, leaves, output.text, output.vectors)
 
 
-def _delivered(output: str | None) -> str | None:
-    if output is None:
-        return None
+def _output(output: str | None) -> _Output:
     try:
-        return msgspec.json.decode(output, type=_Output).text
+        return msgspec.json.decode(output or "{}", type=_Output)
     except msgspec.DecodeError:
-        return None
+        return _Output()
 
 
 def level_two(claim: Claim) -> Rechecked:
@@ -86,14 +87,14 @@ async def level_three(claim: Claim, asked_digest: str, model: Model, most_chunks
         home = Path(folder)
         store = ModelStore(home)
         await store.verify(model.name, model.weights, chat_template=model.chat_template, expected=asked_digest)
-        settings = _settings(model, asked_digest, home)
+        settings = _settings(model, asked_digest, home, claim.header.task_kind)
         exact = await _same_class(settings, store, claim.header)
         async with llama_replayer(settings, Bubblewrap(home), SystemClock()) as replayer:
             found = await with_model(claim, replayer, chosen=_choice(_leaves(claim), most_chunks), exact=exact)
     return _rechecked(claim, found, 3)
 
 
-def _settings(model: Model, digest: str, home: Path) -> LlamaSettings:
+def _settings(model: Model, digest: str, home: Path, kind: TaskKind) -> LlamaSettings:
     from agent.edges.engines.launch import LlamaSettings, find_llama_server
 
     sockets = home / "engine"
@@ -107,7 +108,8 @@ def _settings(model: Model, digest: str, home: Path) -> LlamaSettings:
         chat_template=model.chat_template.resolve() if model.chat_template else None,
         socket_dir=sockets,
         context_tokens=model.context_tokens,
-        threads=model.threads,
+        kinds=(kind,) if kind is TaskKind.EMBEDDING else (TaskKind.CHAT, TaskKind.COMPLETION),
+        args=model.args,
     )
 
 
@@ -143,10 +145,26 @@ def _rechecked(claim: Claim, found: Metrics, level: int) -> Rechecked:
 
 def told(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
     """Lines for people: whether it holds (None: it says what could not be checked), and the words."""
+    if isinstance(checked.claim.given, EmbeddingInput):
+        yield from _rows(checked)
+        return
     yield _draws(checked)
     yield from _end(checked)
     if checked.level == 3:
         yield from _repetition(checked)
+
+
+def _rows(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
+    ending, rows = checked.metrics.ending, checked.metrics.rows
+    if ending is not None:
+        holds = not ending.faults if ending.decided else None
+        yield holds, "the delivered rows are those of the transcript"
+    if rows is not None and checked.metrics.same_class:
+        yield rows.equal == rows.compared, f"{rows.equal} of {rows.compared} rows repeated: equal to the bit"
+    elif rows is not None:
+        limit = checked.limits.parallel
+        words = f"{rows.compared} rows repeated: at least {rows.least:.4f} parallel (limit {limit})"
+        yield rows.least >= limit, words
 
 
 def _draws(checked: Rechecked) -> tuple[bool | None, str]:
@@ -215,6 +233,7 @@ def as_object(checked: Rechecked) -> dict[str, object]:
         "ending": found.ending and found.ending._asdict(),
         "prompt": found.prompt,
         "unknown": found.unknown,
+        "rows": found.rows and found.rows._asdict(),
         "exact": found.exact and found.exact._asdict(),
         "chunks": [
             {

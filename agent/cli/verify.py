@@ -56,6 +56,7 @@ class _Unable(click.ClickException):
 @click.option("--chunks", default=8, show_default=True, type=click.IntRange(min=1), help="How many to repeat at most.")
 @click.option("--binary", default="auto", show_default=True, metavar="PATH", help="llama-server.")
 @click.option("--context-tokens", default=4096, show_default=True, help="Of the engine; the node's for exact checks.")
+@click.option("--engine-arg", multiple=True, metavar="ARG", help="As in the node's pools.args; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(
     file: Path,
@@ -68,6 +69,7 @@ def command(
     chunks: int,
     binary: str,
     context_tokens: int,
+    engine_arg: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Check the receipt bundle in FILE (- for standard input); nothing is sent anywhere.
@@ -94,7 +96,7 @@ def command(
     if model:
         from agent.cli.rechecking import Model
 
-        engine = Model(model, model_name or model.stem, chat_template, binary, context_tokens)
+        engine = Model(model, model_name or model.stem, chat_template, binary, context_tokens, engine_arg)
     deeper = _deeper(verdict, engine, chunks)
     if as_json:
         import json

@@ -181,7 +181,7 @@ def build_request(
         raise EngineError(reason, why)
     match task.input:
         case EmbeddingInput(texts=texts):
-            return _embedding_request(model, texts)
+            return embedding_request(model, texts)
         case ChatInput() | CompletionInput() if prompt_ids:
             return _completion_request(profile, model, task, top_logprobs, prompt_ids)
         case ChatInput(messages=messages):
@@ -243,7 +243,8 @@ def _streamed(path: str, fields: dict[str, Any], max_tokens: int, top: int) -> R
     )
 
 
-def _embedding_request(model: str, texts: tuple[str, ...]) -> Request:
+def embedding_request(model: str, texts: tuple[str, ...]) -> Request:
+    """A row of numbers for each text."""
     body = canonical_json({"model": model, "input": texts, "encoding_format": "float"})
     # 16,384 dimensions of 24 characters: nothing in use is wider.
     most = (64 << 10) + len(texts) * 16_384 * 24

@@ -18,9 +18,10 @@ from agent.core.checks.forward import (
     check_plausibility,
     figures_sha256,
 )
+from agent.core.checks.rows import check_rows, rows_of
 from agent.core.checks.sampling import Sampled, check_sampling
 from agent.core.checks.verdict import Metrics, Replayed
-from agent.core.model import ChatInput, CompletionInput
+from agent.core.model import ChatInput, CompletionInput, EmbeddingInput
 from agent.core.proof.header import Header
 from agent.core.proof.leaves import Leaf
 from agent.ports import Replayer
@@ -30,15 +31,19 @@ from agent.stages.refill import refilled
 class Claim(NamedTuple):
     """What was asked of a node, and what it committed to."""
 
-    given: ChatInput | CompletionInput
+    given: ChatInput | CompletionInput | EmbeddingInput
     header: Header
     leaves: tuple[Leaf, ...]
     delivered: str | None = None
     """The text that the requester got, if it is at hand."""
+    vectors: tuple[tuple[float, ...], ...] | None = None
+    """Likewise the embeddings."""
 
 
 def without_model(claim: Claim) -> Metrics:
     """S, where the node was told its sampler chain, and the end as far as it can be told without a tokenizer."""
+    if isinstance(claim.given, EmbeddingInput):
+        return Metrics(ending=_delivered_rows(claim))
     claimed = claims.positions(claim.leaves)
     return Metrics(
         sampled=_sampled(claim.header, claimed),
@@ -54,6 +59,9 @@ async def with_model(claim: Claim, replayer: Replayer, *, chosen: Collection[int
     Raises EngineError.
     """
     header, found = claim.header, without_model(claim)
+    if isinstance(claim.given, EmbeddingInput):
+        own = await replayer.rows(claim.given.texts)
+        return found._replace(rows=check_rows(rows_of(claim.leaves), own), same_class=exact)
     prompt = await replayer.prompt_ids(claim.given)
     if header.prompt_sha256 and engines.prompt_digest(prompt) != header.prompt_sha256:
         return found._replace(prompt=False)
@@ -63,13 +71,13 @@ async def with_model(claim: Claim, replayer: Replayer, *, chosen: Collection[int
     wanted = [chunk for chunk in chunks if exact or not chosen or chunk.leaf in chosen]
     replay = _Replay(header, prompt, claimed[:known], replayer)
     # All at once costs as much as the generation did; each chunk by itself also reads all that is before it.
-    own = await (replay.at_once(wanted) if len(wanted) == len(chunks) else replay.one_by_one(wanted))
+    figures = await (replay.at_once(wanted) if len(wanted) == len(chunks) else replay.one_by_one(wanted))
     return found._replace(
         prompt=bool(header.prompt_sha256) or None,
         ending=await _ending(claim, claimed, replayer),
         unknown=len(claimed) - known,
-        chunks=tuple(_replayed(chunk, figures, header) for chunk, figures in zip(wanted, own, strict=True)),
-        exact=await replay.exactness(own) if exact else None,
+        chunks=tuple(_replayed(chunk, own, header) for chunk, own in zip(wanted, figures, strict=True)),
+        exact=await replay.exactness(figures) if exact else None,
     )
 
 
@@ -99,6 +107,15 @@ class _Replay(NamedTuple):
         equal = await self.replayer.in_one_go(_known(self.claimed))
         shown = [one for one in self.claimed[:equal] if one.ids]
         return check_exactness(shown, [one for figures in own for one in figures][: len(shown)])
+
+
+def _delivered_rows(claim: Claim) -> Ending:
+    if claim.vectors is None:
+        return Ending(decided=False)
+    found = check_rows(claim.vectors, rows_of(claim.leaves))
+    return (
+        Ending() if found.equal == found.compared else Ending(("the delivered rows are not those of the transcript",))
+    )
 
 
 async def _filled(

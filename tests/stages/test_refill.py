@@ -39,6 +39,9 @@ class Bytes:
     async def ends(self, token: int) -> bool:
         return False
 
+    async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
+        raise NotImplementedError
+
 
 CLAIMED = (Position(1, (1,), (0.0,)), Position(None), Position(3, (3,), (0.0,)), Position(4, (4,), (0.0,)))
 

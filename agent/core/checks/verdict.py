@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from agent.core.checks.ending import Ending
 from agent.core.checks.forward import Closeness, Exactness, Plausibility
+from agent.core.checks.rows import Rows
 from agent.core.checks.sampling import Sampled
 from agent.core.model import Value
 
@@ -40,6 +41,8 @@ class Thresholds(Value):
     """T: tokens that are not among the recomputed candidates."""
     repeated: int = 2
     """Chunks over a limit that make a failure of a suspicion."""
+    parallel: float = 0.995
+    """Least cosine of a row with one's own."""
     candidates: int = 20
     """Fewest a token that must be committed to: with few, neither S nor F shows anything. Engines give 20 at least."""
 
@@ -72,6 +75,10 @@ class Metrics(NamedTuple):
     """Tokens that could not be repeated: one of them was withheld, and what it was is not certain."""
     candidates: int | None = None
     """That the node says it asked for, a token."""
+    rows: Rows | None = None
+    """Of an embedding, beside one's own."""
+    same_class: bool = False
+    """Whether rows must be equal."""
 
 
 class Judged(NamedTuple):
@@ -86,13 +93,23 @@ def judge(found: Metrics, limits: Thresholds) -> Judged:
     faults = tuple(_certain(found))
     if faults:
         return Judged(Verdict.FAIL, faults)
-    over = [reason for chunk in long_enough(found.chunks) if (reason := _over(chunk, limits))]
     if found.candidates is not None and found.candidates < limits.candidates:
         told = f"only {found.candidates} candidates a token are committed to, {limits.candidates} are wanted"
         return Judged(Verdict.SUSPECT, (told,))
-    if not over:
+    doubts = tuple(_doubts(found, limits))
+    if not doubts:
         return Judged(Verdict.PASS)
-    return Judged(Verdict.FAIL if len(over) >= limits.repeated else Verdict.SUSPECT, tuple(over))
+    return Judged(Verdict.FAIL if len(doubts) >= limits.repeated else Verdict.SUSPECT, doubts)
+
+
+def _doubts(found: Metrics, limits: Thresholds) -> Iterable[str]:
+    """One for each chunk or row over a limit."""
+    for chunk in long_enough(found.chunks):
+        if reason := _over(chunk, limits):
+            yield reason
+    for at, cosine in enumerate(found.rows.cosines if found.rows else ()):
+        if cosine < limits.parallel:
+            yield f"row {at} is only {cosine:.4f} parallel, {limits.parallel} at least is wanted"
 
 
 def long_enough(chunks: Iterable[Replayed]) -> list[Replayed]:
@@ -125,6 +142,8 @@ def _certain(found: Metrics) -> Iterable[str]:
         yield f"{len(found.sampled.mismatches)} tokens are not what the seed draws, the first is token {first}"
     if found.ending:
         yield from found.ending.faults
+    if found.rows and found.same_class and found.rows.equal < found.rows.compared:
+        yield f"{found.rows.compared - found.rows.equal} of {found.rows.compared} rows differ from an exact repetition"
     if found.exact and found.exact.equal < found.exact.compared:
         differing = found.exact.compared - found.exact.equal
         yield f"{differing} of {found.exact.compared} tokens differ from an exact repetition"

@@ -17,6 +17,15 @@ _TOKEN_BYTES = 1024
 """Of one candidate in a reply, at most; see engines.build_request."""
 
 
+async def embedded(
+    http: EngineHttp, request: engines.Request, texts: int, patience_s: float
+) -> tuple[tuple[float, ...], ...]:
+    """The rows of an OpenAI-compatible engine. Raises EngineError."""
+    reply = await http.exchange(request.path, request.body, patience_s, request.max_answer_bytes)
+    rows, _usage = engine_replies.embeddings(reply, texts)
+    return rows
+
+
 class LlamaReplayer:
     """Implements ports.Replayer. One request at a time, so that nothing else disturbs the figures."""
 
@@ -49,6 +58,10 @@ class LlamaReplayer:
     async def ends(self, token: int) -> bool:
         """Raises EngineError."""
         return replays.ends(await self._http.exchange("/completion", replays.ends_request(token), self._patience_s))
+
+    async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
+        """Raises EngineError."""
+        return await embedded(self._http, engines.embedding_request("m", texts), len(texts), self._patience_s)
 
     async def _rendered(self, given: ChatInput) -> str:
         return engine_replies.prompt_text(await self._http.exchange("/apply-template", engines.template_request(given)))

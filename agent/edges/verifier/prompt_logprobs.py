@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.core import engine_replies, replays
+from agent.core import engine_replies, engines, replays
 from agent.core.checks.claims import Position
 from agent.core.model import ChatInput, CompletionInput
 from agent.edges.engines.http import EngineHttp
+from agent.edges.verifier.llama import embedded
 
 _CANDIDATE_BYTES = 256
 """Of one candidate in a reply: id, log-probability, rank and its text."""
@@ -49,3 +50,8 @@ class PromptLogprobsReplayer:
         """Raises EngineError."""
         body = replays.vllm_ends_request(self._model, token)
         return replays.vllm_ends(await self._http.exchange("/v1/completions", body, self._patience_s))
+
+    async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
+        """Raises EngineError."""
+        request = engines.embedding_request(self._model, texts)
+        return await embedded(self._http, request, len(texts), self._patience_s)

@@ -6,6 +6,7 @@ import pytest
 
 from agent.core.checks.ending import Ending
 from agent.core.checks.forward import Closeness, Exactness, Plausibility
+from agent.core.checks.rows import Rows
 from agent.core.checks.sampling import Sampled
 from agent.core.checks.verdict import Metrics, Replayed, Thresholds, Verdict, judge, long_enough
 
@@ -43,6 +44,17 @@ def test_what_is_certain_fails_at_once(found: Metrics, words: str):
 def test_one_chunk_over_a_limit_is_a_suspicion_and_two_are_a_failure(bad: dict):
     assert judge(Metrics(chunks=(chunk(0), chunk(1, **bad), chunk(2))), LIMITS).verdict is Verdict.SUSPECT
     assert judge(Metrics(chunks=(chunk(0, **bad), chunk(1, **bad))), LIMITS).verdict is Verdict.FAIL
+
+
+def test_rows_must_be_nearly_parallel_and_equal_in_the_same_class():
+    near, off = Rows(2, 0, (0.9999, 0.9998)), Rows(2, 1, (1.0, 0.98))
+    assert judge(Metrics(rows=near), LIMITS).verdict is Verdict.PASS
+    assert judge(Metrics(rows=near, same_class=True), LIMITS).verdict is Verdict.FAIL
+    assert judge(Metrics(rows=off), LIMITS) == (
+        Verdict.SUSPECT,
+        ("row 1 is only 0.9800 parallel, 0.995 at least is wanted",),
+    )
+    assert judge(Metrics(rows=Rows(2, 0, (0.9, 0.9))), LIMITS).verdict is Verdict.FAIL
 
 
 def test_too_few_candidates_show_nothing_and_are_suspect():

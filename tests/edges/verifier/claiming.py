@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from agent.core.model import ChatInput, CompletionInput, Message, Usage
+from agent.core.model import ChatInput, CompletionInput, EmbeddingInput, Message, Usage
 from agent.core.proof.commitment import commit
 from agent.core.proof.header import header_of
 from agent.core.proof.leaves import read_leaf
@@ -33,7 +33,7 @@ from tests.core.proof.making import NODE_KEYS, bundle
 
 LIMIT_S = 60.0
 N_PROBS = 40
-Given = str | ChatInput | CompletionInput
+Given = str | ChatInput | CompletionInput | EmbeddingInput
 STORY = "Tell me a story."
 
 
@@ -139,7 +139,9 @@ async def done(
         output_sha256=hashlib.sha256(product.output.encode()).hexdigest(),
     )
     leaves = tuple(map(read_leaf, transcript.leaves))
-    shown = Claim(given, header, leaves, json.loads(product.output)["text"])
+    output = json.loads(product.output)
+    vectors = output.get("vectors")
+    shown = Claim(given, header, leaves, output.get("text"), vectors and tuple(map(tuple, vectors)))
     return Done(offer, product.output, transcript, shown)
 
 

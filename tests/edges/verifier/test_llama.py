@@ -11,7 +11,7 @@ import pytest
 from agent.core.checks.claims import chunks
 from agent.core.checks.verdict import Thresholds, Verdict, judge
 from agent.core.errors import EngineError
-from agent.core.model import ChatInput, CompletionInput, FinishReason, Message
+from agent.core.model import ChatInput, CompletionInput, EmbeddingInput, FinishReason, Message, TaskKind
 from agent.core.proof.leaves import Leaf
 from agent.edges.engines.llama import LlamaPool
 from agent.stages.recheck import Claim, with_model, without_model
@@ -111,6 +111,27 @@ async def test_another_model_is_caught(pool: LlamaPool, home: Path, tmp_path: Pa
     assert found.sampled.passed  # S alone believes any model
     assert judge(found, LIMITS).verdict is Verdict.SUSPECT  # one chunk is a suspicion
     assert judge(found, Thresholds(repeated=1)).verdict is Verdict.FAIL
+
+
+async def test_an_embedding_is_repeated_to_the_bit_and_another_models_is_caught(
+    tiny_model: Path, home: Path, tmp_path: Path
+):
+    other = write_tiny_model(tmp_path / "other.gguf", seed=8)
+    other.chmod(0o644)
+    how: dict[str, Any] = {"kinds": (TaskKind.EMBEDDING,), "args": ("--pooling", "mean"), "slots": 1}
+    async with claiming.pool(tiny_model, home, **how) as pool:
+        made = await claim(pool, EmbeddingInput(texts=("one text", "another")))
+    async with claiming.replayer(tiny_model, home, **how) as replayer:
+        found = await with_model(made, replayer, exact=True)
+    assert found.rows is not None
+    assert (found.rows.equal, found.rows.compared) == (2, 2)
+    assert judge(found, LIMITS) == (Verdict.PASS, ())
+    async with claiming.replayer(other, home, **how) as replayer:
+        assert judge(await with_model(made, replayer), LIMITS).verdict is Verdict.FAIL
+        assert judge(await with_model(made, replayer, exact=True), LIMITS).verdict is Verdict.FAIL
+    assert made.vectors is not None
+    altered_rows = made._replace(vectors=((0.0, *made.vectors[0][1:]), made.vectors[1]))
+    assert "delivered rows" in judge(without_model(altered_rows), LIMITS).reasons[0]
 
 
 async def test_another_prompt_than_the_asked_one_is_caught(pool: LlamaPool, tiny_model: Path, home: Path):
