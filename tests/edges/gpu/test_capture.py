@@ -108,7 +108,7 @@ def test_a_driver_that_hangs_does_not_hang_the_capture(place) -> None:
     driver.at(5)
 
     with pytest.raises(AgentError, match="not answered for"):
-        captured(driver.library, 2.0)
+        captured(driver.library, 0.5)
 
 
 @pytest.mark.parametrize(("scenario", "words"), [("not_loaded", "not loaded"), ("crash", "status -6")])
