@@ -218,3 +218,12 @@ def test_a_program_is_billed_for_the_processors_it_asked_for_while_it_ran_and_no
     assert program_micros(ExecLimits(cpu_millis=2000), 3_600_000, 50_000) == 16_666
     assert program_micros(ExecLimits(cpu_millis=2000, wall_s=7200), 3_600_000, 50_000) == 100_000
     assert program_micros(ExecLimits(), 0, 50_000) == 0
+
+
+async def test_who_names_no_deadline_gets_all_the_time_that_the_program_may_run(
+    requester: Requester, join: Join
+) -> None:
+    await asked(requester, limits=ExecLimits(wall_s=600))
+    node = await join(fingerprint=builders.fingerprint(pools=(POOL,)))
+    (offer,) = await offered(node)
+    assert 1_190_000 < offer.deadline_ms <= 1_200_000

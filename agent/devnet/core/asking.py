@@ -27,7 +27,7 @@ from agent.devnet.core.effects import Decision, PushTo, SaveDemand
 from agent.devnet.core.granting import conclude
 from agent.devnet.core.queue import DEADLINE
 from agent.devnet.core.records import ENDED, Demand, Progress, Task, TaskState
-from agent.devnet.core.rules import MAX_OFFER_BYTES, Instant, Refused, bad_message
+from agent.devnet.core.rules import MAX_OFFER_BYTES, Instant, Refused, Rules, bad_message
 
 NO_SEED = 0xFFFF_FFFF
 """Engines read this seed as "take a random one"."""
@@ -75,7 +75,7 @@ def submit(book: Book, when: Instant, asked: TaskAsked, task_id: str, nonce: str
         sampling=_sampling(asked.sampling, seed_of(task_id, nonce)),
         max_tokens=asked.max_tokens,
     )
-    deadline_s = asked.deadline_s or book.rules.default_deadline_s
+    deadline_s = asked.deadline_s or _patience_s(asked, book.rules)
     demand = Demand(
         number=book.number + 1,
         spec=spec,
@@ -124,6 +124,12 @@ def seed_of(task_id: str, nonce: str) -> int:
     """First 32 bits of SHA-256(task id ‖ nonce bytes): nobody's choice, and never the value that means "random"."""
     seed = int.from_bytes(hashlib.sha256(task_id.encode() + bytes.fromhex(nonce)).digest()[:4], "big")
     return seed if seed != NO_SEED else NO_SEED - 1
+
+
+def _patience_s(asked: TaskAsked, rules: Rules) -> float:
+    """The deadline of who names none; a program may need all its time after it has waited for its turn."""
+    wall_s = asked.input.limits.wall_s if isinstance(asked.input, ExecInput) else 0
+    return min(rules.default_deadline_s + wall_s, rules.max_deadline_s)
 
 
 def _sampling(asked: SamplingAsked, seed: int) -> Sampling:
