@@ -144,3 +144,19 @@ async def test_the_program_starts_where_it_was_told(sandbox):
 async def test_a_working_directory_that_is_no_place_inside_is_refused(sandbox, cwd):
     with pytest.raises(SandboxError, match="working directory"):
         await sandbox.start(shell("true", cwd=cwd))
+
+
+# ---------------------------------------------------------------- on the other loop
+
+
+def test_output_is_handed_out_on_uvloop_too(tmp_path):
+    uvloop = pytest.importorskip("uvloop")
+
+    async def everything():
+        sandbox = Bubblewrap(tmp_path)
+        await test_who_writes_more_than_allowed_is_ended_for_it(sandbox)
+        await test_who_closes_ends_the_program_and_its_own_reading(sandbox)
+        await what_lies_in_out_outlives_the_program(sandbox)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(everything())
