@@ -171,14 +171,14 @@ def _draws(checked: Rechecked) -> tuple[bool | None, str]:
     sampled, header = checked.metrics.sampled, checked.claim.header
     if sampled is None:
         return None, f"{header.engine} does not let us choose its sampler: its draws cannot be repeated"
-    how = "the likeliest token was taken" if header.temperature_micros <= 0 else f"seed {header.seed} draws it"
+    how = "the likeliest" if header.temperature_micros <= 0 else f"what seed {header.seed} draws"
     if not sampled.passed:
         return False, "every token is what seed and sampling demand"
     if sampled.checked == 0:
         return None, "no draw could be repeated: they depend on candidates that are not in the transcript"
     rest = sampled.uncovered + sampled.withheld
     but = f" ({rest} more depend on what is not in the transcript)" if rest else ""
-    return True, f"{sampled.checked} tokens: {how} from the claimed candidates{but}"
+    return True, f"{sampled.checked} tokens: each is {how} of the claimed candidates{but}"
 
 
 def _end(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:

@@ -12,6 +12,7 @@ import pytest
 
 from agent.cli.main import run
 from agent.core import wire
+from agent.core.model import EmbeddingInput, TaskKind
 from agent.core.proof.header import ProofKind
 from agent.core.proof.leaves import join_leaves
 from agent.edges.models.store import ModelStore
@@ -86,7 +87,7 @@ def shown(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Sho
 def test_with_the_transcript_every_draw_is_checked_without_a_model(shown: Shown):
     code, out, err = shown.verify()
     assert (code, err) == (0, "")
-    assert "12 tokens: seed" in out
+    assert "12 tokens: each is what seed" in out
     assert "fit together (13 checks)" in out
     assert "it ended because max_tokens was reached" in out
     assert "VERIFIED" in out.splitlines()[-1]
@@ -138,6 +139,25 @@ def test_another_file_than_the_asked_model_is_not_even_started(shown: Shown, tmp
     code, out, err = shown.verify("--model", other, "--model-name", NAME)
     assert (code, out) == (4, "")
     assert "expected sha256:" in err
+
+
+def test_an_embedding_is_repeated_too(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    async def embed() -> Done:
+        with tempfile.TemporaryDirectory(prefix="ga-") as home:
+            digest = (await ModelStore(Path(home)).verify(NAME, weights)).facts.digest
+            how = {"kinds": (TaskKind.EMBEDDING,), "args": ("--pooling", "mean")}
+            async with claiming.pool(weights, Path(home), **how) as pool:
+                return await claiming.done(pool, EmbeddingInput(texts=("one", "two")), model=digest)
+
+    require_sandbox()
+    shown = Shown(tmp_path, asyncio.run(embed()), capsys)
+    code, out, _ = shown.verify()
+    assert code == 0
+    assert "the delivered rows are those of the transcript" in out
+    pooling = ("--engine-arg", "--pooling", "--engine-arg", "mean")
+    code, out, _ = shown.verify("--model", weights, "--model-name", NAME, *pooling)
+    assert code == 0
+    assert "2 rows repeated: at least 1.0000 parallel (limit 0.995)" in out
 
 
 def test_the_model_alone_has_nothing_to_be_compared_with(shown: Shown, weights: Path, capsys):
