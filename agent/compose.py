@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import structlog
 
-from agent.config import Config, EngineKind
+from agent.config import Config, EngineKind, Running
 from agent.core import events as ev
 from agent.core.errors import StorageError
 from agent.core.fingerprint import Model, SandboxFacts
@@ -29,6 +29,7 @@ from agent.edges.joining import join
 from agent.edges.link.baton import link_to
 from agent.edges.models.store import Progress
 from agent.edges.outbox import OUTBOX_NAME, SqliteOutbox
+from agent.edges.owner import Machine, owner_policy
 from agent.edges.sandbox.build import build_sandbox
 from agent.edges.sandbox.vram import GpuMemoryGuard
 from agent.edges.transcripts import DIRECTORY_NAME, FileTranscripts
@@ -40,6 +41,7 @@ from agent.stages.drain import Drain
 from agent.stages.execute import Execute
 from agent.stages.herald import Herald
 from agent.stages.overview import Overview
+from agent.stages.owner import Owner
 from agent.stages.probe import Probe, fingerprint
 from agent.stages.prove import Prove
 from agent.stages.pull import Pull
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from agent.edges.programs.build import Programs
 
 BOUNDS_S = {
+    "owner": 60.0,
     **{"probe": 60.0, "advertise": 240.0, "watch": 30.0, "report": 900.0},
     **{"pull": 240.0, "execute": 60.0, "stream": 240.0, "prove": 60.0, "store": 60.0},
 }
@@ -140,7 +143,7 @@ class Composer:
         seen = await self._first_look(gpu)
         sandbox = await self._sandbox()
         facts = await sandbox.probe()
-        built = await self._pools(config, sandbox, self._clock, gpus=units(seen), progress=self._progress)
+        built = await self._pools(config, sandbox, self._clock, gpus=self._free(seen), progress=self._progress)
         for model in built.models:
             _log.info("model.verified", model=model.name, digest=model.digest, bytes=model.bytes)
         transcripts = await self._transcripts()
@@ -148,6 +151,11 @@ class Composer:
         if programs := await self._programs(sandbox, facts):
             pools[programs.pool.facts.name] = programs.pool
         return Edges(identity, outbox, transcripts, gpu, seen, sandbox, facts, pools, built.models, programs)
+
+    def _free(self, seen: GpuReport) -> list[str]:
+        """GPUs that an engine may take: one that programs get is not shared."""
+        taken = self._config.exec.device if self._config.exec.enabled else ""
+        return [uuid for uuid in units(seen) if uuid != taken]
 
     async def _programs(self, sandbox: Sandbox, facts: SandboxFacts) -> Programs | None:
         if not self._config.exec.enabled:
@@ -271,6 +279,13 @@ class Composer:
             vitals=vitals,
             seen=edges.gpu_memory.see,
         )
+        owner = Owner(
+            spine,
+            owner_policy(config.owner),
+            Machine(config.owner.programs, battery=not config.owner.on_battery),
+            pulse,
+            hand_back_after_s=config.owner.hand_back_after_s if config.owner.running is Running.HAND_BACK else None,
+        )
         overview = Overview(spine, herald, execute, deliver, link, pulse, storage, name=self._name, url=url)
         tallies: dict[str, Callable[[], Tally]] = {
             "pull": pull.tally,
@@ -288,6 +303,7 @@ class Composer:
             "prove": prove.run(),
             "report": report.run(),
             "deliver": deliver.run(),
+            "owner": owner.run(),
             "watch": Watch(spine, pulse, tallies).run(),
         }
         return Parts(spine, advertise, Drain(spine, pull, deliver, link), overview, pulse, storage, loops)

@@ -28,6 +28,7 @@ from agent.core.model import (
     Usage,
     Value,
 )
+from agent.core.owner import Observed
 from agent.core.proof.files import FileLeaf
 
 
@@ -73,6 +74,14 @@ class HostFacts(Value):
     memory_bytes: int
     versions: Versions
     boot_id: str
+
+
+class OwnerView(Protocol):
+    """The owner's side of the machine."""
+
+    def look(self, wall: float) -> Observed:
+        """At `wall`, Unix seconds. Blocks for some milliseconds; never raises."""
+        ...
 
 
 class HostProbe(Protocol):

@@ -18,6 +18,7 @@ from agent.core.model import TaskKind
 
 NOWHERE = {"HOME": "/nonexistent", "XDG_CONFIG_HOME": "/nonexistent"}
 MODEL = '[[models]]\nname = "m"\npath = "m.gguf"\n'
+EXEC = f'[exec]\nenabled = true\ntrusted_keys = ["{"ab" * 32}"]\n'
 
 
 def write(folder: Path, text: str) -> Path:
@@ -189,6 +190,20 @@ name = "x"
             MODEL + '[[pools]]\nname="p"\nmodel="m"\nengine="external"\nurl="http://10.0.0.1:1"',
             "pools[0].url: http:// is allowed to this machine only; use https://",
         ),
+        ("[exec]\nenabled = true", "exec.trusted_keys: is empty; programs of nobody would be run"),
+        (
+            '[exec]\ntrusted_keys = ["AB"]',
+            "exec.trusted_keys: must be a list, each an Ed25519 public key, 64 lower-case hex digits",
+        ),
+        ('[exec]\ndevice = "auto"', 'exec.device: must be "cpu" or a GPU UUID'),
+        ("[exec]\nout_mib = 57", "exec.out_mib: must be a whole number, at least 1, at most 56"),
+        (f'{EXEC}device = "GPU-1"\nslots = 2', "exec.slots: must be 1 with a GPU"),
+        (f'{EXEC}device = "GPU-1"\n{MODEL}[[pools]]\nname="p"\nmodel="m"\ndevice="GPU-1"', "is the GPU of pools[0]"),
+        (f'{EXEC}{MODEL}[[pools]]\nname="exec"\nmodel="m"', 'pools[0].name: "exec" is the pool of programs'),
+        (MODEL + '[[pools]]\nname="p"\nmodel="m"\nkinds=["exec"]', "an engine runs no programs"),
+        ('[owner]\nschedule = ["always"]', "owner.schedule[0]: is no window: 'always': expected days and times"),
+        ('[owner]\ntime_zone = "Berlin"', "owner.time_zone: is 'Berlin'; expected a name such as Europe/Berlin"),
+        ("[owner]\nhand_back_after_s = -1", "owner.hand_back_after_s: must be a number, at least 0"),
         ("[node]\nname = 'a\x7f'", "line 2, column"),
         ("[node", "line 1, column"),
         ("[node]\nname = 1\nname = 2", "line 3, column"),

@@ -1,6 +1,7 @@
 """Configuration: typed sections, four sources, every fault at once. Start reading at `schema`."""
 
 from agent.config.loading import Loaded, load, load_with_origins
+from agent.config.owner import OwnerConfig, Running
 from agent.config.schema import (
     Config,
     ControlConfig,
@@ -35,8 +36,10 @@ __all__ = [
     "LogsConfig",
     "ModelConfig",
     "NodeConfig",
+    "OwnerConfig",
     "PoolConfig",
     "ProofConfig",
+    "Running",
     "SandboxBackend",
     "SandboxConfig",
     "TransportChoice",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import zoneinfo
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
 from agent.config.faults import Fault, did_you_mean
+from agent.config.owner import OwnerConfig
 from agent.config.schema import Config, EngineKind, EngineProfile, PoolConfig
 from agent.core.loopback import is_loopback
 from agent.core.model import TaskKind
+from agent.core.schedule import parse_window
 
 EXEC_POOL = "exec"
 """Name of the pool that runs programs."""
@@ -20,6 +23,7 @@ def check(config: Config) -> Iterator[Fault]:
     yield from _unique("models", [model.name for model in config.models])
     yield from _unique("pools", [pool.name for pool in config.pools])
     yield from _exec(config)
+    yield from _owner(config.owner)
     for index, model in enumerate(config.models):
         if model.path is None and model.digest is None:
             yield Fault(key=f"models[{index}].path", message="is missing; without it the digest must be given")
@@ -34,9 +38,23 @@ def _exec(config: Config) -> Iterator[Fault]:
         return
     if not config.exec.trusted_keys:
         yield Fault(key="exec.trusted_keys", message="is empty; programs of nobody would be run")
+    if config.exec.device != "cpu" and config.exec.slots > 1:
+        yield Fault(key="exec.slots", message="must be 1 with a GPU: nothing keeps two programs on one apart")
     for index, pool in enumerate(config.pools):
         if pool.name == EXEC_POOL:
             yield Fault(key=f"pools[{index}].name", message=f'"{EXEC_POOL}" is the pool of programs')
+        if pool.device == config.exec.device != "cpu":
+            yield Fault(key="exec.device", message=f"is the GPU of pools[{index}]; nothing keeps the two apart on it")
+
+
+def _owner(owner: OwnerConfig) -> Iterator[Fault]:
+    for index, text in enumerate(owner.schedule):
+        try:
+            parse_window(text)
+        except ValueError as error:
+            yield Fault(key=f"owner.schedule[{index}]", message=f"is no window: {error}")
+    if owner.time_zone is not None and owner.time_zone not in zoneinfo.available_timezones():
+        yield Fault(key="owner.time_zone", message=f"is {owner.time_zone!r}; expected a name such as Europe/Berlin")
 
 
 def _coordinator_url(url: str | None) -> Iterator[Fault]:
@@ -113,6 +131,8 @@ def _external(pool: PoolConfig, key: str) -> Iterator[Fault]:
 
 
 def _kinds(pool: PoolConfig, key: str) -> Iterator[Fault]:
+    if TaskKind.EXEC in pool.kinds:
+        yield Fault(key=f"{key}.kinds", message="an engine runs no programs; they have a section of their own, [exec]")
     if TaskKind.EMBEDDING in pool.kinds and len(set(pool.kinds)) > 1:
         yield Fault(key=f"{key}.kinds", message="an engine embeds or generates; make two pools")
     if pool.profile is EngineProfile.TEI and TaskKind.EMBEDDING not in pool.kinds:

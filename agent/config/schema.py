@@ -12,6 +12,8 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from agent.config.owner import OwnerConfig
+from agent.config.words import says
 from agent.core.model import TaskKind, Value
 
 
@@ -88,11 +90,6 @@ Digest = Annotated[str, Meta(pattern=DIGEST_PATTERN, description="sha256: and 64
 PublicKey = Annotated[str, Meta(pattern=KEY_PATTERN, description="an Ed25519 public key, 64 lower-case hex digits")]
 ExecDevice = Annotated[str, Meta(pattern=EXEC_DEVICE_PATTERN, description='"cpu" or a GPU UUID (`gpu-agent gpus`)')]
 Device = Annotated[str, Meta(pattern=DEVICE_PATTERN, description='"cpu", "auto" or a GPU UUID (`gpu-agent gpus`)')]
-
-
-def says(sentence: str, *, example: object = None) -> Meta:
-    """What a key is for, in one sentence; `example` stands in for a missing default."""
-    return Meta(extra={"doc": sentence, "example": example})
 
 
 class NodeConfig(Value):
@@ -311,6 +308,7 @@ class Config(Value):
     pools: tuple[PoolConfig, ...] = ()
     proof: ProofConfig = ProofConfig()
     exec: ExecConfig = ExecConfig()
+    owner: OwnerConfig = OwnerConfig()
     logs: LogsConfig = LogsConfig()
     control: ControlConfig = ControlConfig()
 

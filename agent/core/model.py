@@ -129,6 +129,11 @@ class Reason(StrEnum):
     GPU_DEGRADED = "gpu_degraded"
     GPU_UNKNOWN = "gpu_unknown"
     """It was not read yet, or is not any more."""
+    # the owner needs the machine
+    OUTSIDE_SCHEDULE = "outside_schedule"
+    OWNER_PROGRAM = "owner_program"
+    """A program that the owner listed runs."""
+    ON_BATTERY = "on_battery"
     # the node takes no work (also used to decline)
     STARTING = "starting"
     DRAINING = "draining"

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from agent.config import OwnerConfig
+from agent.core.model import Reason
+from agent.core.owner import Observed
+from agent.edges.owner import Machine, owner_policy, owner_zone
+
+
+def test_a_listed_program_is_seen_while_it_runs_and_no_other(tmp_path: Path) -> None:
+    sleep = shutil.which("sleep")
+    if sleep is None:
+        pytest.skip("no program here that can be started under a name of its own")
+    program = tmp_path / "my-game"
+    shutil.copy(sleep, program)
+    machine = Machine(("my-game", "another"), battery=False)
+    assert machine.look(0.0).programs == frozenset()
+    with subprocess.Popen([program, "60"]) as running:
+        assert machine.look(0.0).programs == {"my-game"}
+        running.kill()
+    assert machine.look(0.0).programs == frozenset()
+
+
+def test_the_moment_is_the_clocks() -> None:
+    assert Machine((), battery=True).look(1_700_000_000.0).at == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+
+
+def test_the_machines_own_zone_is_taken_where_none_is_named(tmp_path: Path) -> None:
+    assert owner_zone("Europe/Berlin") == ZoneInfo("Europe/Berlin")
+    assert owner_zone(None, tmp_path / "none") is UTC
+    (tmp_path / "localtime").write_bytes(b"no zone")
+    assert owner_zone(None, tmp_path / "localtime") is UTC
+
+
+def test_the_configuration_becomes_the_policy() -> None:
+    policy = owner_policy(OwnerConfig(schedule=("18:00-08:00",), time_zone="Asia/Tokyo"))
+    noon = Observed(at=datetime(2026, 11, 23, 3, 0, tzinfo=UTC))
+    assert [gate.reason for gate in policy.gates(noon)] == [Reason.OUTSIDE_SCHEDULE]
