@@ -44,5 +44,6 @@ async def test_a_loop_that_takes_nothing_of_what_waits_is_named_and_one_that_res
         watching.cancel()
 
 
-def test_every_loop_of_the_daemon_has_a_bound() -> None:
-    assert set(BOUNDS_S) == {"probe", "advertise", "pull", "execute", "stream", "prove", "store", "report", "watch"}
+def test_every_loop_of_the_path_has_a_bound() -> None:
+    path = {"probe", "advertise", "pull", "execute", "stream", "prove", "store", "report", "watch"}
+    assert path <= BOUNDS_S.keys()
