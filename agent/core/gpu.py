@@ -50,6 +50,14 @@ class GpuProcess(Value):
     """Of the MIG slice that it uses."""
 
 
+class SliceSample(Value):
+    """Memory of one MIG slice, which tells nothing else of its own."""
+
+    uuid: str
+    memory_used_bytes: int
+    memory_free_bytes: int
+
+
 class GpuSample(Value):
     """Readings of the 1 s tier."""
 
@@ -69,6 +77,8 @@ class GpuSample(Value):
     """Compute, graphics and MPS processes on this GPU."""
     users: tuple[GpuProcess, ...] = ()
     """Those processes; means nothing while `processes` is None."""
+    slices: tuple[SliceSample, ...] = ()
+    """Of a GPU that is cut, those slices that tell their memory."""
 
 
 class GpuCondition(Value):

@@ -48,8 +48,10 @@ class EventSet:
             if error.value == pynvml.NVML_ERROR_TIMEOUT:
                 return None
             raise refusal(error.value) from error
+        if (kind := KINDS.get(told.eventType)) is None:  # one that was not asked for
+            return None
         return GpuEvent(
-            kind=KINDS[told.eventType],
+            kind=kind,
             source="nvml",
             gpu_uuid=self._uuids.get(_address(told.device), ""),
             code=told.eventData if told.eventType == pynvml.nvmlEventTypeXidCriticalError else None,

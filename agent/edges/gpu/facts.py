@@ -57,16 +57,18 @@ def _power_limit(handle: Handle) -> int:
     )
 
 
-def _mig_slices(handle: Handle) -> tuple[MigSlice, ...]:
+def slices(handle: Handle) -> dict[str, tuple[Handle, MigSlice]]:
+    """The slices of a GPU that is cut, by UUID. Raises Absent."""
     slots = range(ask(lambda: pynvml.nvmlDeviceGetMaxMigDeviceCount(handle)))
-    return tuple(filter(None, (_mig_slice(handle, slot) for slot in slots)))
+    found = (_slice(handle, slot) for slot in slots)
+    return {part.uuid: (inner, part) for inner, part in filter(None, found)}
 
 
-def _mig_slice(handle: Handle, slot: int) -> MigSlice | None:
+def _slice(handle: Handle, slot: int) -> tuple[Handle, MigSlice] | None:
     """None for a slot that holds no slice."""
     try:
         part = ask(lambda: pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, slot))
-        return MigSlice(
+        return part, MigSlice(
             uuid=text(pynvml.nvmlDeviceGetUUID, part),
             name=text(pynvml.nvmlDeviceGetName, part),
             memory_total_bytes=number(memory(part).total, 1, U64_NONE - 1),
@@ -109,6 +111,3 @@ SETTINGS: tuple[Question, ...] = (
     one("mig_enabled", lambda h: bool(number(ask(lambda: pynvml.nvmlDeviceGetMigMode(h))[0], 0, 1))),
 )
 """What the owner can change while the driver runs."""
-
-LAYOUT: tuple[Question, ...] = (one("mig", _mig_slices),)
-"""To be asked where MIG is enabled."""

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from agent.core.gpu import Gpu, GpuCondition, GpuFault, GpuReport, GpuSample
+from agent.core.gpu import Gpu, GpuCondition, GpuFault, GpuReport, GpuSample, MigSlice, SliceSample
 from agent.edges.gpu import codes, nvml
-from agent.edges.gpu.facts import FACTS, LAYOUT, SETTINGS
-from agent.edges.gpu.readings import CONDITION, SAMPLE
+from agent.edges.gpu.facts import FACTS, SETTINGS, slices
+from agent.edges.gpu.readings import CONDITION, SAMPLE, slice_now
 
 LIBRARIES = ("libnvidia-ml.so.1", "/usr/lib/wsl/lib/libnvidia-ml.so.1")
 """The loader's own, then WSL 2's, which lies outside the loader's path on some distributions."""
@@ -68,6 +68,7 @@ class _Card:
         self.gpu = gpu
         """With facts, settings and condition; without sample."""
         self.handle: nvml.Handle = None
+        self._slices: dict[str, nvml.Handle] = {}
         self._fault: nvml.GpuError | None = None
 
     @classmethod
@@ -91,17 +92,30 @@ class _Card:
             if self._fault is not None:
                 raise self._fault
             absent = dict(self.gpu.absent)
-            sample = GpuSample(**nvml.collect(SAMPLE, self.handle, absent))
+            sample = GpuSample(**nvml.collect(SAMPLE, self.handle, absent), slices=self._slices_now())
         except nvml.GpuError as error:
             detail = codes.explain(error.fault, str(error))
             return replace(self.gpu, condition=GpuCondition(), fault=error.fault, detail=detail)
         return replace(self.gpu, sample=sample, absent=absent)
 
+    def _slices_now(self) -> tuple[SliceSample, ...]:
+        return tuple(filter(None, (slice_now(uuid, handle) for uuid, handle in self._slices.items())))
+
+    def _layout(self, absent: dict[str, str]) -> tuple[MigSlice, ...]:
+        """The slices of a GPU that is cut, whose handles are kept."""
+        try:
+            found = slices(self.handle)
+        except nvml.Absent as reason:
+            absent["mig"], found = str(reason), {}
+        self._slices = {uuid: handle for uuid, (handle, _) in found.items()}
+        return tuple(part for _, part in found.values())
+
     def _refresh(self, index: int) -> None:
         """Ask for settings and condition again."""
         absent = {field: why for field, why in self.gpu.absent.items() if field in _FACT_FIELDS}
         settings = nvml.collect(SETTINGS, self.handle, absent)
-        layout = nvml.collect(LAYOUT, self.handle, absent) if settings.get("mig_enabled") else {}
+        self._slices = {}
+        mig = self._layout(absent) if settings.get("mig_enabled") else ()
         condition = nvml.collect(CONDITION, self.handle, absent)
         if settings.get("ecc") is None and "rows_remapped_corrected" in condition:
             # Such a card answers these with success and zeros, although it remaps nothing.
@@ -116,7 +130,7 @@ class _Card:
             absent=absent,
             **facts,
             **settings,
-            **layout,
+            mig=mig,
         )
 
 

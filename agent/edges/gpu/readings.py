@@ -9,7 +9,7 @@ from typing import Any
 
 import pynvml
 
-from agent.core.gpu import GpuProcess
+from agent.core.gpu import GpuProcess, SliceSample
 from agent.edges.gpu.nvml import U32_NONE, U64_NONE, Absent, Handle, Question, ask, memory, number, one, refusal, told
 
 _POWER_MW = 5_000_000
@@ -41,6 +41,12 @@ def _memory_now(handle: Handle) -> dict[str, int]:
     found = memory(handle)
     total = number(found.total, 1, _COUNTER)
     return {"memory_used_bytes": number(found.used, 0, total), "memory_free_bytes": number(found.free, 0, total)}
+
+
+def slice_now(uuid: str, handle: Handle) -> SliceSample | None:
+    """None for a slice that does not tell. Raises GpuError, DriverError."""
+    now = told(lambda: _memory_now(handle))
+    return None if isinstance(now, Absent) else SliceSample(uuid=uuid, **now)
 
 
 def _utilisation(handle: Handle) -> dict[str, int]:

@@ -37,7 +37,8 @@ def capture() -> str:
 
 def bared(gpu: Gpu) -> Gpu:
     slices = tuple(replace(part, uuid="") for part in gpu.mig)
-    return replace(gpu, uuid="", serial=gpu.serial and "", mig=slices, absent=dict(sorted(gpu.absent.items())))
+    sample = replace(gpu.sample, slices=tuple(replace(part, uuid="") for part in gpu.sample.slices))
+    return replace(gpu, uuid="", serial=gpu.serial and "", mig=slices, sample=sample)
 
 
 @pytest.mark.parametrize("name", ANSWERING)

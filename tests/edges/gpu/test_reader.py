@@ -176,6 +176,51 @@ def test_mig_slices_are_listed_across_a_gap(in_process) -> None:
     assert (whole.mig_enabled, whole.mig) == (False, ())
 
 
+def test_a_slices_memory_is_read_with_each_sample(in_process) -> None:
+    now = 0.0
+    in_process("mig", lambda: now)
+    reader = opened()
+    before, now = reader.read().gpus, 3.0
+
+    cut, whole = reader.read().gpus
+
+    assert [part.memory_used_bytes for part in before[0].sample.slices] == [0, 0]
+    assert [(part.uuid, part.memory_used_bytes, part.memory_free_bytes) for part in cut.sample.slices] == [
+        (cut.mig[0].uuid, 60_000_000_000, 16101451776),
+        (cut.mig[1].uuid, 0, 76101451776),
+    ]
+    assert whole.sample.slices == ()
+
+
+def test_a_gpu_that_is_no_longer_cut_has_no_slices(in_process) -> None:
+    now = 0.0
+    cut = "MigMode = 1 1; @5 0 0\nMaxMigDeviceCount = 1\n[mig0.0]\nUUID = MIG-0\nName = 1g\nMemoryInfo = 8 8 0\n"
+    in_process(f"[gpu0]\nUUID = GPU-1\nName = A\n{cut}", lambda: now)
+    reader = opened(lambda: now)
+    assert len(reader.read().gpus[0].sample.slices) == 1
+    now = SLOW_S
+
+    (card,) = reader.read().gpus
+
+    assert (card.mig, card.sample.slices) == ((), ())
+
+
+def test_a_slice_that_tells_no_memory_leaves_the_others_theirs(in_process) -> None:
+    cut = "MigMode = 1 1\nMaxMigDeviceCount = 3\n"
+    slices = "".join(
+        f"[mig0.{n}]\nUUID = MIG-{n}\nName = 1g\nMemoryInfo = 8 8 0{'; @5 !UNKNOWN' * (n == 1)}\n" for n in range(3)
+    )
+    now = 0.0
+    in_process(f"[gpu0]\nUUID = GPU-1\nName = A\n{cut}{slices}", lambda: now)
+    reader = opened()
+    reader.read()
+    now = 5.0
+
+    (card,) = reader.read().gpus
+
+    assert [part.uuid for part in card.sample.slices] == ["MIG-0", "MIG-2"]
+
+
 def test_mig_that_cannot_be_listed_does_not_hide_the_gpu(in_process) -> None:
     (card,) = gpus(in_process, "[gpu0]\nUUID = GPU-1\nName = N\nMigMode = 1 1\nMaxMigDeviceCount = !UNKNOWN\n")
 
