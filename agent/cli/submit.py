@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
 from agent.cli.bundle import signature_of
 
 if TYPE_CHECKING:
-    from agent.core.model import Blob, Bundle, ExecInput
-    from agent.core.program_output import ProgramOutput
-    from agent.core.wire import ReceiptBundle
-    from agent.devnet.requester import Requester
+    from agent.core.model import Bundle
 
-
-class Asked(NamedTuple):
-    """What goes up: the task, and the bytes that it names."""
-
-    task: ExecInput
-    contents: tuple[bytes, ...]
-
-
-class Came(NamedTuple):
-    """What came back."""
-
-    told: ProgramOutput
-    archive: bytes
-    receipt: ReceiptBundle
-
-
+MOST_AT_ONCE = 1000
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_ARRAY = re.compile(r"(\d{1,9})-(\d{1,9})")
 
 
 @click.command(short_help="Have a program run, follow it, and fetch what it leaves.")
@@ -40,6 +24,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--coordinator", "url", required=True, metavar="URL", help="Where to ask.")
 @click.option("--token-file", required=True, type=_FILE, help="The requester's token; see docs/exec.md.")
+@click.option("--array", metavar="FIRST-LAST", help="A task for each number, which stands for {} everywhere.")
 @click.option("--input", "inputs", multiple=True, metavar="NAME=FILE", help="A file that it finds as /in/NAME.")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable of its environment.")
 @click.option("--want", "wants", multiple=True, metavar="PATTERN", help="Files of /out to collect; all when not given.")
@@ -53,16 +38,15 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--out-mib", default=16, show_default=True, type=click.IntRange(1))
 @click.option("--stdout-kib", default=1024, show_default=True, type=click.IntRange(1))
 @click.option("--deadline-s", type=click.FloatRange(1), help="Give up after so long, queued or running.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Unpack what it leaves into this new directory.")
-@click.option(
-    "--archive", type=click.Path(dir_okay=False, path_type=Path), help="Keep what it leaves as it came, a tar."
-)
-@click.option("--receipt", type=click.Path(dir_okay=False, path_type=Path), help="Keep the receipt, for `verify`.")
+@click.option("-o", "--output", metavar="DIR", help="Unpack what it leaves into this new directory.")
+@click.option("--archive", metavar="FILE", help="Keep what it leaves as it came, a tar.")
+@click.option("--receipt", metavar="FILE", help="Keep the receipt, for `verify`.")
 def command(
     bundle: Path,
     argv: Sequence[str],
     url: str,
     token_file: Path,
+    array: str | None,
     inputs: Sequence[str],
     env: Sequence[str],
     wants: Sequence[str],
@@ -76,24 +60,26 @@ def command(
     out_mib: int,
     stdout_kib: int,
     deadline_s: float | None,
-    output: Path | None,
-    archive: Path | None,
-    receipt: Path | None,
+    output: str | None,
+    archive: str | None,
+    receipt: str | None,
 ) -> int:
-    """Run BUNDLE (made by `gpu-agent bundle`) as ARGV on some node:
+    """Run BUNDLE (made by `gpu-agent bundle`) as ARGV on some node.
 
+    \b
         gpu-agent submit frames.bundle … -- /bundle/render.py 1 24
+        gpu-agent submit frames.bundle … --array 1-24 -o frames/{} -- /bundle/render.py {} {}
 
-    What the program prints is shown as it comes. Exit status: the program's own; 128 and the signal's number when it
-    did not end by itself; 1 when no node could run it.
+    What the program prints is shown as it comes. Exit status: the program's own (of several, the largest); 128 and the
+    signal's number when it did not end by itself; 1 when no node could run it.
     """
     import asyncio
 
-    import msgspec
-
+    from agent.cli import submitting
     from agent.core.model import ExecInput, ExecLimits
     from agent.devnet.core.rules import Refused
 
+    labels = _labels(array, [path for path in (output, archive, receipt) if path])
     files = {name: Path(file).read_bytes() for name, file in _pairs(inputs)}
     limits = ExecLimits(
         memory_bytes=memory_mib << 20,
@@ -104,63 +90,46 @@ def command(
         out_bytes=out_mib << 20,
         stdout_bytes=stdout_kib << 10,
     )
-    task = ExecInput(
-        bundle=_signed(bundle),
-        argv=tuple(argv),
-        env=dict(_pairs(env)),
-        inputs={name: _blob(content) for name, content in files.items()},
-        outputs=tuple(wants) or ("**",),
-        cwd=cwd,
-        merge_stderr=merge_stderr,
-        limits=limits,
-    )
-    asked = Asked(task, (bundle.read_bytes(), *files.values()))
+    signed = _signed(bundle)
+    tasks = {
+        label: ExecInput(
+            bundle=signed,
+            argv=tuple(_filled(word, label) for word in argv),
+            env={name: _filled(value, label) for name, value in _pairs(env)},
+            inputs={name: submitting.blob(content) for name, content in files.items()},
+            outputs=tuple(wants) or ("**",),
+            cwd=cwd,
+            merge_stderr=merge_stderr,
+            limits=limits,
+        )
+        for label in labels
+    }
+    asked = submitting.Asked(tasks, (bundle.read_bytes(), *files.values()), deadline_s)
     try:
-        came = asyncio.run(_ask(url, token_file.read_text().strip(), asked, deadline_s))
+        all_came = asyncio.run(submitting.ask(url, token_file.read_text().strip(), asked))
     except Refused as error:
         raise click.ClickException(f"the coordinator refuses: {error.message}") from error
-    if receipt is not None:
-        receipt.write_bytes(msgspec.json.format(msgspec.json.encode(came.receipt), indent=2) + b"\n")
-    if archive is not None:
-        archive.write_bytes(came.archive)
-    if output is not None:
-        _unpack(came, output)
-    click.echo("\n".join(_summary(came.told)), err=True)
-    return came.told.exit.status
+    for label, came in all_came.items():
+        if came is not None:
+            places = (Path(_filled(path, label)) if path else None for path in (output, archive, receipt))
+            submitting.keep(came, submitting.Kept(*places))
+    return submitting.status_of(all_came.values())
 
 
-async def _ask(url: str, token: str, asked: Asked, deadline_s: float | None) -> Came:
-    from agent.devnet.requester import Requester
+def _labels(array: str | None, paths: Sequence[str]) -> list[str]:
+    """What stands for `{}`, one a task; an empty one where there is no array."""
+    if array is None:
+        return [""]
+    match = _ARRAY.fullmatch(array)
+    if match is None or not 0 <= int(match[2]) - int(match[1]) < MOST_AT_ONCE:
+        raise click.UsageError(f"--array: expected FIRST-LAST, at most {MOST_AT_ONCE} numbers")
+    if common := [path for path in paths if "{}" not in path]:
+        raise click.UsageError(f"with --array {common[0]!r} would be written by every task; put {{}} into it")
+    return [str(number) for number in range(int(match[1]), int(match[2]) + 1)]
 
-    async with Requester(url, token) as requester:
-        for content in asked.contents:
-            await requester.upload(content)
-        task_id = await requester.run(asked.task, deadline_s=deadline_s)
-        click.echo(f"task {task_id}", err=True)
-        return await _follow(requester, task_id)
 
-
-async def _follow(requester: Requester, task_id: str) -> Came:
-    import msgspec
-
-    from agent.core.program_output import ProgramOutput
-    from agent.core.text import plain
-    from agent.devnet.streams import ChunkSeen, Restarted
-    from agent.devnet.views import TaskView
-
-    async for event in requester.events(task_id):
-        match event:
-            case ChunkSeen(text=text):
-                click.echo(plain(text, len(text)), nl=False)
-            case Restarted(attempt=attempt):
-                click.echo(f"\nattempt {attempt}: from the start", err=True)
-            case TaskView(artifact=None):
-                raise click.ClickException(f"task {task_id} {event.state.value}: {plain(event.detail, 500)}")
-            case TaskView():
-                receipt = await requester.receipt(task_id)
-                told = msgspec.json.decode(receipt.output or "", type=ProgramOutput)
-                return Came(told, await requester.artifact(task_id), receipt)
-    raise AssertionError("the stream of a task ends with its result")
+def _filled(word: str, label: str) -> str:
+    return word.replace("{}", label) if label else word
 
 
 def _signed(bundle: Path) -> Bundle:
@@ -172,44 +141,6 @@ def _signed(bundle: Path) -> Bundle:
         return msgspec.json.decode(signature_of(bundle).read_bytes(), type=Bundle)
     except (OSError, msgspec.DecodeError) as error:
         raise click.ClickException(f"{signature_of(bundle)}: {error}; `gpu-agent bundle` writes it") from error
-
-
-def _blob(content: bytes) -> Blob:
-    import hashlib
-
-    from agent.core.model import Blob
-
-    return Blob(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
-
-
-def _unpack(came: Came, target: Path) -> None:
-    """A stranger made it: it is what the node signed for, and of the one kind that is taken, before a file is made."""
-    import os
-    import tempfile
-
-    from agent.core.archive import ArchiveError
-    from agent.edges.programs.unpack import unpack
-
-    if _blob(came.archive) != came.told.archive:
-        raise click.ClickException("what came is not what the node signed for")
-    with tempfile.TemporaryFile() as file:
-        file.write(came.archive)
-        file.flush()
-        try:
-            unpack(file.fileno(), os.fsencode(target))
-        except ArchiveError as error:
-            raise click.ClickException(f"the node's archive is refused: {error}") from error
-        except OSError as error:
-            raise click.ClickException(f"{target}: {error.strerror}") from error
-
-
-def _summary(told: ProgramOutput) -> Iterable[str]:
-    from agent.core.text import plain
-
-    kept = told.overfull or f"{len(told.files)} files, {told.archive.bytes} bytes"
-    how = f"{told.exit.kind.value.replace('_', ' ')}: {plain(told.exit.detail, 300)}"
-    yield f"{how} after {told.spent.wall_s:.1f} s; {plain(kept, 300)}"
-    yield from (f"left out: {plain(line, 300)}" for line in told.left_out)
 
 
 def _pairs(words: Sequence[str]) -> list[tuple[str, str]]:

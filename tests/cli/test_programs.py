@@ -104,6 +104,27 @@ def test_a_pair_without_a_name_or_a_value_is_a_usage_fault(told, source: Path, t
     assert "NAME=" in err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--array", "1"), "FIRST-LAST"),
+        (("--array", "5-1"), "FIRST-LAST"),
+        (("--array", "1-5000"), "at most 1000"),
+        (("--array", "1-2", "-o", "frames"), "every task"),
+        (("--array", "1-2", "--receipt", "r.json"), "every task"),
+    ],
+)
+def test_an_array_that_cannot_be_meant_is_a_usage_fault(
+    told, source: Path, tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    told("bundle", source, "-o", tmp_path / "b", "--key", tmp_path / "key", "--new-key")
+    (tmp_path / "token").write_text("t")
+    where = ("--coordinator", "http://127.0.0.1:1", "--token-file", tmp_path / "token")
+    status, _, err = told("submit", tmp_path / "b", *where, *arguments, "--", "/bundle/run")
+    assert status == 2
+    assert said in err
+
+
 def test_a_bundle_without_its_signature_and_a_coordinator_that_is_not_there_are_told(
     told, source: Path, tmp_path: Path
 ) -> None:

@@ -140,7 +140,17 @@ async def test_frames_are_rendered_streamed_fetched_paid_and_proven(
     archive.write_bytes(archive.read_bytes().replace(b"frame 4", b"frame 9"))
     status, told = await verb("verify", str(receipt), *pinned, "--artifact", str(archive))
     assert status == 1, told
-    [line] = (await world.requester.ledger()).lines
+
+    each = ("-o", str(tmp_path / "each" / "{}"), "--array", "1-3", "--env", "NUMBER={}")
+    script = 'echo "frame $NUMBER"; [ $1 != 2 ] || exit 4'
+    status, told = await verb("submit", str(frames), *where, *each, "--", "/bin/sh", "-c", script, "sh", "{}")
+    assert status == 4, told
+    assert {"1: frame 1", "2: frame 2", "3: frame 3", "2: exited: exit status 4"} <= {
+        line.partition(" after")[0] for line in told.splitlines()
+    }
+    assert sorted(path.name for path in (tmp_path / "each").iterdir()) == ["1", "2", "3"]
+
+    line = (await world.requester.ledger()).lines[0]
     assert line.amount_micros > 0
     assert line.node_id
     status, told = await node.verb("tasks")
