@@ -1,0 +1,54 @@
+"""What the stages need of the world, as narrow interfaces. Edges implement them; tests have fakes of them."""
+
+from agent.ports.engines import (
+    Artifact,
+    EngineOutput,
+    EnginePool,
+    Finished,
+    Incoming,
+    Piece,
+    Printed,
+    Ran,
+    Stock,
+    Vectors,
+)
+from agent.ports.link import Greeter, Link
+from agent.ports.machine import Clock, Findings, GpuProbe, HostFacts, HostProbe, OwnerView
+from agent.ports.replay import Replayer
+from agent.ports.sandbox import ExitKind, Limits, Sandbox, SandboxExit, SandboxHandle, SandboxSpec, Used
+from agent.ports.storage import Artifacts, Identity, Outbox, OutboxRow, Room, Transcripts
+
+__all__ = [
+    "Artifact",
+    "Artifacts",
+    "Clock",
+    "EngineOutput",
+    "EnginePool",
+    "ExitKind",
+    "Findings",
+    "Finished",
+    "GpuProbe",
+    "Greeter",
+    "HostFacts",
+    "HostProbe",
+    "Identity",
+    "Incoming",
+    "Limits",
+    "Link",
+    "Outbox",
+    "OutboxRow",
+    "OwnerView",
+    "Piece",
+    "Printed",
+    "Ran",
+    "Replayer",
+    "Room",
+    "Sandbox",
+    "SandboxExit",
+    "SandboxHandle",
+    "SandboxSpec",
+    "Stock",
+    "Transcripts",
+    "Used",
+    "Vectors",
+]

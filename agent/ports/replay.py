@@ -1,0 +1,39 @@
+"""Repeating what a node claims."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from agent.core.checks.claims import Position
+from agent.core.model import ChatInput, CompletionInput
+
+
+class Replayer(Protocol):
+    """An engine with a model, asked what it would have said in somebody else's place. All raise EngineError."""
+
+    async def prompt_ids(self, given: ChatInput | CompletionInput) -> tuple[int, ...]:
+        """Token ids of the prompt, a chat's as the model's template renders it."""
+        ...
+
+    async def replay(self, prefix: Sequence[int], ids: Sequence[int], top: int) -> tuple[Position, ...]:
+        """A position for each of `ids`, with up to `top` candidates, after `prefix` and the ids before it."""
+        ...
+
+    async def in_one_go(self, ids: Sequence[int]) -> int:
+        """How many of `ids`, from the first, one replay computes as a generation does: there equal determinism classes
+        give equal bits.
+        """
+        ...
+
+    async def text(self, ids: Sequence[int]) -> str:
+        """What the engine would have written for `ids`; U+FFFD where a character is incomplete."""
+        ...
+
+    async def ends(self, token: int) -> bool:
+        """Whether this token ends a text."""
+        ...
+
+    async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
+        """An embedding of each text."""
+        ...
