@@ -61,7 +61,10 @@ class WebSocketRoute:
         socket = web.WebSocketResponse(
             protocols=(SUBPROTOCOL,), max_msg_size=MAX_MESSAGE_BYTES + 1, compress=False, heartbeat=PING_S
         )
-        await socket.prepare(request)
+        try:
+            await socket.prepare(request)
+        except ConnectionError:  # gone before it was answered
+            return socket
         self._open.add(socket)
         try:
             if session := await self._greet(socket):

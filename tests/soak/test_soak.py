@@ -10,7 +10,7 @@ from tests.soak.soak import Plan, soak
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(240)
 async def test_every_task_ends_once_nothing_is_left_behind_and_every_gauge_is_read() -> None:
     result = await soak(Plan(8.0, tasks_a_second=12.0, fault_every_s=1.5, real=False))
     assert result.faults == []
