@@ -18,7 +18,6 @@ from agent.core.proof.leaves import join_leaves
 from agent.edges.models.store import ModelStore
 from tests.edges.verifier import claiming
 from tests.edges.verifier.claiming import Done
-from tests.sandboxes import require_sandbox
 from tests.tiny_model import write_tiny_model
 
 NAME = "tiny"
@@ -70,7 +69,6 @@ def work(asked: Path, used: Path) -> Done:
                         return made
         raise AssertionError
 
-    require_sandbox()
     return asyncio.run(done())
 
 
@@ -149,7 +147,6 @@ def test_an_embedding_is_repeated_too(weights: Path, tmp_path: Path, capsys: pyt
             async with claiming.pool(weights, Path(home), **how) as pool:
                 return await claiming.done(pool, EmbeddingInput(texts=("one", "two")), model=digest)
 
-    require_sandbox()
     shown = Shown(tmp_path, asyncio.run(embed()), capsys)
     code, out, _ = shown.verify()
     assert code == 0

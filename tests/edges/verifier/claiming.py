@@ -30,6 +30,7 @@ from agent.stages.generation import Generation
 from agent.stages.recheck import Claim
 from tests import builders
 from tests.core.proof.making import NODE_KEYS, bundle
+from tests.sandboxes import require_sandbox
 
 LIMIT_S = 60.0
 N_PROBS = 40
@@ -55,6 +56,8 @@ def settings(weights: Path, socket_dir: Path, **changes: Any) -> LlamaSettings:
 @contextlib.asynccontextmanager
 async def pool(weights: Path, home: Path, **changes: Any) -> AsyncIterator[LlamaPool]:
     """A ready pool."""
+
+    await asyncio.to_thread(require_sandbox)
 
     async def measured() -> EngineFacts:
         return EngineFacts("e" * 64, "some processor")
@@ -82,6 +85,7 @@ async def pool(weights: Path, home: Path, **changes: Any) -> AsyncIterator[Llama
 @contextlib.asynccontextmanager
 async def replayer(weights: Path, home: Path, **changes: Any) -> AsyncIterator[LlamaReplayer]:
     """A replayer on an engine of its own."""
+    await asyncio.to_thread(require_sandbox)
     with tempfile.TemporaryDirectory(dir=home) as folder:
         made = settings(weights, Path(folder), name="verifier", **changes)
         async with asyncio.timeout(LIMIT_S), llama_replayer(made, Bubblewrap(home), SystemClock()) as ready:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest_asyncio
 
 from agent.edges.engines.llama import LlamaPool
 from tests.edges.verifier import claiming
-from tests.sandboxes import require_sandbox
 from tests.tiny_model import write_tiny_model
 
 
@@ -32,6 +30,5 @@ def home() -> Iterator[Path]:
 
 @pytest_asyncio.fixture
 async def pool(tiny_model: Path, home: Path) -> AsyncIterator[LlamaPool]:
-    await asyncio.to_thread(require_sandbox)
     async with claiming.pool(tiny_model, home) as made:
         yield made
