@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import subprocess
 import tarfile
 from pathlib import Path
@@ -25,6 +27,7 @@ from agent.core.archive import (
     padding,
     shown,
 )
+from agent.core.program import bundle_digest
 
 NAME = st.binary(min_size=1, max_size=40).filter(lambda it: not set(it) & {0, 47} and it not in (b".", b".."))
 FILES = st.dictionaries(
@@ -50,6 +53,7 @@ def unrelated(files: dict[bytes, object]) -> bool:
     return not any(other.startswith(path + b"/") for path in files for other in files)
 
 
+@settings(deadline=None)
 @given(FILES.filter(unrelated))
 def test_what_is_written_reads_back_and_has_the_size_that_was_foretold(files: dict[bytes, tuple[bytes, bool]]):
     raw = packed(files)
@@ -59,6 +63,7 @@ def test_what_is_written_reads_back_and_has_the_size_that_was_foretold(files: di
     assert packed_size([entry for entry, _ in found]) == len(raw)
 
 
+@settings(deadline=None)
 @given(FILES.filter(unrelated), st.data())
 def test_no_bit_of_a_header_can_be_changed_unseen(files: dict[bytes, tuple[bytes, bool]], data: st.DataObject):
     raw = packed(files)
@@ -71,7 +76,7 @@ def test_no_bit_of_a_header_can_be_changed_unseen(files: dict[bytes, tuple[bytes
         assert not covered
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=3 * BLOCK))
 def test_no_bytes_at_all_do_anything_but_fail_cleanly(raw: bytes):
     try:
@@ -79,6 +84,19 @@ def test_no_bytes_at_all_do_anything_but_fail_cleanly(raw: bytes):
     except ArchiveError:
         return
     assert raw == END
+
+
+def test_the_bytes_are_those_of_the_specification():
+    golden = json.loads((Path(__file__).parents[1] / "golden" / "archive" / "archive.json").read_text())
+    raw = b""
+    for file in sorted(golden["files"], key=lambda file: bytes.fromhex(file["path"])):
+        content = bytes.fromhex(file["content"])
+        entry = Entry(bytes.fromhex(file["path"]), len(content), file["executable"], file["directory"])
+        raw += head(entry) + content + bytes(padding(len(content)))
+    raw += END
+    assert (len(raw), hashlib.sha256(raw).hexdigest()) == (golden["bytes"], golden["sha256"])
+    assert len(read(raw)) == len(golden["files"])
+    assert bundle_digest(golden["sha256"], golden["bytes"]).hex() == golden["signed_digest"]
 
 
 def test_python_and_tar_read_it(tmp_path: Path):
