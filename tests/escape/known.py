@@ -40,8 +40,9 @@ BUBBLEWRAP = {
         "no process's.",
         _NO_CGROUP,
     ),
-    "memory_in_segments": Opening(
-        "Without a memory cgroup: likewise a System V segment that nobody has attached.", _NO_CGROUP
+    "socket_buffers": Opening(
+        "Without a memory cgroup: likewise what lies in the buffers of sockets, up to some hundred kilobytes each.",
+        _NO_CGROUP,
     ),
     "read_keys": Opening(
         "/proc/keys names the keys of the user that the agent is, never their content; root's sandbox has a user of "

@@ -121,7 +121,7 @@ class Bubblewrap:
             options=options,
             argv=spec.argv,
             tag=self._tag,
-            seccomp=_filter(pinned=means.pinned_threads is not None),
+            seccomp=_filter(means.pinned_threads is not None, means.watched_memory_bytes is not None),
             stderr_bytes=spec.limits.stderr_bytes,
             stdout=spec.limits.stdout_bytes > 0,
             places=tuple(profile.scratch(spec.limits)) if self.machine.reaches_inside else (),
@@ -151,9 +151,11 @@ class Bubblewrap:
 
 
 @functools.cache
-def _filter(*, pinned: bool) -> bytes:
-    # A program pinned to some cpus in place of a quota may not choose others.
-    return seccomp.compile_policy(seccomp.load_policy(), deny=("sched_setaffinity",) if pinned else ())
+def _filter(pinned: bool, watched: bool) -> bytes:
+    # A program pinned to some cpus in place of a quota may not choose others. One whose memory is measured process by
+    # process may have no System V segments, which stay when nobody has them attached.
+    deny = [name for name, wanted in (("sched_setaffinity", pinned), ("shmget", watched)) if wanted]
+    return seccomp.compile_policy(seccomp.load_policy(), deny=deny)
 
 
 def _tools() -> profile.Tools:

@@ -110,7 +110,8 @@ def _require(enforcement: Enforcement) -> None:
 def _memory(machine: Machine) -> Enforcement:
     if "memory" in machine.controllers:
         return Enforcement(limit="memory", enforced=True, how=f"cgroup v{machine.cgroup_version}")
-    how = f"no memory cgroup: measured every {WATCH_PERIOD_S * 1000:g} ms and killed when above"
+    how = f"no memory cgroup: measured every {WATCH_PERIOD_S * 1000:g} ms and killed when above; "
+    how += "what belongs to no process (memfds, buffers of sockets) is not seen"
     return Enforcement(limit="memory", enforced=True, how=how)
 
 
