@@ -1,6 +1,6 @@
-"""What must be believed later, exactly as it is signed: offer, result, receipt (see `core.proof.signed`).
+"""What is believed for its signature: offer, result, receipt, exactly as signed (see `core.proof.signed`), and enrolment.
 
-Unknown fields are refused here: somebody meant something by them.
+Unknown fields of the former are refused: somebody meant something by them.
 """
 
 from __future__ import annotations
@@ -115,3 +115,26 @@ class ReceiptBundle(Value):
     receipt: Signed
     version: int = 1
     output: str | None = None
+
+
+# --------------------------------------------------------------------------- enrolment (HTTP only)
+
+
+class EnrolRequest(Value):
+    """`POST /v1/enrol`: trades a one-time token for a node id."""
+
+    token: str
+    node_key: str
+    """Ed25519 public key, hex."""
+    signature: str
+    """By the node key over `digest(Role.ENROL, token ‖ node_key)`: proof of possession."""
+    name: str = ""
+
+
+class EnrolReply(Value):
+    """The node's id, and the coordinator's key to pin, vouched for by itself over the token."""
+
+    node_id: str
+    coordinator_key: str
+    signature: str
+    """By the coordinator key over `digest(Role.ENROL, token ‖ node_key ‖ node_id)`."""

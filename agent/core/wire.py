@@ -14,6 +14,8 @@ import msgspec
 
 from agent.core.fingerprint import Fingerprint
 from agent.core.model import Count, LeaseKey, Reason, Signed, Value
+from agent.core.payloads import EnrolReply as EnrolReply
+from agent.core.payloads import EnrolRequest as EnrolRequest
 from agent.core.payloads import OfferBody as OfferBody
 from agent.core.payloads import ReceiptBody as ReceiptBody
 from agent.core.payloads import ReceiptBundle as ReceiptBundle
@@ -287,29 +289,6 @@ class DownFrame(Value):
 
     msg: DownMessage
     re: Count | None = None
-
-
-# --------------------------------------------------------------------------- enrolment (HTTP only)
-
-
-class EnrolRequest(Value):
-    """`POST /v1/enrol`: trades a one-time token for a node id."""
-
-    token: str
-    node_key: str
-    """Ed25519 public key, hex."""
-    signature: str
-    """By the node key over `digest(Role.ENROL, token ‖ node_key)`: proof of possession."""
-    name: str = ""
-
-
-class EnrolReply(Value):
-    """The node's id, and the coordinator's key to pin, vouched for by itself over the token."""
-
-    node_id: str
-    coordinator_key: str
-    signature: str
-    """By the coordinator key over `digest(Role.ENROL, token ‖ node_key ‖ node_id)`."""
 
 
 REPLY_TO: Final[dict[type[Up], type[Down]]] = {
