@@ -1,4 +1,4 @@
-"""What is believed for its signature: offer, result, receipt, exactly as signed (see `core.proof.signed`), and enrolment.
+"""What is believed for its signature: offer, result and receipt, exactly as signed (`core.proof.signed`); enrolment.
 
 Unknown fields of the former are refused: somebody meant something by them.
 """
