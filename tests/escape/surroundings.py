@@ -93,8 +93,8 @@ class Surroundings:
         """What a living sandbox, whose first process is `pid`, shows the host."""
         return {
             "root_of_the_host": "0" in _user_ids(pid),
-            "listen_for_the_host": _listens(socket.AF_INET, ("127.0.0.1", self._left)),
-            "listen_on_an_abstract_name": _listens(socket.AF_UNIX, "\0" + self.token),
+            "listen_for_the_host": _says(self.token, socket.AF_INET, ("127.0.0.1", self._left)),
+            "listen_on_an_abstract_name": _says(self.token, socket.AF_UNIX, "\0" + self.token),
             "file_in_the_hosts_tmp": Path("/tmp", self.token).exists(),
             "file_in_the_hosts_shared_memory": Path("/dev/shm", self.token).exists(),
             "shared_memory_for_the_host": _LIBC.shmget(self._key + 1, 0, 0) >= 0,
@@ -212,10 +212,13 @@ def _echo(server: socket.socket) -> None:
             server.sendto(said, sender)
 
 
-def _listens(family: int, address: Any) -> bool:
-    with socket.socket(family) as stream:
+def _says(token: str, family: int, address: Any) -> bool:
+    """Whether one of ours listens there: somebody else may have got the port meanwhile."""
+    with socket.socket(family) as stream, contextlib.suppress(OSError):
         stream.settimeout(2)
-        return stream.connect_ex(address) == 0
+        stream.connect(address)
+        return stream.recv(64).decode() == token
+    return False
 
 
 def _own_address() -> str:
