@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -16,7 +17,7 @@ LIBRARIES = ("libnvidia-ml.so.1", "/usr/lib/wsl/lib/libnvidia-ml.so.1")
 """The loader's own, then WSL 2's, which lies outside the loader's path on some distributions."""
 SLOW_S = 10.0
 """Period of settings and condition."""
-_WITHOUT_ECC = ("rows_remapped_corrected", "rows_remapped_uncorrected", "remap_pending", "remap_failed")
+_WITHOUT_ECC = frozenset({"rows_remapped_corrected", "rows_remapped_uncorrected", "remap_pending", "remap_failed"})
 
 
 class Reader:
@@ -77,12 +78,12 @@ class _Card:
         try:
             handle = nvml.handle_of(index)
             uuid = nvml.identity_of(handle) or f"index:{index}"
-            card = known.get(uuid) or cls(_facts(uuid, handle))
+            card = known.get(uuid) or cls(_unknown(uuid, index))
             card.handle, card._fault = handle, None
             card._refresh(index)
         except nvml.GpuError as error:
             before = (card for card in known.values() if card.gpu.index == index)
-            card = next(before, None) or cls(Gpu(uuid=f"index:{index}", name="GPU", index=index))
+            card = next(before, None) or cls(_unknown(f"index:{index}", index))
             card.handle, card._fault = None, error
         return card
 
@@ -110,34 +111,37 @@ class _Card:
         self._slices = {uuid: handle for uuid, (handle, _) in found.items()}
         return tuple(part for _, part in found.values())
 
+    def _facts(self, absent: dict[str, str]) -> dict[str, Any]:
+        """What is known, and what may be told by now: a card that was busy at first tells later."""
+        known = {field: getattr(self.gpu, field) for field in _FACT_FIELDS - self.gpu.absent.keys()}
+        missing = (question for question in FACTS if not known.keys() >= set(question[0]))
+        return {"name": "GPU"} | known | nvml.collect(missing, self.handle, absent)
+
+    def _condition(self, absent: dict[str, str], *, ecc: bool | None) -> GpuCondition:
+        found = nvml.collect(CONDITION, self.handle, absent)
+        if ecc is None:
+            # Such a card answers these with success and zeros, although it remaps nothing.
+            for field in _WITHOUT_ECC & found.keys():
+                del found[field]
+                absent[field] = "a card without ECC remaps no rows"
+        return GpuCondition(**found)
+
     def _refresh(self, index: int) -> None:
-        """Ask for settings and condition again."""
-        absent = {field: why for field, why in self.gpu.absent.items() if field in _FACT_FIELDS}
+        """Ask for everything but the sample."""
+        absent: dict[str, str] = {}
+        facts = self._facts(absent)
         settings = nvml.collect(SETTINGS, self.handle, absent)
         self._slices = {}
         mig = self._layout(absent) if settings.get("mig_enabled") else ()
-        condition = nvml.collect(CONDITION, self.handle, absent)
-        if settings.get("ecc") is None and "rows_remapped_corrected" in condition:
-            # Such a card answers these with success and zeros, although it remaps nothing.
-            for field in _WITHOUT_ECC:
-                if condition.pop(field, None) is not None:
-                    absent[field] = "a card without ECC remaps no rows"
-        facts = {field: getattr(self.gpu, field) for field in _FACT_FIELDS}
+        condition = self._condition(absent, ecc=settings.get("ecc"))
         self.gpu = Gpu(
-            uuid=self.gpu.uuid,
-            index=index,
-            condition=GpuCondition(**condition),
-            absent=absent,
-            **facts,
-            **settings,
-            mig=mig,
+            uuid=self.gpu.uuid, index=index, mig=mig, condition=condition, absent=absent, **facts, **settings
         )
 
 
 _FACT_FIELDS = frozenset(field for fields, _ in FACTS for field in fields)
 
 
-def _facts(uuid: str, handle: nvml.Handle) -> Gpu:
-    absent: dict[str, str] = {}
-    found = {"name": "GPU"} | nvml.collect(FACTS, handle, absent)
-    return Gpu(uuid=uuid, index=-1, absent=absent, **found)
+def _unknown(uuid: str, index: int) -> Gpu:
+    """A GPU that was asked nothing yet."""
+    return Gpu(uuid=uuid, name="GPU", index=index, absent=dict.fromkeys(_FACT_FIELDS, "not asked yet"))

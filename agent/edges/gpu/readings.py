@@ -95,7 +95,8 @@ _LISTS = tuple(
 
 def _processes(handle: Handle) -> dict[str, object]:
     """Distinct pids of all kinds that the driver lists; absent when it lists no kind."""
-    users: dict[int, GpuProcess] = {}
+    users: dict[tuple[int, int], GpuProcess] = {}
+    """By pid and slice: a process may use several slices of one card."""
     refusals: list[Absent] = []
     for kind, newer, older in _LISTS:
         try:
@@ -104,10 +105,11 @@ def _processes(handle: Handle) -> dict[str, object]:
             refusals.append(reason)
             continue
         for entry in listed:
-            users[entry.pid] = _joined(users.get(entry.pid), kind, entry)
+            key = (entry.pid, getattr(entry, "gpuInstanceId", U32_NONE))
+            users[key] = _joined(users.get(key), kind, entry)
     if len(refusals) == len(_LISTS):
         raise refusals[0]
-    return {"processes": len(users), "users": tuple(users.values())}
+    return {"processes": len({pid for pid, _ in users}), "users": tuple(users.values())}
 
 
 def _joined(known: GpuProcess | None, kind: str, entry: Any) -> GpuProcess:

@@ -265,6 +265,27 @@ def test_a_successful_answer_that_cannot_be_true_counts_as_absent(in_process, fi
     assert "the driver answers" in card.absent[field]
 
 
+def test_a_fact_that_is_not_told_at_first_is_asked_again(in_process) -> None:
+    now = 0.0
+    in_process("[gpu0]\nUUID = GPU-1\nName = !UNKNOWN; @5 A\nMinorNumber = !IN_USE; @5 3\n", lambda: now)
+    reader = opened(lambda: now)
+    before, now = reader.read().gpus[0], SLOW_S
+
+    (card,) = reader.read().gpus
+
+    assert (before.name, before.minor) == ("GPU", None)
+    assert (card.name, card.minor) == ("A", 3)
+    assert not {"name", "minor"} & card.absent.keys()
+
+
+def test_a_process_on_two_slices_is_one_process_with_two_shares(in_process) -> None:
+    shares = "".join(f"[process]\ngpu = 0\npid = 7\nmemory = {n}00\ninstance = {n}\n" for n in (1, 2))
+    (card,) = gpus(in_process, f"[gpu0]\nUUID = GPU-1\nName = A\n{shares}")
+
+    assert card.sample.processes == 1
+    assert [(user.gpu_instance, user.memory_bytes) for user in card.sample.users] == [(1, 100), (2, 200)]
+
+
 def test_facts_are_asked_once_and_readings_each_time(in_process) -> None:
     now = 0.0
     in_process("[gpu0]\nUUID = GPU-1\nName = A; @5 B\nPowerUsage = 1; @5 2\n", lambda: now)
