@@ -40,7 +40,7 @@ def test_what_is_certain_fails_at_once(found: Metrics, words: str):
     assert words in judged.reasons[0]
 
 
-@pytest.mark.parametrize("bad", [{"mean": 0.31}, {"far": 4}, {"unlisted": 3}])
+@pytest.mark.parametrize("bad", [{"mean": 0.31}, {"far": 3}, {"unlisted": 3}])
 def test_one_chunk_over_a_limit_is_a_suspicion_and_two_are_a_failure(bad: dict):
     assert judge(Metrics(chunks=(chunk(0), chunk(1, **bad), chunk(2))), LIMITS).verdict is Verdict.SUSPECT
     assert judge(Metrics(chunks=(chunk(0, **bad), chunk(1, **bad))), LIMITS).verdict is Verdict.FAIL
