@@ -268,7 +268,7 @@ class ExecConfig(Value):
         1024
     )
     cpus: Annotated[float, Meta(ge=0.1, le=1024), says("The most processors.")] = 1.0
-    pids: Annotated[int, Meta(ge=1, le=1 << 16), says("The most processes and threads.")] = 256
+    pids: Annotated[int, Meta(ge=16, le=1 << 16), says("The most processes and threads.")] = 256
     wall_s: Annotated[int, Meta(ge=1, le=7 * 86_400), says("The longest run, in seconds.")] = 3600
     tmp_mib: Annotated[int, Meta(ge=1, le=1 << 16), says("The largest /tmp, in MiB; it takes memory.")] = 256
     out_mib: Annotated[int, Meta(ge=1, le=56), says("The most that a program may leave in /out, in MiB.")] = 32

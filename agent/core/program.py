@@ -31,8 +31,9 @@ CEILING = ExecLimits(
 )
 """Beyond this nobody can ask; each owner sets less."""
 FLOOR = ExecLimits(
-    memory_bytes=1 << 20, cpu_millis=1, pids=1, wall_s=1, tmp_bytes=1 << 12, out_bytes=1 << 12, stdout_bytes=1
+    memory_bytes=16 << 20, cpu_millis=50, pids=16, wall_s=1, tmp_bytes=1 << 12, out_bytes=1 << 12, stdout_bytes=1
 )
+"""With less some backend could not even build the sandbox, and that would look like the node's fault."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"[0-9a-f]{128}")
 _INPUT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")

@@ -23,6 +23,7 @@ MAX_NAMES = 50_000
 """Looked at, wanted or not: a walk takes about 10 µs a name."""
 MAX_TOLD = 50
 """Of what is left out, that many are named."""
+_UNREADABLE = "its mode forbids to read it"
 _PIECE_BYTES = 256 << 10
 _KINDS = {
     stat.S_IFLNK: "symbolic link",
@@ -118,24 +119,35 @@ class _Walk:
             self._take(Entry(path[:-1], directory=True))
 
     def _look(self, directory: int, path: bytes, name: bytes, depth: int) -> None:
-        fd = open_beneath(directory, name, os.O_PATH)
+        try:
+            fd = open_beneath(directory, name, os.O_PATH)
+        except PermissionError:
+            self._leave_out(path + name, _UNREADABLE)
+            return
         try:
             facts = os.fstat(fd)
+            readable = _open_to_owner(facts.st_mode) and os.access(f"/proc/self/fd/{fd}", os.R_OK)
         finally:
             os.close(fd)
-        if stat.S_ISDIR(facts.st_mode):
+        if not stat.S_ISDIR(facts.st_mode):
+            if any_matches(self._patterns, path + name):
+                self._file(path + name, facts, readable=readable)
+        elif not readable:
+            self._leave_out(path + name, _UNREADABLE)
+        else:
             inner = open_beneath(directory, name, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 self.down(inner, path + name + b"/", depth + 1)
             finally:
                 os.close(inner)
-        elif any_matches(self._patterns, path + name):
-            self._file(path + name, facts)
 
-    def _file(self, path: bytes, facts: os.stat_result) -> None:
-        if fault := _unfit(facts):
-            if len(self.left_out) < MAX_TOLD:
-                self.left_out.append(f"{shown(path)}: {fault}")
+    def _leave_out(self, path: bytes, why: str) -> None:
+        if len(self.left_out) < MAX_TOLD:
+            self.left_out.append(f"{shown(path)}: {why}")
+
+    def _file(self, path: bytes, facts: os.stat_result, *, readable: bool) -> None:
+        if fault := _unfit(facts) or ("" if readable else _UNREADABLE):
+            self._leave_out(path, fault)
             return
         self._bytes += facts.st_size  # as said, not as stored: a sparse file is as large as it reads
         if self._bytes > self._caps.bytes:
@@ -150,6 +162,12 @@ class _Walk:
         except ArchiveError as error:
             raise TooMuchError(str(error)) from error
         self.entries.append(entry)
+
+
+def _open_to_owner(mode: int) -> bool:
+    """By its mode alone, so that root collects what an ordinary user does."""
+    needs = stat.S_IRUSR | stat.S_IXUSR if stat.S_ISDIR(mode) else stat.S_IRUSR
+    return stat.S_ISLNK(mode) or mode & needs == needs
 
 
 def _unfit(facts: os.stat_result) -> str:

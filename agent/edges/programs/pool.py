@@ -258,11 +258,13 @@ async def _gathered(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]
     ended, some = asyncio.Event(), asyncio.Event()
 
     async def read() -> None:
-        async for piece in pieces:
-            waiting.extend(piece)
+        try:
+            async for piece in pieces:
+                waiting.extend(piece)
+                some.set()
+        finally:
+            ended.set()
             some.set()
-        ended.set()
-        some.set()
 
     reading = asyncio.create_task(read(), name="program-stdout")
     try:

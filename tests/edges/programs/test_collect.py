@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import os
 import socket
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from agent.core.archive import MAX_DEPTH, members
 from agent.edges.programs.collect import Caps, ChangedError, Survey, TooMuchError, pack, survey
 from agent.edges.programs.openat2 import open_beneath, why_missing
+from tests.sandboxes import as_ordinary_user
 
 ALL = (b"**",)
 MIB = Caps(1 << 20)
@@ -243,3 +246,36 @@ def test_of_any_tree_exactly_its_plain_files_come_back(tmp_path_factory: pytest.
     assert {it.entry.path: it.sha256 for it in told if not it.entry.directory} == {
         path: hashlib.sha256(content).hexdigest() for path, content in kept.items()
     }
+
+
+async def with_modes(directory: Path) -> tuple[list[bytes], list[str], dict[bytes, bytes]]:
+    out = directory / "out"
+    (out / "shut").mkdir(parents=True)
+    (out / "blind").mkdir()
+    for path in (out / "plain", out / "shut" / "inside", out / "blind" / "inside", out / "secret"):
+        path.write_text("x")
+    (out / "secret").chmod(0)
+    (out / "shut").chmod(0)
+    (out / "blind").chmod(0o400)
+    fd = os.open(out, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        found = survey(fd, ALL, MIB)
+        return [entry.path for entry in found.entries], sorted(found.left_out), contents(archive(fd, found))
+    finally:
+        os.close(fd)
+        (out / "shut").chmod(0o700)
+        (out / "blind").chmod(0o700)
+
+
+def test_what_its_mode_hides_is_left_out_by_an_ordinary_user_and_by_root_alike(tmp_path: Path):
+    """The program made the modes, so a mode must never be taken for a fault of the node's."""
+    if os.geteuid() != 0:
+        pytest.skip("root sees to it that an ordinary user tries, too")
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        by_user = as_ordinary_user(lambda: with_modes(Path(name)))
+    entries, left_out, collected = by_user
+    why = "its mode forbids to read it"
+    assert (entries, collected) == ([b"plain"], {b"out/plain": b"x"})
+    assert left_out == [f"blind: {why}", f"secret: {why}", f"shut: {why}"]
+    assert asyncio.run(with_modes(tmp_path)) == by_user

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from agent.core.errors import EngineError, SandboxError
 from agent.core.model import ExecLimits, Reason
+from agent.core.program import FLOOR
 from agent.edges.clock import SystemClock
 from agent.edges.programs.artifacts import FileArtifacts
 from agent.edges.programs.pool import ProgramPool, ProgramSettings, why_not
@@ -99,6 +100,17 @@ async def test_a_program_sees_its_bundle_its_inputs_and_nothing_of_another_run(
     pool = pool_in(tmp_path, backend)
     await looks_around(pool)
     await looks_around(pool)
+
+
+async def test_the_least_that_may_be_asked_builds_a_sandbox_in_each_backend(backend: Sandbox, tmp_path: Path) -> None:
+    """Else whoever asks for less than can be would trip the node's breaker."""
+    pool = pool_in(tmp_path, backend)
+    for name in ExecLimits.__struct_fields__:
+        if name not in ("stdout_bytes", "wall_s"):
+            least = replace(ASKED, **{name: getattr(FLOOR, name)})
+            pool._fractions = True
+            printed, end = await within(ran(pool, "echo here", limits=least))
+            assert (printed, end.end.kind) == (b"here\n", ExitKind.EXITED), (name, end)
 
 
 @pytest.mark.usefixtures("sandboxes")
