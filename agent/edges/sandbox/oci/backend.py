@@ -143,8 +143,11 @@ class Oci:
         async with self._preparing:
             if not self._image:
                 self._image = await asyncio.to_thread(image.ensure, engine.command)
-            await asyncio.to_thread(self._prepare)
-            await asyncio.to_thread(self._keep, engine.command)
+            try:
+                await asyncio.to_thread(self._prepare)
+                await asyncio.to_thread(self._keep, engine.command)
+            except OSError as error:
+                raise SandboxError(f"the sandbox could not be prepared: {error}") from error
         name = f"gpu-agent-{self._tag}-{_UNSAFE.sub('_', spec.name)[:64]}-{self._run[:6]}-{next(self._numbers)}"
         return words.Container(
             name=name,

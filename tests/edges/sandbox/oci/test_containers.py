@@ -169,6 +169,12 @@ async def test_the_backend_of_the_configuration_is_made(containers, engine_name,
     assert (await made.probe()).backend == made.engine.facts.backend
 
 
+async def test_without_a_place_for_its_files_nothing_starts(engine_name, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SandboxError, match="could not be prepared: .*Not a directory"):
+        await make_backend(engine_name, tmp_path / "file" / "run").start(LONG)
+
+
 async def test_an_engine_that_is_not_installed_is_named_with_the_remedy(engine_name, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     facts = await make_backend(engine_name, tmp_path).probe()
