@@ -66,7 +66,7 @@ class Confinement:
     def last_look(self) -> None:
         """Before the sandbox is killed: the kernel forgets the time of those that nobody buries."""
         if self._group is None:
-            self._cpu_s = max(self._cpu_s or 0.0, cpu_s(self._pid))
+            self._note_cpu()
 
     def used(self, wall_s: float) -> Used:
         """What it used; without a cgroup, as last measured, which a short program never was. Call before `release`."""
@@ -78,8 +78,12 @@ class Confinement:
         """Bytes of memory in use."""
         used = used_bytes(self._pid, self._means.watched_memory_bytes or sys.maxsize, places.filled())
         self._memory_peak_bytes = max(self._memory_peak_bytes or 0, used)
-        self._cpu_s = max(self._cpu_s or 0.0, cpu_s(self._pid))
+        self._note_cpu()
         return used
+
+    def _note_cpu(self) -> None:
+        # None rather than nothing: of the dead that are forgotten already it cannot be told.
+        self._cpu_s = max(self._cpu_s or 0.0, cpu_s(self._pid)) or None
 
     def out_of_memory(self) -> bool:
         """Whether the kernel killed something inside for its memory limit."""
