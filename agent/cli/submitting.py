@@ -18,8 +18,9 @@ from agent.core.model import Blob, ExecInput
 from agent.core.program_output import ProgramOutput
 from agent.core.text import plain
 from agent.core.wire import ReceiptBundle
+from agent.devnet.core.records import TaskState
 from agent.devnet.requester import Requester
-from agent.devnet.streams import ChunkSeen, Restarted
+from agent.devnet.streams import ChunkSeen, Restarted, StateSeen
 from agent.devnet.views import TaskView
 from agent.edges.programs.unpack import unpack
 
@@ -93,6 +94,10 @@ async def _follow(requester: Requester, task_id: str, screen: Screen) -> Came | 
         match event:
             case ChunkSeen(text=text):
                 screen.say(text)
+            case StateSeen(state=TaskState.QUEUED):
+                screen.note("queued, until a node takes it")
+            case StateSeen(state=TaskState.LEASED, node_id=node_id):
+                screen.note(f"on node {plain(node_id, 100)}")
             case Restarted(attempt=attempt):
                 screen.note(f"attempt {attempt}: from the start")
             case TaskView(artifact=None):

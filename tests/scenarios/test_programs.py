@@ -123,6 +123,7 @@ async def test_frames_are_rendered_streamed_fetched_paid_and_proven(
     assert status == 0, f"{told}\n{node.story()}"
     assert [line for line in told.splitlines() if line.startswith("frame ")] == ["frame 3", "frame 4", "frame 5"]
     assert "exited: exit status 0" in told
+    assert "on node n-" in told
     pictures = sorted((out / "out").iterdir())
     assert [it.name for it in pictures] == ["frame-0003.png", "frame-0004.png", "frame-0005.png"]
     for picture in pictures:
