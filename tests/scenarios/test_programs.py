@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import shutil
@@ -23,13 +24,16 @@ from agent.core.proof.program import Ended
 from agent.core.proof.receipt import verify_bundle
 from agent.core.proof.transcript import TranscriptBuilder
 from agent.core.wire import ResultBody
-from agent.devnet.coordinator import Coordinator
+from agent.devnet.coordinator import Coordinator, Options
 from agent.devnet.core.records import TaskState
+from agent.devnet.core.rules import Rules
+from agent.devnet.requester import Requester
 from agent.devnet.streams import ChunkSeen
 from agent.devnet.views import TaskView
 from agent.edges.programs.bundling import bundle
 from agent.edges.signing import KeyPair, verify
 from tests.sandboxes import require_sandbox
+from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import ROOT, AgentProcess, World
 
 MANDELBROT = ROOT / "docs" / "examples" / "mandelbrot"
@@ -265,3 +269,32 @@ async def test_what_programs_left_is_gone_once_delivered_and_what_nobody_owes_is
     await node.start()
     await node.saw("agent.ready", 2)
     assert list(state.iterdir()) == []
+
+
+async def test_what_a_program_left_outlives_a_kill_of_the_node_that_could_not_deliver_it(tmp_path: Path) -> None:
+    await asyncio.to_thread(require_sandbox)
+    async with contextlib.AsyncExitStack() as stack:
+        patient = Options(rules=Rules(beat_s=1.0, lease_s=90.0))
+        coordinator = await stack.enter_async_context(Coordinator(tmp_path / "coordinator", options=patient))
+        proxy = await stack.enter_async_context(Proxy(coordinator.url))
+        requester = await stack.enter_async_context(Requester(coordinator.url, coordinator.requester_token))
+        world = World(proxy.url, requester, coordinator.enrol_token, tmp_path)
+        stack.push_async_callback(world.close)
+        node = await world.agent(programs())
+        await world.ready(node)
+        task = await start(world, "echo begun; sleep 1; echo kept >result")
+        async for event in requester.events(task):
+            if isinstance(event, ChunkSeen):
+                break
+        proxy.cut()
+        await node.saw("attempt.moved", task=task, state="reporting")
+        await node.saw("result.undelivered", task=task)
+        await node.kill()
+        assert len(list((node.home / "state" / "artifacts").iterdir())) == 1
+        proxy.heal()
+        await node.start()
+        view = await requester.result(task)
+        assert (view.state, view.attempt) == (TaskState.SETTLED, 1), view
+        assert (await left(world, view))["out/result"] == b"kept\n"
+        await node.saw("result.receipted", task=task)
+        assert list((node.home / "state" / "artifacts").iterdir()) == []
