@@ -85,7 +85,8 @@ class Bare:
         return SandboxFacts(backend="none", usable=False)
 
     async def start(self, spec: SandboxSpec) -> BareHandle:
-        places = {inside: str(source) for source, inside in spec.ro_mounts} | {"/sock": str(spec.socket_dir)}
+        places = {inside: str(source) for source, inside in spec.ro_mounts}
+        places |= dict.fromkeys(("/sock", "/out"), str(spec.socket_dir))
         argv = [places.get(word, word) for word in spec.argv]
         for inside, source in places.items():
             argv = [word.replace(f'"{inside}"', f'"{source}"') for word in argv]

@@ -63,6 +63,7 @@ class Surroundings:
             "secret": str(self.place / "secret"),
             "input": "/in",
             "sock": "/sock",
+            "out": "/out",
             "agent_pid": os.getpid(),
             "agent_name": Path("/proc/self/comm").read_text().strip(),
             "bystander_pid": self._bystander.pid,

@@ -19,8 +19,9 @@ CONTROLS_OF = {ROOT: ("careless",), USER: ("naive", "none")}
 NEEDS_ONLY_LINUX = {
     "abstract_socket_of_the_host", "accounts", "canary_changed", "capabilities", "clone_user_namespace",
     "controlling_terminal", "environment_of_init", "file_in_the_hosts_shared_memory", "file_in_the_hosts_tmp",
-    "fill_shared_memory", "fill_the_socket_directory", "fill_tmp", "gain_privileges", "home_directories", "host_file",
-    "inherited_descriptors", "input_changed", "large_file", "listen_for_the_host", "listen_on_an_abstract_name",
+    "fill_out", "fill_shared_memory", "fill_the_socket_directory", "fill_tmp", "gain_privileges", "home_directories",
+    "host_file", "inherited_descriptors", "input_changed", "large_file", "listen_for_the_host",
+    "listen_on_an_abstract_name",
     "loopback_of_the_host", "lower_the_oom_score", "many_files", "memory", "memory_in_files", "memory_in_segments",
     "memory_of_init", "memory_of_many", "no_filter", "open_files", "options_of_init", "outlive_the_sandbox",
     "personality", "posix_shared_memory_of_the_host", "processes", "processes_of_the_host", "queue_of_the_host",

@@ -164,6 +164,12 @@ def fill_the_socket_directory():
 
 
 @attempt(alone=True)
+def fill_out():
+    """more in /out, which the agent keeps after the end, than is allowed"""
+    return _fill(HOST["out"], 2 * LIMITS["out_bytes"])
+
+
+@attempt(alone=True)
 def many_files():
     """ten thousand files, which cost memory even when they are empty"""
     made, place = [], f"/tmp/{HOST['token']}-files"
