@@ -171,7 +171,7 @@ async def test_the_backend_of_the_configuration_is_made(containers, engine_name,
 
 async def test_without_a_place_for_its_files_nothing_starts(engine_name, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(SandboxError, match="could not be prepared: .*Not a directory"):
+    with pytest.raises(SandboxError, match="could not be prepared"):
         await make_backend(engine_name, tmp_path / "file" / "run").start(LONG)
 
 
