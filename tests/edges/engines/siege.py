@@ -32,7 +32,8 @@ from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.ports import Finished, Limits
 
 AT_ONCE = 14
-PATIENCE = Patience(connect_s=5.0, first_token_s=3.0, idle_s=2.0, reply_s=3.0)
+PATIENCE = Patience(connect_s=5.0, first_token_s=4.0, idle_s=2.0, reply_s=8.0)
+"""Replies of 4 MiB must come through on a busy machine before their limit can."""
 TEMPO = Tempo(load_s=20.0, poll_s=0.05, health_every_s=0.2, health_s=2.0, misses=2, stop_s=0.3, restart_cap_s=5.0)
 IMPATIENT = msgspec.structs.replace(TEMPO, load_s=1.5, health_s=0.5)
 """For engines that are never ready: nothing else would end the wait."""
@@ -52,6 +53,11 @@ class Case(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.trick}, {self.at}"
+
+    @property
+    def never_ready(self) -> bool:
+        """And does not end by itself either."""
+        return (self.at in ("/health", "socket") and self.trick != "die") or self.trick == "never listens"
 
 
 class Came(msgspec.Struct):
@@ -121,7 +127,7 @@ class Besieged:
             measure=_measured,
             top_logprobs=4,
             patience=PATIENCE,
-            tempo=IMPATIENT if case.at in ("/health", "socket") or case.trick == "never listens" else TEMPO,
+            tempo=IMPATIENT if case.never_ready else TEMPO,
             rand=random.random,
         )
 

@@ -19,7 +19,7 @@ from tests.sandboxes import require_sandbox
 
 REPOSITORY = Path(__file__).parents[3]
 MOST_MEMORY_BYTES = 96 << 20
-"""Eight of them at once, each with a reply of 4 MiB and a stream's buffers; they send gigabytes."""
+"""Fourteen of them at once, each with a reply of 4 MiB and a stream's buffers; they send gigabytes."""
 
 
 class Want(NamedTuple):
