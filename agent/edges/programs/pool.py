@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -154,10 +155,9 @@ class ProgramPool:
         end = await handle.wait()
         stderr = handle.stderr_tail()
         assert handle.out_fd is not None
-        # Its own descriptor: a cancelled task closes the sandbox's while the thread still reads.
-        root = os.dup(handle.out_fd)
+        more = {b"stdout": stdout, b"stderr": stderr.encode()}
         try:
-            left = await asyncio.to_thread(self._collect, asked, root, {b"stdout": stdout, b"stderr": stderr.encode()})
+            left = await asyncio.to_thread(self._collect, asked, _Root(handle.out_fd), more)
         except (ChangedError, ArchiveError, OSError) as error:
             raise EngineError(Reason.ENGINE_GARBAGE, f"/out cannot be collected: {error}") from error
         except StorageError as error:
@@ -173,25 +173,22 @@ class ProgramPool:
             overfull=left.overfull,
         )
 
-    def _collect(self, asked: ExecInput, root: int, more: dict[bytes, bytes]) -> _Left:
-        """Blocks; closes `root`. Raises ChangedError, ArchiveError, OSError, StorageError."""
+    def _collect(self, asked: ExecInput, root: _Root, more: dict[bytes, bytes]) -> _Left:
+        """Blocks. Raises ChangedError, ArchiveError, OSError, StorageError."""
+        found, overfull = Survey((), ()), ""
         try:
-            found, overfull = Survey((), ()), ""
-            try:
-                patterns = [pattern.encode() for pattern in asked.outputs]
-                found = survey(root, patterns, Caps(asked.limits.out_bytes))
-            except TooMuchError as error:
-                overfull = str(error)
-            members: list[FileLeaf] = []
+            patterns = [pattern.encode() for pattern in asked.outputs]
+            found = survey(root.fd, patterns, Caps(asked.limits.out_bytes))
+        except TooMuchError as error:
+            overfull = str(error)
+        members: list[FileLeaf] = []
 
-            def write(file: BinaryIO) -> None:
-                for entry, sha256 in pack(file, root, found.entries, more):
-                    members.append(FileLeaf(entry.path, entry.size, sha256, entry.executable, entry.directory))
+        def write(file: BinaryIO) -> None:
+            for entry, sha256 in pack(file, root.fd, found.entries, more):
+                members.append(FileLeaf(entry.path, entry.size, sha256, entry.executable, entry.directory))
 
-            draft = self._artifacts.draft(write)
-            return _Left(tuple(members), draft, found.left_out, overfull)
-        finally:
-            os.close(root)
+        draft = self._artifacts.draft(write)
+        return _Left(tuple(members), draft, found.left_out, overfull)
 
 
 async def why_not(sandbox: Sandbox, limits: ExecLimits, gpus: tuple[str, ...] = ()) -> str:
@@ -208,6 +205,14 @@ async def why_not(sandbox: Sandbox, limits: ExecLimits, gpus: tuple[str, ...] = 
     finally:
         handle.close()
     return "" if (end.kind, end.code) == (ExitKind.EXITED, 0) else f"a trial program did not run: {end.detail}"
+
+
+class _Root:
+    """A descriptor of /out of one's own: whoever is cancelled closes the sandbox's while a thread may still read."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = os.dup(fd)
+        weakref.finalize(self, os.close, self.fd)
 
 
 class _Left(NamedTuple):
