@@ -97,7 +97,8 @@ async def _go_on(held: _Held, recipe: Recipe, confine: Callable[[int], None]) ->
         async with asyncio.timeout(LAUNCH_LIMIT_S):
             init_pid = _init_pid(held.monitor.pid, await read_until(held.facts, b"}\n", 4096))
             pidfd = os.pidfd_open(init_pid)
-            confine(init_pid)
+            # It may wait for other programs and for the kernel: milliseconds that the loop has better use for.
+            await asyncio.to_thread(confine, init_pid)
             await writable(held.built)
             places = hold(init_pid, recipe.places)
             held.go_on()
