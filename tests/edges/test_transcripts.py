@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from agent.core.errors import StorageError
 from agent.core.model import LeaseKey
 from agent.edges.segments.files import SUFFIX
-from agent.edges.segments.log import SEGMENT_BYTES, SPAN_S, SegmentLog
+from agent.edges.segments.log import SEGMENT_BYTES, SEGMENT_RECORDS, SPAN_S, SegmentLog
 from agent.edges.segments.records import MAGIC, Packing, encode, packed, scan
 from agent.edges.transcripts import FileTranscripts, read_transcript
 
@@ -167,6 +167,19 @@ async def test_segments_end_when_they_are_large(tmp_path: Path):
     await transcripts.close()
     on_disk = sum(path.stat().st_size for path in segments(tmp_path))
     assert on_disk == transcripts.room().used_bytes
+
+
+def test_segments_end_when_they_have_many_records(tmp_path: Path):
+    def tiny(task_id: str) -> tuple[LeaseKey, int, bytes]:
+        return key(task_id), 1000, encode(key(task_id), 1000, 1, Packing.PLAIN, b"x")
+
+    log = SegmentLog(tmp_path)
+    log.append([tiny(f"t{number}") for number in range(SEGMENT_RECORDS)])
+    assert len(segments(tmp_path)) == 1
+    log.append([tiny("one more")])
+    assert len(segments(tmp_path)) == 2
+    assert log.find(key("t7")) == log.find(key("one more")) == b"x"
+    log.close()
 
 
 async def test_a_segment_that_cannot_be_deleted_saves_no_other(tmp_path: Path):

@@ -138,6 +138,11 @@ class GrowingSegment:
             self._first_until = records[0][1]
         self.size_bytes = end
 
+    @property
+    def records(self) -> int:
+        """How many there are, of different keys."""
+        return len(self._places)
+
     def find(self, key: LeaseKey) -> bytes | None:
         """Raises UnsoundError, OSError."""
         places = self._places.get(mark(key))

@@ -12,6 +12,8 @@ from agent.edges.segments.files import SUFFIX, GrowingSegment, Segment, load, re
 
 SEGMENT_BYTES = 16 << 20
 """What is deleted at once: a larger one keeps more that nobody wants any more, a smaller one makes more files."""
+SEGMENT_RECORDS = 4096
+"""A record costs some 200 bytes of memory while its segment grows, and 16 afterwards: tiny ones are many."""
 SPAN_S = 3600
 """A segment's records end their time within this much of its first: nothing is kept for longer than that over it."""
 
@@ -82,7 +84,7 @@ class SegmentLog:
 
     def _room_for(self, until: int) -> GrowingSegment:
         growing = self._growing
-        if growing is not None and (growing.size_bytes >= SEGMENT_BYTES or not growing.spans(until, SPAN_S)):
+        if growing is not None and (_is_full(growing) or not growing.spans(until, SPAN_S)):
             self._finish()
         if self._growing is None:
             growing = GrowingSegment(self._directory / f"{self._next:012d}{SUFFIX}")
@@ -104,6 +106,10 @@ class SegmentLog:
             finished.path.unlink(missing_ok=True)
             finished = finished._replace(size_bytes=0)
         self.used_bytes += finished.size_bytes - grown_bytes
+
+
+def _is_full(growing: GrowingSegment) -> bool:
+    return growing.size_bytes >= SEGMENT_BYTES or growing.records >= SEGMENT_RECORDS
 
 
 def segments_in(directory: Path) -> list[Path]:
