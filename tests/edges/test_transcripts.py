@@ -174,7 +174,8 @@ def test_segments_end_when_they_have_many_records(tmp_path: Path):
         return key(task_id), 1000, encode(key(task_id), 1000, 1, Packing.PLAIN, b"x")
 
     log = SegmentLog(tmp_path)
-    log.append([tiny(f"t{number}") for number in range(SEGMENT_RECORDS)])
+    for start in range(0, SEGMENT_RECORDS, 512):
+        log.append([tiny(f"t{number}") for number in range(start, min(start + 512, SEGMENT_RECORDS))])
     assert len(segments(tmp_path)) == 1
     log.append([tiny("one more")])
     assert len(segments(tmp_path)) == 2
