@@ -32,8 +32,8 @@ BUBBLEWRAP = {
     ),
     "fill_the_socket_directory": Opening(
         "The directory of the engine's socket lies in the agent's runtime directory on the host and has no size of its "
-        "own: a hostile engine can fill that file system (a tmpfs of systemd's, /run, in the service). It is emptied "
-        "when the engine ends. Programs of exec tasks have no such directory."
+        "own: a hostile engine can fill that file system. The service's unit gives it one of 16 MiB, apart from the "
+        "host's /run. It is emptied when the engine ends. Programs of exec tasks have no such directory."
     ),
     "memory_in_files": Opening(
         "Without a memory cgroup, memory is measured per process ten times a second, and a memfd that nobody maps is "

@@ -9,7 +9,7 @@ import pytest
 
 from tests.escape.backends import BACKENDS, CONTROLS, ROOT, USER, Backend, tried_in, why_not
 from tests.escape.known import KNOWN
-from tests.escape.page import documented, documented_openings
+from tests.escape.page import PAGE, documented, documented_openings
 from tests.escape.suite import Tried, Verdict, catalogue
 
 PLACES = [(backend.name, user) for backend in BACKENDS for user in backend.users]
@@ -99,3 +99,9 @@ def test_the_page_tells_what_is_open_and_nothing_else() -> None:
     known = {name for openings in KNOWN.values() for name in openings}
     sometimes = {name for openings in KNOWN.values() for name, opening in openings.items() if opening.sometimes}
     assert known - sometimes <= documented_openings() <= known, 'make escape ARGS="--write docs/escape.md"'
+
+
+def test_the_page_gives_every_reason() -> None:
+    page = PAGE.read_text()
+    missing = [name for openings in KNOWN.values() for name, opening in openings.items() if opening.why not in page]
+    assert not missing, 'make escape ARGS="--write docs/escape.md"'

@@ -195,6 +195,16 @@ def test_what_it_keeps_is_private(running: Box) -> None:
     assert kept == ""
 
 
+def test_an_engine_has_a_place_of_its_own_for_its_socket(running: Box) -> None:
+    until(running, serving)
+    place = "/run/gpu-agent/engines"
+    mounts = running.run("cat", f"/proc/{main_pid(running)}/mountinfo").stdout.splitlines()
+    [mounted] = [line for line in mounts if f" {place} " in line]
+    assert "size=16384k" in mounted
+    assert running.run("ls", place).stdout == "", "nothing of it lies in the /run that all services share"
+    assert running.run("ls", f"/proc/{main_pid(running)}/root{place}").stdout.split() == ["main"]
+
+
 @pytest.mark.parametrize(("user", "answer"), [("gpu-agent", 0), ("nobody", 69)])
 def test_only_its_own_user_and_root_may_ask_it(running: Box, user: str, answer: int) -> None:
     ask = ["runuser", "-u", user, "--", f"{VENV}/gpu-agent", "status", "--socket", "/run/gpu-agent/control.sock"]
