@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from agent.edges.durable import sync_directory, sync_file
 from agent.edges.lane import Lane
@@ -27,6 +27,12 @@ from agent.edges.sqlite_file import (
 from agent.edges.wal import mended
 
 T = TypeVar("T")
+
+
+class _Write(NamedTuple):
+    work: Work[Any]
+    flush: bool
+
 
 Salvage = Callable[[DamagedFile, sqlite3.Connection], str]
 """Brings over what can still be read, in transactions of its own; returns what that was, in words."""
@@ -60,16 +66,26 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._beside: sqlite3.Connection | None = None
         self._beside_in_use = threading.Lock()
+        self._flushes = True
+        """Whether the connection flushes what it commits."""
         try:
             self._open_sound()
         except (sqlite3.Error, OSError) as error:
             raise classified(error, path) from error
-        self._writes: Lane[Work[Any], Any] = Lane(f"{path.name}, writing", self._write, group_max=GROUP_MAX)
+        self._writes: Lane[_Write, Any] = Lane(f"{path.name}, writing", self._write, group_max=GROUP_MAX)
         self._reads: Lane[Work[Any], Any] = Lane(f"{path.name}, reading", self._read, group_max=GROUP_MAX)
 
     async def run(self, work: Work[T]) -> T:
         """Run `work` in a transaction that is durable when this returns. Raises StorageError."""
-        outcome: T = await self._writes.do(work)
+        outcome: T = await self._writes.do(_Write(work, flush=True))
+        return outcome
+
+    async def run_unflushed(self, work: Work[T]) -> T:
+        """As `run`, for what may be done again: the next `run` makes it durable, and until then a power cut undoes it.
+
+        A crash of the process does not. Raises StorageError.
+        """
+        outcome: T = await self._writes.do(_Write(work, flush=False))
         return outcome
 
     async def read(self, work: Work[T]) -> T:
@@ -81,7 +97,7 @@ class Database:
         try:
             outcome = await self._reads.do(work)
         except (DamagedError, sqlite3.Error, OSError):  # the writer looks again, and puts a damaged file aside
-            outcome = await self._writes.do(work)
+            outcome = await self._writes.do(_Write(work, flush=False))
         return outcome
 
     async def close(self) -> None:
@@ -92,23 +108,31 @@ class Database:
 
     # ----------------------------------------------------------------- in the threads
 
-    def _write(self, works: list[Work[Any]]) -> list[Any]:
+    def _write(self, writes: list[_Write]) -> list[Any]:
         """All together; when that fails, each alone, so that one bad piece of work harms no other."""
         try:
-            return self._commit(works)
+            return self._commit([write.work for write in writes], flush=any(write.flush for write in writes))
         except Exception as error:  # noqa: BLE001  (whatever a work raises belongs to its caller)
-            if len(works) == 1:
+            if len(writes) == 1:
                 return [classified(error, self._path)]
-        return [outcome for work in works for outcome in self._write([work])]
+        return [outcome for write in writes for outcome in self._write([write])]
 
-    def _commit(self, works: list[Work[Any]]) -> list[Any]:
+    def _commit(self, works: list[Work[Any]], *, flush: bool) -> list[Any]:
         try:
-            return _transact(self._connection or self._open_sound(), "BEGIN IMMEDIATE", works)
+            return _transact(self._writing(flush=flush), "BEGIN IMMEDIATE", works)
         except (DamagedError, sqlite3.DatabaseError) as error:
             if not is_damage(error):
                 raise
             self._replace(error)
-            return _transact(self._open_sound(), "BEGIN IMMEDIATE", works)
+            return _transact(self._writing(flush=flush), "BEGIN IMMEDIATE", works)
+
+    def _writing(self, *, flush: bool) -> sqlite3.Connection:
+        """The connection, told when to flush: FULL does at each commit, NORMAL leaves it to the next that is FULL."""
+        connection = self._connection or self._open_sound()
+        if flush is not self._flushes:
+            connection.execute(f"PRAGMA synchronous = {'FULL' if flush else 'NORMAL'}")
+            self._flushes = flush
+        return connection
 
     def _read(self, works: list[Work[Any]]) -> list[Any]:
         """Errors stay what they are: `read` turns to the writer then."""
@@ -196,6 +220,7 @@ class Database:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        self._flushes = True
 
 
 def _transact(connection: sqlite3.Connection, begin: str, works: list[Work[Any]]) -> list[Any]:

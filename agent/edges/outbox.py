@@ -118,7 +118,7 @@ class SqliteOutbox:
         return await self._database.read(_unsent)
 
     async def settle(self, row: OutboxRow, receipt: Signed, body: wire.ReceiptBody) -> None:
-        await self._database.run(lambda file: _settle(file, row, receipt, body, self._budget_bytes))
+        await self._database.run_unflushed(lambda file: _settle(file, row, receipt, body, self._budget_bytes))
 
     async def settled(self, key: LeaseKey, idem_key: str) -> bool:
         (known,) = await self.settled_many([(key, idem_key)])

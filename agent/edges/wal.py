@@ -21,7 +21,8 @@ _PAGE_BYTES = 4096
 """SQLite's own choice, where the log's head cannot be asked."""
 _WORD = 0xFFFFFFFF
 TORN_COMMITS = 1
-"""A power cut tears one transaction at most: the next is not written before this one is flushed."""
+"""A power cut tears the last transaction that was to be flushed. Where it also tears several before that which were not
+(`Database.run_unflushed`), this tells of damage that hurts nobody: what is sound is rescued all the same."""
 
 Sums = tuple[int, int]
 

@@ -110,7 +110,8 @@ class Outbox(Protocol):
     async def settle(self, row: OutboxRow, receipt: Signed, body: wire.ReceiptBody) -> None:
         """In one transaction: write the ledger line with its bundle and delete the row. Raises StorageError.
 
-        What is settled already stays as it is; a row that was lost meanwhile is settled all the same.
+        What is settled already stays as it is; a row that was lost meanwhile is settled all the same. Until the next
+        `put` a power cut may undo it: the result is then delivered again, as after a receipt that was lost on its way.
         """
         ...
 

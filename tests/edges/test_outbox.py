@@ -99,6 +99,28 @@ async def test_the_database_is_flushed_on_every_commit(path: Path):
     await database.close()
 
 
+async def test_what_may_be_done_again_waits_for_the_flush_of_something_else(path: Path):
+    database = Database(path, [["CREATE TABLE t (x INTEGER) STRICT"]], sound)
+
+    def setting(file: sqlite3.Connection) -> int:
+        return file.execute("PRAGMA synchronous").fetchone()[0]
+
+    assert [await database.run_unflushed(setting), await database.run(setting)] == [1, 2]
+    assert await database.run_unflushed(setting) == 1
+    assert await asyncio.gather(database.run_unflushed(setting), database.run(setting)) == [2, 2]
+    await database.close()
+
+
+async def test_a_receipt_survives_a_killed_process(path: Path, outbox: SqliteOutbox, tmp_path: Path):
+    await outbox.put(row())
+    await outbox.settle(row(), *receipt(row()))
+    shutil.copytree(path.parent, tmp_path / "copy")
+    again = await SqliteOutbox.open(tmp_path / "copy" / path.name, sound)
+    assert await again.pending(9) == []
+    assert [line.idem_key for line in read_ledger(tmp_path / "copy" / path.name, 9)] == ["t1:1"]
+    await again.close()
+
+
 async def test_the_same_key_again_is_no_error_and_no_second_row(outbox: SqliteOutbox):
     await outbox.put(row())
     await outbox.put(row())
