@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import msgspec
-
 from agent.core.errors import SandboxError
 from agent.ports import Limits, SandboxSpec
 
@@ -26,8 +24,8 @@ def check(spec: SandboxSpec) -> None:
     for name in spec.env:
         if not name or "=" in name:
             raise SandboxError(f"{name!r} cannot be the name of a variable")
-    for field in msgspec.structs.fields(Limits):
-        _check_limit(field.name, getattr(spec.limits, field.name))
+    for name in Limits.__struct_fields__:
+        _check_limit(name, getattr(spec.limits, name))
 
 
 def _can_be_told(word: str) -> bool:
