@@ -17,6 +17,7 @@ from agent.compose import Composer, Parts
 from agent.config import Config
 from agent.core import events as ev
 from agent.core.errors import AgentError, ConfigError
+from agent.core.orders import PauseOrder, ResumeOrder
 from agent.core.status import Status, headline
 from agent.edges.clock import SystemClock
 from agent.edges.control import ControlServer
@@ -190,14 +191,15 @@ class Daemon:
         """Finish what runs and take nothing new; the daemon stays."""
         self._running.spine.feed(ev.DrainAsked(limit_s=self._config.node.drain_limit_s))
 
-    async def pause(self) -> None:
-        """Take nothing new until resumed."""
-        self._running.spine.feed(ev.PauseAsked())
+    async def pause(self, order: PauseOrder) -> None:
+        """Take nothing new, on one GPU or at all, for a while or until resumed."""
+        self._running.pausing.pause(order)
 
-    async def resume(self) -> None:
-        """End a pause or a drain; what was found damaged has been seen."""
-        self._running.storage.acknowledged()
-        self._running.spine.feed(ev.ResumeAsked())
+    async def resume(self, order: ResumeOrder) -> None:
+        """End a pause or a drain; what was found damaged has been seen. Of one GPU: end its pause."""
+        if not order.gpu:
+            self._running.storage.acknowledged()
+        self._running.pausing.resume(order)
 
     async def reload(self) -> None:
         """As SIGHUP does, but a ConfigError reaches the caller."""

@@ -42,6 +42,7 @@ from agent.stages.execute import Execute
 from agent.stages.herald import Herald
 from agent.stages.overview import Overview
 from agent.stages.owner import Owner
+from agent.stages.pausing import Pausing
 from agent.stages.probe import Probe, fingerprint
 from agent.stages.prove import Prove
 from agent.stages.pull import Pull
@@ -95,6 +96,7 @@ class Parts(NamedTuple):
     advertise: Advertise
     drain: Drain
     overview: Overview
+    pausing: Pausing
     pulse: Pulse
     storage: StorageGate
     loops: dict[str, Coroutine[Any, Any, None]]
@@ -306,4 +308,5 @@ class Composer:
             "owner": owner.run(),
             "watch": Watch(spine, pulse, tallies).run(),
         }
-        return Parts(spine, advertise, Drain(spine, pull, deliver, link), overview, pulse, storage, loops)
+        drain, pausing = Drain(spine, pull, deliver, link), Pausing(spine, herald)
+        return Parts(spine, advertise, drain, overview, pausing, pulse, storage, loops)

@@ -38,13 +38,13 @@ class _OverUnixSocket(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(path: Path, method: str, route: str) -> dict[str, Any]:
-    """One call. Raises Unreachable with what to do, or Refused with the daemon's own words."""
+def ask(path: Path, method: str, route: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """One call, with `body` as JSON. Raises Unreachable with what to do, or Refused with the daemon's own words."""
     connection = _OverUnixSocket(path)
     try:
-        connection.request(method, route)
+        connection.request(method, route, None if body is None else json.dumps(body))
         answer = connection.getresponse()
-        body = json.loads(answer.read(MAX_ANSWER_BYTES))
+        told = json.loads(answer.read(MAX_ANSWER_BYTES))
     except PermissionError as fault:
         raise Unreachable(f"the daemon at {path} belongs to another user", remedy=_AS_ROOT) from fault
     except (OSError, http.client.HTTPException, ValueError) as fault:
@@ -52,8 +52,8 @@ def ask(path: Path, method: str, route: str) -> dict[str, Any]:
     finally:
         connection.close()
     if answer.status >= 400:
-        raise Refused(str(body.get("error", f"HTTP {answer.status}")), remedy=str(body.get("remedy", "")))
-    return dict(body)
+        raise Refused(str(told.get("error", f"HTTP {answer.status}")), remedy=str(told.get("remedy", "")))
+    return dict(told)
 
 
 _AS_ROOT = "Ask as root, with sudo"

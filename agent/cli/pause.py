@@ -1,31 +1,43 @@
-"""`gpu-agent pause`: take nothing new until `resume`."""
+"""`gpu-agent pause`: take nothing new, on one GPU or at all, for a while or until `resume`."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
 
 from agent.cli import local
-from agent.cli.intake import Told, running, subject, tell_daemon
+from agent.cli.intake import Told, duration, running, subject, tell_daemon
 from agent.cli.options import config_sources
+from agent.core.text import span
 
 
 @click.command(short_help="Take no new task until `resume`; what runs goes on.")
 @config_sources
 @click.option("--socket", type=click.Path(path_type=Path), help="The daemon's socket, when not the configured one.")
-def command(config_file: Path | None, overrides: tuple[str, ...], socket: Path | None) -> None:
-    """Take no new task until `gpu-agent resume`; what runs goes on to its end, however long that takes.
+@click.option("--for", "for_s", type=duration, metavar="DURATION", help="End it by itself after 90s, 30min, 2h, 1d.")
+@click.option("--gpu", default="", metavar="UUID", help="Only pools on this GPU (`gpu-agent gpus`) take nothing.")
+def command(
+    config_file: Path | None, overrides: tuple[str, ...], socket: Path | None, for_s: float | None, gpu: str
+) -> None:
+    """Take no new task until `gpu-agent resume` or for as long as told; what runs goes on to its end, however long
+    that takes.
 
     A restart of the daemon ends the pause.
     """
-    tell_daemon(socket or local.control_socket(config_file, overrides), "pause", sentence)
+    place = socket or local.control_socket(config_file, overrides)
+    order = {"for_s": for_s, "gpu": gpu}
+    tell_daemon(place, "pause", partial(sentence, for_s=for_s, gpu=gpu), order)
 
 
-def sentence(told: Told) -> str:
+def sentence(told: Told, for_s: float | None = None, gpu: str = "") -> str:
     """What now is so."""
-    if told["node"]["state"] != "paused":
-        return f"{subject(told)}, which takes no new task either; nothing changed."
     runs = running(told)
     rest = f"{runs} will go on to the end." if runs else "Nothing runs."
-    return f"{subject(told)}: no new task is taken. {rest} `gpu-agent resume` ends it."
+    ends = f"It ends in {span(for_s)}, or with" if for_s else "It ends with"
+    if gpu:
+        return f"No pool on {gpu} takes a new task. {rest} {ends} `gpu-agent resume --gpu {gpu}`."
+    if told["node"]["state"] != "paused":
+        return f"{subject(told)}, which takes no new task either; nothing changed."
+    return f"{subject(told)}: no new task is taken. {rest} {ends} `gpu-agent resume`."

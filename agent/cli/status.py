@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from agent.cli.options import config_sources
-from agent.core.text import plain
+from agent.core.text import plain, span
 
 _CELL = 48
 _DETAIL = 300
@@ -36,7 +36,7 @@ def command(config_file: Path | None, overrides: tuple[str, ...], socket: Path |
 def screen(told: dict[str, Any]) -> Iterable[str]:
     """A status (`core.status.Status` as JSON) as lines for people; everything in it may come from outside."""
     node, link, sandbox = told["node"], told["link"], told["sandbox"]
-    yield f"{_word(node['name'])} is {_word(node['state'])}, for {_span(node['since_s'])}"
+    yield f"{_word(node['name'])} is {_word(node['state'])}, for {span(node['since_s'])}"
     yield f"  node      {_word(node['id']) or 'not enrolled'}, gpu-agent {_word(node['version'])}"
     yield f"  link      {_link(link)}"
     yield f"  sandbox   {_sandbox(sandbox)}"
@@ -50,7 +50,7 @@ def screen(told: dict[str, Any]) -> Iterable[str]:
 def _link(link: dict[str, Any]) -> str:
     parts = [_word(link["state"]), _word(link["url"]), _word(link["transport"])]
     if (age_s := link.get("last_answer_s")) is not None:
-        parts.append(f"answered {_span(age_s)} ago")
+        parts.append(f"answered {span(age_s)} ago")
     if (offset_s := link.get("clock_offset_s")) is not None:
         parts.append(f"clock {offset_s:+.3f} s")
     return _joined([*parts, _sentence(link.get("detail", ""))])
@@ -103,9 +103,9 @@ def _attempt(attempt: dict[str, Any]) -> tuple[str, ...]:
         _word(attempt["task_id"]),
         _word(attempt["state"]),
         _word(attempt["pool"]),
-        _span(attempt["age_s"]),
+        span(attempt["age_s"]),
         str(attempt.get("tokens", 0)),
-        "" if left_s is None else _span(left_s) if left_s > 0 else "over",
+        "" if left_s is None else span(left_s) if left_s > 0 else "over",
     )
 
 
@@ -129,12 +129,3 @@ def _sentence(text: object) -> str:
 
 def _joined(parts: Iterable[str]) -> str:
     return ", ".join(part for part in parts if part)
-
-
-def _span(seconds: float) -> str:
-    """A duration in its two largest units."""
-    whole = int(max(seconds, 0))
-    units = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
-    shown = [f"{count} {unit}" for count, unit in units]
-    first = next((place for place, (count, _) in enumerate(units) if count), len(units) - 1)
-    return " ".join(shown[first : first + 2])

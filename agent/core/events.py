@@ -106,12 +106,20 @@ class AbortAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PauseAsked:
-    """Take nothing new until resumed; what runs goes on."""
+    """Take nothing new; what runs goes on."""
+
+    for_s: float | None = None
+    """Ends by itself after so long; None: when resumed."""
+    devices: tuple[str, ...] = ()
+    """UUIDs of a GPU and its MIG slices, when only they are meant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeAsked:
     """End a pause or a drain."""
+
+    devices: tuple[str, ...] = ()
+    """UUIDs of a GPU and its MIG slices, when only their pause is meant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +246,20 @@ class BreakerMoved:
     detail: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicesPaused:
+    """To be logged: the owner paused a GPU."""
+
+    devices: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicesResumed:
+    """To be logged: the pause of a GPU ended."""
+
+    devices: tuple[str, ...]
+
+
 Command = (
     ConfirmStart
     | Stage
@@ -251,6 +273,8 @@ Command = (
     | Closed
     | NodeMoved
     | BreakerMoved
+    | DevicesPaused
+    | DevicesResumed
 )
 
 

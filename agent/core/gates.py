@@ -2,51 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 from agent.core.breaker import Breaker, BreakerState
+from agent.core.devices import Devices
 from agent.core.fingerprint import Pool
-from agent.core.health import HealthState
 from agent.core.model import Reason
 from agent.core.status import Gate
 
-_NOT_WELL = {
-    HealthState.LOST: Reason.GPU_LOST,
-    HealthState.DEGRADED: Reason.GPU_DEGRADED,
-    HealthState.UNKNOWN: Reason.GPU_UNKNOWN,
-}
-"""The gravest first."""
-
-
-class DeviceHealth(NamedTuple):
-    """Of one GPU or MIG slice."""
-
-    state: HealthState
-    detail: str = ""
-
-
-def device_gate(pool: Pool, devices: Mapping[str, DeviceHealth]) -> Gate | None:
-    """Why the GPUs of a pool may not take work, by the worst of them. A device that nobody judges is trusted."""
-    known = [(uuid, devices[uuid]) for uuid in pool.device.split("+") if uuid in devices]
-    for state, reason in _NOT_WELL.items():
-        for uuid, health in known:
-            if health.state is state:
-                detail = health.detail or state.value
-                return Gate(reason=reason, detail=f"{pool.name}: {uuid}: {detail}")
-    return None
+IDLE_REASONS: Final = (
+    Reason.COORDINATOR_UNREACHABLE,
+    Reason.DRAINING,
+    Reason.PAUSED,
+    Reason.OUTSIDE_SCHEDULE,
+    Reason.OWNER_PROGRAM,
+    Reason.ON_BATTERY,
+    Reason.STORAGE_FULL,
+    Reason.OUTBOX_BACKLOG,
+    Reason.NO_POOL,
+    Reason.POOL_NOT_READY,
+    Reason.GPU_LOST,
+    Reason.GPU_DEGRADED,
+    Reason.GPU_UNKNOWN,
+    Reason.TOO_MANY_FAILURES,
+    Reason.NO_DEMAND,
+)
+"""Every reason that a gate may have: the closed list of why a node gets no work."""
 
 
 def model_gate(
-    model_digest: str,
-    pools: Mapping[str, Pool],
-    breakers: Mapping[str, Breaker],
-    devices: Mapping[str, DeviceHealth],
+    model_digest: str, pools: Mapping[str, Pool], breakers: Mapping[str, Breaker], devices: Devices
 ) -> Gate | None:
-    """Why the pools of a model take nothing now: a GPU that is not well, or too many failures."""
+    """Why the pools of a model take nothing now: a GPU that is paused or not well, or too many failures."""
     mine = [pool for pool in pools.values() if pool.model_digest == model_digest]
     for pool in mine:
-        if (gate := device_gate(pool, devices)) is not None:
+        for gate in devices.gates(pool):
             return gate
     for pool in mine:
         if breakers[pool.name].state is not BreakerState.CLOSED:
@@ -56,21 +47,22 @@ def model_gate(
 
 
 def pool_gates(
-    pools: Mapping[str, Pool],
-    breakers: Mapping[str, Breaker],
-    now: float | None,
-    devices: Mapping[str, DeviceHealth],
+    pools: Mapping[str, Pool], breakers: Mapping[str, Breaker], now: float | None, devices: Devices
 ) -> list[Gate]:
     """What keeps every pool from taking work; empty when at least one takes some."""
     if not pools:
         return [Gate(reason=Reason.NO_POOL, detail="no pool is configured: add [[models]] and [[pools]]")]
-    shut = [device_gate(pool, devices) or _pool_gate(pool, breakers[name], now) for name, pool in pools.items()]
-    return [] if None in shut else [gate for gate in shut if gate is not None]
+    shut = [gates_of(pool, breakers[name], now, devices) for name, pool in pools.items()]
+    return [gate for gates in shut for gate in gates] if all(shut) else []
 
 
-def _pool_gate(pool: Pool, breaker: Breaker, now: float | None) -> Gate | None:
+def gates_of(pool: Pool, breaker: Breaker, now: float | None, devices: Devices) -> list[Gate]:
+    """Everything that keeps one pool from taking work."""
+    return [*devices.gates(pool, now), *_engine_gates(pool, breaker, now)]
+
+
+def _engine_gates(pool: Pool, breaker: Breaker, now: float | None) -> Iterable[Gate]:
     if not pool.ready:
-        return Gate(reason=Reason.POOL_NOT_READY, detail=f"{pool.name}: {pool.detail or 'the engine is starting'}")
+        yield Gate(reason=Reason.POOL_NOT_READY, detail=f"{pool.name}: {pool.detail or 'the engine is starting'}")
     if breaker.state is BreakerState.OPEN:
-        return Gate(reason=Reason.TOO_MANY_FAILURES, detail=f"{pool.name}: {breaker.tell(now)}")
-    return None
+        yield Gate(reason=Reason.TOO_MANY_FAILURES, detail=f"{pool.name}: {breaker.tell(now)}")

@@ -6,18 +6,19 @@ events in and commands out, and keep nothing that could disagree with it.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from enum import StrEnum
 from typing import Any, assert_never
 
 from agent.core import admission, lease
 from agent.core import events as ev
 from agent.core.attempt import OCCUPIES_SLOT, Attempt, Event
 from agent.core.breaker import Breaker
+from agent.core.devices import Devices, Pause, uuids_of
 from agent.core.fingerprint import Pool
-from agent.core.gates import DeviceHealth, device_gate, model_gate, pool_gates
+from agent.core.gates import gates_of, model_gate, pool_gates
 from agent.core.health import HealthState
+from agent.core.intake import Intake, NodeState
 from agent.core.model import LeaseKey, Outcome, Reason, State
 from agent.core.status import Gate, RecentAttempt, recent
 from agent.core.wire import Credit, PoolLoad
@@ -29,41 +30,33 @@ REMEMBERED_ATTEMPTS = 16
 BREAKER_FAILURES = 5
 
 
-class NodeState(StrEnum):
-    """What the node does about new work."""
-
-    STARTING = "starting"
-    """No pool was ready yet."""
-    SERVING = "serving"
-    PAUSED = "paused"
-    DRAINING = "draining"
-    DRAINED = "drained"
-
-
 class Node:
     """The pure core of the agent."""
 
     def __init__(self, node_id: str, *, breaker_failures: int = BREAKER_FAILURES) -> None:
         self.node_id = node_id
-        self.state = NodeState.STARTING
+        self._intake = Intake()
         self.attempts: dict[LeaseKey, Attempt] = {}
         self.closed: deque[RecentAttempt] = deque(maxlen=REMEMBERED_ATTEMPTS)
         self.pools: dict[str, Pool] = {}
         self.breakers: dict[str, Breaker] = {}
-        self._devices: dict[str, DeviceHealth] = {}
-        self.counts: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
-        self._gates: dict[Reason, str] = {}
+        self.devices = Devices()
+        self.ended: Counter[tuple[Outcome, Reason]] = Counter()
+        """Attempts since the start, by how and why they ended."""
         self._seen: dict[str, None] = {}
-        self._drain_deadline: float | None = None
-        self._leaving = False
         self._breaker_failures = breaker_failures
 
     # ------------------------------------------------------------------ what stages may ask
 
+    @property
+    def state(self) -> NodeState:
+        """What the node does about new work."""
+        return self._intake.state
+
     def free(self, pool: str) -> int:
         """Slots of a pool that may be filled; 0 unless it is ready, and while its breaker is open."""
         facts = self.pools.get(pool)
-        if facts is None or not facts.ready or device_gate(facts, self._devices) is not None:
+        if facts is None or not facts.ready or not self.devices.open_to(facts):
             return 0
         busy = self.busy(pool)
         return self.breakers[pool].room(max(0, facts.slots - busy), busy)
@@ -75,26 +68,22 @@ class Node:
     def credit(self, pool: str) -> Credit | None:
         """How much to pull for a pool; None when the node takes no work for it now."""
         count = self.free(pool)
-        if count < 1 or self.state is not NodeState.SERVING or self._gates:
+        if count < 1 or not self._intake.is_open:
             return None
         return Credit(pool=pool, model_digest=self.pools[pool].model_digest, count=count)
 
     def gates(self, now: float | None = None) -> list[Gate]:
         """Every reason why the node takes no work now, the most telling first; empty when it does. With `now`, a gate
         that opens by itself tells how long that takes."""
-        found = [Gate(reason=reason, detail=detail) for reason, detail in self._gates.items()]
-        match self.state:
-            case NodeState.DRAINING | NodeState.DRAINED:
-                found.insert(0, Gate(reason=Reason.DRAINING, detail="finishing what runs, taking nothing new"))
-            case NodeState.PAUSED:
-                found.insert(0, Gate(reason=Reason.PAUSED, detail="paused"))
-            case NodeState.STARTING | NodeState.SERVING:
-                pass
-        return found + pool_gates(self.pools, self.breakers, now, self._devices)
+        return self._intake.gates(now) + pool_gates(self.pools, self.breakers, now, self.devices)
+
+    def pool_gates(self, pool: str, now: float) -> list[Gate]:
+        """Every reason why this pool takes no work, whatever the others do."""
+        return gates_of(self.pools[pool], self.breakers[pool], now, self.devices)
 
     def is_shut(self, reason: Reason) -> bool:
         """Whether this gate from outside is shut."""
-        return reason in self._gates
+        return self._intake.is_shut(reason)
 
     def held(self) -> tuple[LeaseKey, ...]:
         """Leases to renew with the next beat: of everything that is not closed."""
@@ -106,12 +95,17 @@ class Node:
 
     def next_deadline(self) -> float | None:
         """Monotonic time at which `Ticked` is due next."""
-        times = [self._drain_deadline] if self._drain_deadline is not None else []
+        times = [*self._intake.deadlines(), *self.devices.deadlines()]
         times += [breaker.retry_at for breaker in self.breakers.values() if breaker.retry_at is not None]
         for attempt in self.attempts.values():
             if attempt.state in OCCUPIES_SLOT:
                 times += [attempt.lease_deadline, attempt.task_deadline]
         return min(times, default=None)
+
+    @property
+    def counts(self) -> dict[Outcome, int]:
+        """Attempts since the start, by how they ended."""
+        return {outcome: sum(n for (how, _), n in self.ended.items() if how is outcome) for outcome in Outcome}
 
     # ------------------------------------------------------------------ events in, commands out
 
@@ -137,11 +131,12 @@ class Node:
             case ev.AbortAsked():
                 return self._hand_back_all(now, event.reason)
             case ev.PauseAsked():
-                return self._pause()
+                return self._paused(event, now)
             case ev.ResumeAsked():
-                return self._resume(now)
+                return self._resume(event, now)
             case ev.GateChanged():
-                return self._gate(event)
+                self._intake.gate(event)
+                return []
             case ev.BreakerLimitChanged(failures=failures):
                 return self._limit_breakers(failures, now)
         assert_never(event)
@@ -155,21 +150,15 @@ class Node:
             pool = admission.place(offer.task, self.pools.values(), {name: self.free(name) for name in self.pools})
             if isinstance(pool, Pool):
                 return self._lease(event, pool, now)
-            gate = model_gate(offer.task.model_digest, self.pools, self.breakers, self._devices)
+            gate = model_gate(offer.task.model_digest, self.pools, self.breakers, self.devices)
             no = admission.No(reason=gate.reason, detail=gate.detail) if gate else pool
-        self.counts[Outcome.DECLINED] += 1
+        self.ended[Outcome.DECLINED, no.reason] += 1
         return [ev.ReturnOffer(key=offer.key, reason=no.reason, detail=no.detail)]
 
     def _judge_state(self, idem_key: str, settled: bool) -> admission.No | None:
         if settled or idem_key in self._seen:
             return admission.No(reason=Reason.REPLAYED_OFFER, detail="this very offer was seen before")
-        if self.state in (NodeState.DRAINING, NodeState.DRAINED):
-            return admission.No(reason=Reason.DRAINING, detail="the node is draining")
-        if self.state is NodeState.PAUSED:
-            return admission.No(reason=Reason.PAUSED, detail="the node is paused")
-        for reason, detail in self._gates.items():
-            return admission.No(reason=reason, detail=detail)
-        return None
+        return self._intake.refusal()
 
     def _lease(self, event: ev.OfferArrived, pool: Pool, now: float) -> list[ev.Command]:
         offer = event.offer
@@ -237,8 +226,8 @@ class Node:
     def _close(self, attempt: Attempt, now: float) -> list[ev.Command]:
         del self.attempts[attempt.key]
         outcome = attempt.outcome or Outcome.FAILED
-        self.counts[outcome] += 1
         self.closed.append(recent(attempt, outcome, now))
+        self.ended[outcome, self.closed[-1].reason] += 1
         return [ev.Closed(attempt=attempt)]
 
     def abandon(self, key: LeaseKey, now: float) -> list[ev.Command]:
@@ -276,15 +265,15 @@ class Node:
         self.pools[event.pool.name] = event.pool
         self.breakers.setdefault(event.pool.name, Breaker(self._breaker_failures))
         if self.state is NodeState.STARTING and event.pool.ready:
-            return self._enter(NodeState.SERVING)
+            return self._intake.enter(NodeState.SERVING)
         return []
 
     def _gpu_moved(self, event: ev.GpuMoved, now: float) -> list[ev.Command]:
         """A lost GPU computes nothing any more: what runs there is handed back, so that others can have it at once."""
-        self._devices.update(dict.fromkeys(event.devices, DeviceHealth(event.state, event.detail)))
+        self.devices.judge(event.devices, event.state, event.detail)
         if event.state is not HealthState.LOST:
             return []
-        pools = {name for name, pool in self.pools.items() if not set(event.devices).isdisjoint(pool.device.split("+"))}
+        pools = {name for name, pool in self.pools.items() if not set(event.devices).isdisjoint(uuids_of(pool))}
         stranded = [attempt.key for attempt in self.attempts.values() if attempt.pool in pools]
         return self._all(stranded, Event.HAND_BACK_ASKED, now, Reason.GPU_LOST)
 
@@ -299,47 +288,40 @@ class Node:
                 commands += self._advance(attempt, Event.LEASE_EXPIRED, now)
             elif now >= attempt.task_deadline:
                 commands += self._advance(attempt, Event.DEADLINE_PASSED, now)
-        if self._drain_deadline is not None and now >= self._drain_deadline:
-            self._drain_deadline = None
+        if self._intake.drain_is_over(now):
             commands += self._hand_back_all(now, Reason.DRAIN_LIMIT)
-        return commands
+        return commands + self._end_pauses(now)
+
+    def _end_pauses(self, now: float) -> list[ev.Command]:
+        """Those that end by themselves."""
+        over = self.devices.tick(now)
+        commands: list[ev.Command] = [ev.DevicesResumed(devices=over)] if over else []
+        return commands + (self._reopen() if self._intake.pause_is_over(now) else [])
 
     def _drain(self, event: ev.DrainAsked, now: float) -> list[ev.Command]:
-        deadline = now + event.limit_s
-        self._leaving |= event.final
-        if self.state in (NodeState.DRAINING, NodeState.DRAINED):
-            self._drain_deadline = min(self._drain_deadline or deadline, deadline)
-            return []
-        self._drain_deadline = deadline
-        return self._enter(NodeState.DRAINING) + self._maybe_drained()
+        return self._intake.drain(event, now) + self._maybe_drained()
 
     def _maybe_drained(self) -> list[ev.Command]:
-        if self.state is NodeState.DRAINING and not self.attempts:
-            self._drain_deadline = None
-            return self._enter(NodeState.DRAINED)
-        return []
+        return [] if self.attempts else self._intake.drained()
 
     def _hand_back_all(self, now: float, reason: Reason) -> list[ev.Command]:
         return self._all(list(self.attempts), Event.HAND_BACK_ASKED, now, reason)
 
-    def _pause(self) -> list[ev.Command]:
-        return self._enter(NodeState.PAUSED) if self.state in (NodeState.STARTING, NodeState.SERVING) else []
+    def _paused(self, event: ev.PauseAsked, now: float) -> list[ev.Command]:
+        pause = Pause(None if event.for_s is None else now + event.for_s)
+        if event.devices:
+            self.devices.pause(event.devices, pause)
+            return [ev.DevicesPaused(devices=event.devices)]
+        return self._intake.pause(pause)
 
-    def _resume(self, now: float) -> list[ev.Command]:
-        commands = [command for pool in self.breakers for command in self._break(pool, Breaker.retry, now)]
-        if self._leaving or self.state not in (NodeState.PAUSED, NodeState.DRAINING, NodeState.DRAINED):
+    def _resume(self, event: ev.ResumeAsked, now: float) -> list[ev.Command]:
+        over = self.devices.resume(event.devices)
+        commands: list[ev.Command] = [ev.DevicesResumed(devices=over)] if over else []
+        if event.devices:
             return commands
-        self._drain_deadline = None
-        ready = any(pool.ready for pool in self.pools.values())
-        return commands + self._enter(NodeState.SERVING if ready else NodeState.STARTING)
+        for pool in self.breakers:
+            commands += self._break(pool, Breaker.retry, now)
+        return commands + self._reopen()
 
-    def _enter(self, state: NodeState) -> list[ev.Command]:
-        before, self.state = self.state, state
-        return [ev.NodeMoved(before=before.value, after=state.value)]
-
-    def _gate(self, event: ev.GateChanged) -> list[ev.Command]:
-        if event.shut:
-            self._gates[event.reason] = event.detail
-        else:
-            self._gates.pop(event.reason, None)
-        return []
+    def _reopen(self) -> list[ev.Command]:
+        return self._intake.reopen(ready=any(pool.ready for pool in self.pools.values()))

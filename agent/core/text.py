@@ -47,3 +47,12 @@ def cause(error: BaseException) -> str:
     if isinstance(error, OSError) and type(error).__module__ == "builtins" and error.errno:
         return os.strerror(error.errno)
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def span(seconds: float) -> str:
+    """A duration in its two largest units: `2 h 5 min`."""
+    whole = int(max(seconds, 0))
+    units = ((whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s"))
+    shown = [f"{count} {unit}" for count, unit in units]
+    first = next((place for place, (count, _) in enumerate(units) if count), len(units) - 1)
+    return " ".join(shown[first : first + 2])

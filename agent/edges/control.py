@@ -1,6 +1,7 @@
 """The local API: HTTP/1.1 on a unix socket, for the daemon's own user and root only.
 
 `GET /v1/status` · `POST /v1/{drain,pause,resume,reload}`. The verbs answer when they are accepted, not when done.
+`pause` and `resume` take a JSON body that says more (`core.orders`), or none.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import stat
 import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import msgspec
 from aiohttp import web
 
 from agent.core.errors import AgentError, ConfigError
+from agent.core.orders import PauseOrder, ResumeOrder
 from agent.core.status import Status
 from agent.core.wire import encode
 
@@ -32,8 +35,8 @@ class ControlApi(Protocol):
 
     def status(self) -> Status: ...
     async def drain(self) -> None: ...
-    async def pause(self) -> None: ...
-    async def resume(self) -> None: ...
+    async def pause(self, order: PauseOrder) -> None: ...
+    async def resume(self, order: ResumeOrder) -> None: ...
     async def reload(self) -> None: ...
 
 
@@ -138,6 +141,7 @@ def _unusable(path: Path, fault: OSError) -> ControlError:
 
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_Order = TypeVar("_Order", PauseOrder, ResumeOrder)
 
 
 @web.middleware
@@ -148,6 +152,8 @@ async def _guard(request: web.Request, handler: _Handler) -> web.StreamResponse:
         return _problem(403, "only the daemon's own user and root may speak to it", "Use sudo")
     try:
         return await handler(request)
+    except msgspec.DecodeError as fault:
+        return _problem(400, f"the body cannot be read: {fault}", "Give what the verb takes, as JSON; or no body")
     except ConfigError as refusal:
         return _problem(409, "\n".join([refusal.message, *refusal.faults]), refusal.remedy)
     except AgentError as refusal:
@@ -178,5 +184,17 @@ def _routes(api: ControlApi) -> list[web.RouteDef]:
 
         return answer
 
-    posts = {"drain": api.drain, "pause": api.pause, "resume": api.resume, "reload": api.reload}
-    return [web.get("/v1/status", show), *(web.post(f"/v1/{name}", verb(act)) for name, act in posts.items())]
+    def told(order: type[_Order], act: Callable[[_Order], Awaitable[None]]) -> _Handler:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            await act(msgspec.json.decode(await request.read() or b"{}", type=order))
+            return web.json_response({"ok": True}, status=202)
+
+        return answer
+
+    posts = {
+        "drain": verb(api.drain),
+        "pause": told(PauseOrder, api.pause),
+        "resume": told(ResumeOrder, api.resume),
+        "reload": verb(api.reload),
+    }
+    return [web.get("/v1/status", show), *(web.post(f"/v1/{name}", act) for name, act in posts.items())]

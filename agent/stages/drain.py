@@ -10,8 +10,8 @@ import structlog
 from agent.core import events as ev
 from agent.core import wire
 from agent.core.errors import LinkError
+from agent.core.intake import NodeState
 from agent.core.model import Outcome, Reason, State
-from agent.core.node import NodeState
 from agent.ports import Link
 from agent.stages.deliver import Deliver
 from agent.stages.pull import Pull

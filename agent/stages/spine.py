@@ -106,5 +106,9 @@ class Spine:
                 self._log.info("node.moved", before=before, after=after)
             case ev.BreakerMoved(pool=pool, state=state, detail=detail):
                 self._log.warning("breaker.moved", pool=pool, state=state, detail=detail or None)
+            case ev.DevicesPaused(devices=devices):
+                self._log.info("gpu.paused", devices=devices)
+            case ev.DevicesResumed(devices=devices):
+                self._log.info("gpu.resumed", devices=devices)
             case _:
                 self._mailboxes[type(command)].put_nowait(command)

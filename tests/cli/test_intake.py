@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import click
 import msgspec
 import pytest
 
+from agent.cli.intake import duration as read_duration
 from agent.core import events as ev
 from agent.core.attempt import Event
 from agent.core.node import Node
+from agent.core.orders import PauseOrder, ResumeOrder
 from agent.core.status import Status
 from agent.edges.control import ControlServer
 from tests import builders
@@ -42,13 +45,14 @@ class Daemon:
     async def drain(self) -> None:
         self.node.handle(ev.DrainAsked(limit_s=60.0), 0.0)
 
-    async def pause(self) -> None:
-        self.node.handle(ev.PauseAsked(), 0.0)
+    async def pause(self, order: PauseOrder) -> None:
+        devices = (order.gpu,) if order.gpu else ()
+        self.node.handle(ev.PauseAsked(for_s=order.for_s, devices=devices), 0.0)
 
-    async def resume(self) -> None:
-        self.node.handle(ev.ResumeAsked(), 0.0)
+    async def resume(self, order: ResumeOrder) -> None:
+        self.node.handle(ev.ResumeAsked(devices=(order.gpu,) if order.gpu else ()), 0.0)
 
-    reload = resume
+    reload = drain
 
 
 @pytest.fixture
@@ -107,7 +111,7 @@ async def test_drain_wait_tells_when_somebody_resumed(served: str, daemon: Daemo
     arrive(daemon.node, builders.offer())
     waiting = asyncio.create_task(gpu_agent("drain", "--wait", "--socket", served))
     await daemon.asked.acquire()
-    await daemon.resume()
+    await daemon.resume(ResumeOrder())
     code, _, err = await waiting
     assert code == 1
     assert "somebody ended the drain" in err
@@ -126,6 +130,39 @@ async def test_resume_tells_what_still_keeps_work_away(served: str, daemon: Daem
     code, out, _ = await gpu_agent("resume", "--socket", served)
     assert code == 0
     assert "but still takes no new task: pool_not_ready: main: reading the model" in out
+
+
+async def test_a_pause_for_two_hours_says_when_it_ends_and_keeps_to_it(served: str, daemon: Daemon) -> None:
+    code, out, _ = await gpu_agent("pause", "--for", "2h", "--socket", served)
+    assert (code, daemon.node.state.value) == (0, "paused")
+    assert "Nothing runs. It ends in 2 h 0 min, or with `gpu-agent resume`." in out
+    _, out, _ = await gpu_agent("status", "--socket", served)
+    assert "paused for another 2 h 0 min" in out
+    daemon.node.handle(ev.Ticked(), 7200.0)
+    assert daemon.node.state.value == "serving"
+
+
+async def test_one_gpu_is_paused_and_resumed_by_its_uuid(served: str, daemon: Daemon) -> None:
+    daemon.node.handle(ev.PoolChanged(pool=builders.pool("gpu", device="GPU-1")), 0.0)
+    code, out, _ = await gpu_agent("pause", "--gpu", "GPU-1", "--for", "90s", "--socket", served)
+    assert code == 0
+    assert "No pool on GPU-1 takes a new task." in out
+    assert "It ends in 1 min 30 s" in out
+    assert (daemon.node.free("gpu"), daemon.node.state.value) == (0, "serving")
+    assert daemon.node.free("main") > 0
+    code, out, _ = await gpu_agent("resume", "--gpu", "GPU-1", "--socket", served)
+    assert (code, daemon.node.free("gpu") > 0) == (0, True)
+
+
+@pytest.mark.parametrize("duration", ["2", "h", "2w", "-1h", "0s", "31d", "1h x"])
+async def test_what_is_no_duration_is_refused_with_examples(tmp_path: Path, duration: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"duration|at most"):
+        read_duration(duration)
+
+
+def test_durations_add_up() -> None:
+    told = [read_duration(text) for text in ("90s", "30min", "2h", "1h30m", "0.5d")]
+    assert told == [90, 1800, 7200, 5400, 43_200]
 
 
 @pytest.mark.parametrize("verb", ["drain", "pause", "resume"])

@@ -19,6 +19,7 @@ import pytest
 
 from agent.core.errors import ConfigError
 from agent.core.model import Reason
+from agent.core.orders import PauseOrder, ResumeOrder
 from agent.core.status import Gate, LinkStatus, NodeStatus, SandboxStatus, Status
 from agent.edges.control import ControlError, ControlServer
 
@@ -35,6 +36,7 @@ class Daemon:
 
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.orders: list[PauseOrder | ResumeOrder] = []
 
     def status(self) -> Status:
         return STATUS
@@ -42,11 +44,13 @@ class Daemon:
     async def drain(self) -> None:
         self.told.append("drain")
 
-    async def pause(self) -> None:
+    async def pause(self, order: PauseOrder) -> None:
         self.told.append("pause")
+        self.orders.append(order)
 
-    async def resume(self) -> None:
+    async def resume(self, order: ResumeOrder) -> None:
         self.told.append("resume")
+        self.orders.append(order)
 
     async def reload(self) -> None:
         raise ConfigError(["pools.0.slots: must be at least 1"], source="config.toml")
@@ -62,10 +66,10 @@ class OverUnixSocket(http.client.HTTPConnection):
         self.sock.connect(str(self._path))
 
 
-def ask(path: Path, method: str, route: str) -> tuple[int, bytes]:
+def ask(path: Path, method: str, route: str, body: str | None = None) -> tuple[int, bytes]:
     connection = OverUnixSocket(path)
     try:
-        connection.request(method, route)
+        connection.request(method, route, body)
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
@@ -101,6 +105,37 @@ async def test_a_verb_reaches_the_daemon(served: Path, daemon: Daemon, verb: str
     code, _ = await asyncio.to_thread(ask, served, "POST", f"/v1/{verb}")
     assert code == 202
     assert daemon.told == [verb]
+
+
+async def test_a_pause_may_say_for_how_long_and_which_gpu(served: Path, daemon: Daemon) -> None:
+    for body, order in [
+        ('{"for_s": 7200, "gpu": "GPU-1"}', PauseOrder(for_s=7200.0, gpu="GPU-1")),
+        ("{}", PauseOrder()),
+    ]:
+        assert (await asyncio.to_thread(ask, served, "POST", "/v1/pause", body))[0] == 202
+        assert daemon.orders[-1] == order
+    assert (await asyncio.to_thread(ask, served, "POST", "/v1/resume", '{"gpu": "GPU-1"}'))[0] == 202
+    assert daemon.orders[-1] == ResumeOrder(gpu="GPU-1")
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        ("for two hours", "malformed"),
+        ('{"for_s": "2h"}', "for_s"),
+        ('{"for_s": 0}', "for_s"),
+        ('{"for_s": 1e9}', "for_s"),
+        ('{"for": 7200}', "for"),
+        ('{"gpu": 0}', "gpu"),
+        ("[]", "object"),
+    ],
+)
+async def test_a_pause_that_cannot_be_read_changes_nothing_and_says_what_is_wrong(
+    served: Path, daemon: Daemon, body: str, word: str
+) -> None:
+    code, answer = await asyncio.to_thread(ask, served, "POST", "/v1/pause", body)
+    assert (code, daemon.told) == (400, [])
+    assert word in json.loads(answer)["error"]
 
 
 async def test_a_refused_verb_says_why_with_every_fault(served: Path) -> None:

@@ -10,8 +10,8 @@ import msgspec
 
 from agent.core.enrolment import parse_token, reply_digest, request_digest
 from agent.core.errors import IdentityError
+from agent.core.intake import NodeState
 from agent.core.model import LeaseKey, Outcome, Reason
-from agent.core.node import NodeState
 from agent.core.proof.signed import session_digest, verifies
 from agent.core.text import plain
 from agent.core.wire import (
