@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import signal
 import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import BinaryIO
 
 from agent.core.fingerprint import SandboxFacts
@@ -31,6 +29,8 @@ CARELESS = (
 """A program starts as others start it: environment, descriptors, groups and core dumps are handed down."""
 NAIVE = ("/usr/bin/bwrap", "--unshare-all", "--ro-bind", "/", "/", "--")
 """What one would type first."""
+_BURDEN = 'echo 500 >/proc/self/oom_score_adj; ulimit -c "$(ulimit -H -c)"; exec "$@"'
+"""What a program starts with in a sandbox of ours, or what a shell may have set."""
 
 
 class BareHandle:
@@ -95,7 +95,7 @@ class Bare:
         leak = os.open(spec.ro_mounts[0][0], os.O_RDONLY)
         try:
             process = await asyncio.create_subprocess_exec(
-                *("/usr/bin/setsid", "--ctty", "--"),
+                *("/usr/bin/setsid", "--ctty", "--", "/bin/sh", "-c", _BURDEN, "sh"),
                 *self._prefix,
                 *argv,
                 stdin=line,
@@ -104,15 +104,7 @@ class Bare:
                 cwd=tempfile.gettempdir(),
                 pass_fds=(leak,),
             )
-            _burden(process.pid)
         finally:
             os.close(line)
             os.close(leak)
         return BareHandle(process, said, terminal)
-
-
-def _burden(pid: int) -> None:
-    """What a sandboxed program starts with, or what a shell may have set."""
-    Path(f"/proc/{pid}/oom_score_adj").write_text("500")
-    _, hard = resource.prlimit(pid, resource.RLIMIT_CORE)
-    resource.prlimit(pid, resource.RLIMIT_CORE, (hard, hard))
