@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def main() -> int:
     parser.add_argument("--every", type=float, default=6.0, help="seconds between two faults of one node, about")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the page there, too")
     options = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the processes of the soak end with it
+        signal.signal(number, signal.default_int_handler)
     plan = Plan(options.minutes * 60, options.seed, options.rate, options.every)
     print(f"soak: {options.minutes:g} minutes …", file=sys.stderr, flush=True)
     result = asyncio.run(soak(plan))
