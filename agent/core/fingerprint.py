@@ -68,6 +68,8 @@ class Enforcement(Value):
     enforced: bool
     how: str
     """The mechanism, or why there is none."""
+    evadable: bool = False
+    """It stops what only grows, as an engine may; a program that means to can get around it."""
 
 
 class SandboxFacts(Value):
@@ -99,6 +101,8 @@ class GpuStanding(Value):
     state: HealthState
     findings: tuple[Finding, ...] = ()
     """What is wrong, the gravest first."""
+    detail: str = ""
+    """Why it takes no work, in one line; empty when it does."""
 
 
 class Fingerprint(Value):

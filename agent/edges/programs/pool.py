@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from agent.core import program
 from agent.core.archive import ArchiveError
 from agent.core.errors import EngineError, SandboxError, StorageError
-from agent.core.fingerprint import Pool, ProgramTerms
+from agent.core.fingerprint import Pool, ProgramTerms, SandboxFacts
 from agent.core.model import ExecInput, ExecLimits, Reason, TaskKind, TaskSpec, Value
 from agent.core.proof.files import FileLeaf
 from agent.core.proof.signed import Verify
@@ -193,7 +193,7 @@ class ProgramPool:
 
 async def why_not(sandbox: Sandbox, limits: ExecLimits, gpus: tuple[str, ...] = ()) -> str:
     """Why programs with these limits cannot run here, found by running one; empty when they can."""
-    if missing := why_missing():
+    if (missing := why_missing()) or (missing := _evaded(await sandbox.probe())):
         return missing
     trial = replace(_limits(limits), wall_s=TRIAL_S)
     try:
@@ -205,6 +205,15 @@ async def why_not(sandbox: Sandbox, limits: ExecLimits, gpus: tuple[str, ...] = 
     finally:
         handle.close()
     return "" if (end.kind, end.code) == (ExitKind.EXITED, 0) else f"a trial program did not run: {end.detail}"
+
+
+def _evaded(facts: SandboxFacts) -> str:
+    """Which limit a stranger's program could get around; engines, which are not written to, run all the same."""
+    for limit in facts.limits:
+        if limit.evadable:
+            how = f"a program could get around the limit of {limit.limit} here ({limit.how})"
+            return f"{how}: run the agent as its systemd service or as root, so that a cgroup bounds it"
+    return ""
 
 
 class _Root:

@@ -112,7 +112,7 @@ def _memory(machine: Machine) -> Enforcement:
         return Enforcement(limit="memory", enforced=True, how=f"cgroup v{machine.cgroup_version}")
     how = f"no memory cgroup: measured every {WATCH_PERIOD_S * 1000:g} ms and killed when above; "
     how += "what belongs to no process (memfds, buffers of sockets) is not seen"
-    return Enforcement(limit="memory", enforced=True, how=how)
+    return Enforcement(limit="memory", enforced=True, how=how, evadable=True)
 
 
 def _pids(machine: Machine) -> Enforcement:

@@ -12,6 +12,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent.core.errors import EngineError, SandboxError
+from agent.core.fingerprint import SandboxFacts
 from agent.core.model import ExecLimits, Reason
 from agent.core.program import FLOOR
 from agent.edges.clock import SystemClock
@@ -121,6 +122,15 @@ async def test_a_trial_says_whether_programs_can_run_here(tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("sandboxes")
+async def test_where_no_cgroup_bounds_its_memory_no_strangers_program_runs(tmp_path: Path) -> None:
+    """Measuring stops what grows; a program that hides its memory in a memfd is not seen."""
+    unbounded = Bubblewrap(tmp_path, cgroup_root=tmp_path / "none")
+    why = await within(why_not(unbounded, MOST))
+    assert "could get around the limit of memory" in why
+    assert "systemd service" in why
+
+
+@pytest.mark.usefixtures("sandboxes")
 def test_an_ordinary_user_runs_programs_as_well() -> None:
     require_root()
     with tempfile.TemporaryDirectory() as name:
@@ -183,7 +193,7 @@ class NoSandbox:
     """A machine where none can be built."""
 
     async def probe(self):
-        raise NotImplementedError
+        return SandboxFacts(backend="none", usable=False)
 
     async def start(self, spec):
         raise SandboxError("a limit of pids cannot be enforced here", remedy="Buy another machine")
