@@ -41,6 +41,7 @@ docs: ## write generated files again
 	mv config.example.toml.new config.example.toml
 	./run tool python -m agent schema --write docs/schema
 	./run tool python -m tests.diagram
+	./run tool python -m tests.metrics_page
 
 UV_COMPILE = ./run tool uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet

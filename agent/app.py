@@ -24,6 +24,7 @@ from agent.edges.control import ControlServer
 from agent.edges.engines.build import PoolBuilder, build_pools
 from agent.edges.host import Host
 from agent.edges.logs import configure
+from agent.edges.metrics import MetricsServer
 from agent.edges.systemd import ServiceManager, keep_alive, keep_starting, watchdog_period_s
 from agent.stages.overview import Overview
 
@@ -58,6 +59,8 @@ class Daemon:
             await control.start()  # first: it keeps a second daemon off this one's state
             stack.push_async_callback(control.close)
             self._parts = await self._started(stack)
+            if self._config.metrics.enabled and self._parts is not None:
+                await self._serve_metrics(stack, self._parts.overview)
             status = 0 if self._parts is None else await self._serve(self._parts)
         self._log.info("agent.stopped", status=status)
         return status
@@ -92,6 +95,11 @@ class Daemon:
         if what != self._waiting_for:
             self._manager.status(f"waiting: {what}" if what else "starting")
         self._waiting_for = what
+
+    async def _serve_metrics(self, stack: contextlib.AsyncExitStack, overview: Overview) -> None:
+        metrics = MetricsServer(self._config.metrics.listen, overview.scene)
+        stack.push_async_callback(metrics.close)
+        await metrics.start()
 
     # ------------------------------------------------------------------ running
 

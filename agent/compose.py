@@ -288,7 +288,9 @@ class Composer:
             pulse,
             hand_back_after_s=config.owner.hand_back_after_s if config.owner.running is Running.HAND_BACK else None,
         )
-        overview = Overview(spine, herald, execute, deliver, link, pulse, storage, name=self._name, url=url)
+        overview = Overview(
+            spine, herald, execute, deliver, link, pulse, storage, probe, pull, name=self._name, url=url
+        )
         tallies: dict[str, Callable[[], Tally]] = {
             "pull": pull.tally,
             "execute": partial(spine.tally, ev.StopWork),

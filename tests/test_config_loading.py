@@ -331,3 +331,11 @@ KEYS = st.sampled_from(
 @given(st.lists(st.tuples(KEYS, SCALARS), max_size=6))
 def test_any_value_anywhere_is_accepted_or_a_told_fault(pairs: list[tuple[str, object]]) -> None:
     assert all(": " in fault for fault in told(None, [f"{key}={value}" for key, value in pairs]) or [])
+
+
+@pytest.mark.parametrize("listen", ["9410", "127.0.0.1", "http://127.0.0.1:9410", "127.0.0.1:99999", "a@b:1", ""])
+def test_the_metrics_address_is_an_address_and_a_port(tmp_path: Path, listen: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, f'[metrics]\nlisten = "{listen}"\n'), environ=NOWHERE)
+    assert "metrics.listen" in "\n".join(caught.value.faults)
+    assert load(write(tmp_path, '[metrics]\nlisten = "[::]:1"\n'), environ=NOWHERE).metrics.listen == "[::]:1"

@@ -24,6 +24,7 @@ def check(config: Config) -> Iterator[Fault]:
     yield from _unique("pools", [pool.name for pool in config.pools])
     yield from _exec(config)
     yield from _owner(config.owner)
+    yield from _listen(config.metrics.listen)
     for index, model in enumerate(config.models):
         if model.path is None and model.digest is None:
             yield Fault(key=f"models[{index}].path", message="is missing; without it the digest must be given")
@@ -55,6 +56,12 @@ def _owner(owner: OwnerConfig) -> Iterator[Fault]:
             yield Fault(key=f"owner.schedule[{index}]", message=f"is no window: {error}")
     if owner.time_zone is not None and owner.time_zone not in zoneinfo.available_timezones():
         yield Fault(key="owner.time_zone", message=f"is {owner.time_zone!r}; expected a name such as Europe/Berlin")
+
+
+def _listen(listen: str) -> Iterator[Fault]:
+    parts = _split(f"//{listen}")
+    if parts is None or not parts.hostname or parts.port is None or parts.netloc != listen or parts.username:
+        yield Fault(key="metrics.listen", message=f"is {listen!r}; expected address:port, as 127.0.0.1:9410")
 
 
 def _coordinator_url(url: str | None) -> Iterator[Fault]:

@@ -296,6 +296,16 @@ class ControlConfig(Value):
     ] = None
 
 
+class MetricsConfig(Value):
+    """What Prometheus reads: `GET /metrics`."""
+
+    enabled: Annotated[bool, says("Whether to serve them.")] = True
+    listen: Annotated[
+        str,
+        says("Address and port; by default this machine alone can ask. Everybody who reaches the address reads them."),
+    ] = "127.0.0.1:9410"
+
+
 class Config(Value):
     """Everything an owner can set. `Config()` is valid: a node that only looks at itself."""
 
@@ -311,6 +321,7 @@ class Config(Value):
     owner: OwnerConfig = OwnerConfig()
     logs: LogsConfig = LogsConfig()
     control: ControlConfig = ControlConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
     @property
     def key_file(self) -> Path:

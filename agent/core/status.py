@@ -6,6 +6,8 @@ Ages and remaining times are seconds from now on the daemon's monotonic clock; `
 from __future__ import annotations
 
 from agent.core.attempt import Attempt
+from agent.core.findings import Finding
+from agent.core.health import HealthState
 from agent.core.model import Outcome, Reason, State, Value
 
 
@@ -42,6 +44,25 @@ class PoolStatus(Value):
     busy: int
     slots: int
     detail: str = ""
+    gates: tuple[Gate, ...] = ()
+    """Everything that keeps this pool alone from taking work; empty while it takes some."""
+
+
+class GpuStatus(Value):
+    """Whether one GPU may take work."""
+
+    uuid: str
+    name: str
+    index: int
+    state: HealthState
+    findings: tuple[Finding, ...] = ()
+    """What is wrong, the gravest first, with what its owner can do."""
+    detail: str = ""
+    """Why it takes no work though nothing is wrong with it."""
+    paused: bool = False
+    """The owner paused it."""
+    paused_s: float | None = None
+    """Seconds until that ends by itself."""
 
 
 class AttemptStatus(Value):
@@ -101,6 +122,14 @@ class StorageStatus(Value):
     """What was found damaged and could not all be kept, in words: the node is degraded until `gpu-agent resume`."""
 
 
+class Ended(Value):
+    """How many attempts ended in one way."""
+
+    outcome: Outcome
+    reason: Reason
+    count: int
+
+
 class Totals(Value):
     """Since the daemon started."""
 
@@ -110,6 +139,8 @@ class Totals(Value):
     earned_micros: int = 0
     """Millionths of one unit of `currency`, receipts only."""
     currency: str = ""
+    ended: tuple[Ended, ...] = ()
+    """Every attempt that ended, by how and why."""
 
 
 class Status(Value):
@@ -121,6 +152,7 @@ class Status(Value):
     why_idle: tuple[Gate, ...] = ()
     """Every gate that fails, the most telling first; empty while work may come in."""
     pools: tuple[PoolStatus, ...] = ()
+    gpus: tuple[GpuStatus, ...] = ()
     attempts: tuple[AttemptStatus, ...] = ()
     recent: tuple[RecentAttempt, ...] = ()
     """The last attempts that ended, oldest first."""

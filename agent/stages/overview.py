@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from agent import __version__
 from agent.core.attempt import Attempt
+from agent.core.health import HealthState
+from agent.core.metrics import Scene
 from agent.core.model import Outcome, Reason
 from agent.core.status import (
     AttemptStatus,
+    Ended,
     Gate,
+    GpuStatus,
     LinkStatus,
     NodeStatus,
     PoolStatus,
@@ -15,16 +19,23 @@ from agent.core.status import (
     Status,
     Totals,
 )
+from agent.core.text import span
 from agent.core.watchdog import Pulse
 from agent.ports import Link
 from agent.stages.deliver import Deliver
 from agent.stages.execute import Execute
 from agent.stages.herald import Herald
+from agent.stages.probe import Probe
+from agent.stages.pull import Pull
 from agent.stages.spine import Spine
 from agent.stages.storage import StorageGate
 
 SILENT_S = 30.0
 """Three beats without an answer: then the coordinator is called unreachable."""
+
+
+NO_DEMAND_AFTER_S = 5.0
+"""How long to ask for nothing before that is called a lack of demand: between two tasks there is always a moment."""
 
 
 class Overview:
@@ -39,6 +50,8 @@ class Overview:
         link: Link,
         pulse: Pulse,
         storage: StorageGate,
+        probe: Probe,
+        pull: Pull,
         *,
         name: str,
         url: str,
@@ -50,6 +63,8 @@ class Overview:
         self._link = link
         self._pulse = pulse
         self._storage = storage
+        self._probe = probe
+        self._pull = pull
         self._name = name
         self._url = url
         self._started_at = spine.clock.wall()
@@ -70,12 +85,17 @@ class Overview:
             sandbox=self._sandbox(),
             why_idle=tuple(self._gates(now)),
             pools=tuple(self._pools(now)),
+            gpus=tuple(self._gpus(now)),
             attempts=tuple(self._attempt(attempt, now) for attempt in node.attempts.values()),
             recent=tuple(node.closed),
             outbox_waiting=len(self._deliver.unsent),
             totals=self._totals(),
             storage=self._storage.status(),
         )
+
+    def scene(self) -> Scene:
+        """For the metrics: the status, and the readings that it leaves out."""
+        return Scene(self.status(), self._probe.report, self._herald.fingerprint.hostname)
 
     def _gates(self, now: float) -> list[Gate]:
         """Every failing gate; when none fails and nothing runs, the coordinator simply has no work for us."""
@@ -86,8 +106,11 @@ class Overview:
         if answered is None or now - answered > SILENT_S or shut_out:
             detail = fault or "no answer yet"
             gates.insert(0, Gate(reason=Reason.COORDINATOR_UNREACHABLE, detail=detail))
-        if not gates and not self._spine.node.attempts:
-            gates.append(Gate(reason=Reason.NO_DEMAND, detail="ready, and the coordinator has no task for these pools"))
+        asking_since = self._pull.asking_since
+        if not gates and not self._spine.node.attempts and asking_since is not None:
+            detail = f"asked for {span(now - asking_since)}: the coordinator has no task for these pools"
+            if now - asking_since >= NO_DEMAND_AFTER_S:
+                gates.append(Gate(reason=Reason.NO_DEMAND, detail=detail))
         return gates
 
     def _link_status(self, now: float) -> LinkStatus:
@@ -123,9 +146,31 @@ class Overview:
                 busy=node.busy(pool.name),
                 slots=pool.slots,
                 detail=pool.detail or node.breakers[pool.name].tell(now),
+                gates=tuple(node.pool_gates(pool.name, now)),
             )
             for pool in node.pools.values()
         ]
+
+    def _gpus(self, now: float) -> list[GpuStatus]:
+        told, paused = self._herald.fingerprint, self._spine.node.devices.paused
+        standings = {standing.uuid: standing for standing in told.standings}
+        found = []
+        for gpu in told.gpus:
+            standing, pause = standings.get(gpu.uuid), paused.get(gpu.uuid)
+            until = pause.until if pause else None
+            found.append(
+                GpuStatus(
+                    uuid=gpu.uuid,
+                    name=gpu.name,
+                    index=gpu.index,
+                    state=standing.state if standing else HealthState.UNKNOWN,
+                    findings=standing.findings if standing else (),
+                    detail=standing.detail if standing else "",
+                    paused=pause is not None,
+                    paused_s=None if until is None else max(0.0, until - now),
+                )
+            )
+        return found
 
     def _attempt(self, attempt: Attempt, now: float) -> AttemptStatus:
         return AttemptStatus(
@@ -138,11 +183,12 @@ class Overview:
         )
 
     def _totals(self) -> Totals:
-        counts = self._spine.node.counts
+        counts, ended = self._spine.node.counts, self._spine.node.ended
         return Totals(
             done=counts[Outcome.SUCCEEDED],
             failed=counts[Outcome.FAILED] + counts[Outcome.EXPIRED],
             handed_back=counts[Outcome.HANDED_BACK],
             earned_micros=self._deliver.earned_micros,
             currency=self._deliver.currency,
+            ended=tuple(Ended(outcome=how, reason=why, count=count) for (how, why), count in ended.items()),
         )

@@ -37,6 +37,8 @@ class Pull:
         self._log = structlog.get_logger("pull")
         self._parked = 0
         self._asked = 0
+        self.asking_since: float | None = None
+        """Monotonic: since when somebody asks without being offered anything; None while nobody asks."""
 
     @property
     def in_flight(self) -> int:
@@ -62,6 +64,7 @@ class Pull:
             try:
                 await self._pull(credit)
             except LinkError as error:
+                self.asking_since = None
                 self._log.warning("pull.failed", pool=pool, fault=error.fault.value, detail=str(error))
                 await self._caller.back_off(failures, error)
                 failures += 1
@@ -70,11 +73,14 @@ class Pull:
 
     async def _credit(self, pool: str) -> wire.Credit:
         while (credit := self._spine.node.credit(pool)) is None:
+            if not self._parked:
+                self.asking_since = None
             await self._spine.changed()
         return credit
 
     async def _pull(self, credit: wire.Credit) -> None:
         asked_at = self._spine.clock.monotonic()
+        self.asking_since = asked_at if self.asking_since is None else self.asking_since
         self._parked += 1
         self._asked += 1
         try:
@@ -82,7 +88,9 @@ class Pull:
         finally:
             self._parked -= 1
             self._spine.wake()  # a drain waits until no pull is parked and no offer is in hand
-        if not offered:  # an empty answer should have been waited for; one that comes at once must not become a storm
+        if offered:
+            self.asking_since = None
+        else:  # an empty answer should have been waited for; one that comes at once must not become a storm
             await self._spine.clock.sleep(asked_at + EMPTY_MIN_S - self._spine.clock.monotonic())
 
     async def _take(self, credit: wire.Credit, asked_at: float) -> bool:

@@ -78,4 +78,4 @@ def _devices(gpu: Gpu) -> tuple[str, ...]:
 
 
 def _standing(uuid: str, health: GpuHealth) -> GpuStanding:
-    return GpuStanding(uuid=uuid, state=health.state, findings=health.findings)
+    return GpuStanding(uuid=uuid, state=health.state, findings=health.findings, detail=explained(health))

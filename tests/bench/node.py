@@ -40,7 +40,7 @@ class BenchNode:
             f'runtime_dir = "{self.home}/run"\n'
             f'[coordinator]\nurl = "{coordinator.url}"\nenrol_token_file = "{self.home}/token"\n'
             f'transport = "{transport}"\n[gpu]\n{gpu or "enabled = false"}\n'
-            f'[logs]\nformat = "json"\nlevel = "info"\n{pools}'
+            f'[metrics]\nenabled = false\n[logs]\nformat = "json"\nlevel = "info"\n{pools}'
         )
 
     def start(self, *arguments: str) -> None:

@@ -46,7 +46,7 @@ class AgentProcess:
             f'[node]\nname = "{home.name}"\nstate_dir = "{home}/state"\ncache_dir = "{home}/cache"\n'
             f'runtime_dir = "{self.runtime}"\n{settings}\n'
             f'[coordinator]\nurl = "{url}"\nenrol_token_file = "{home}/token"\n'
-            f'[gpu]\nenabled = false\n[logs]\nformat = "json"\nlevel = "debug"\n{pools}'
+            f'[gpu]\nenabled = false\n[metrics]\nenabled = false\n[logs]\nformat = "json"\nlevel = "debug"\n{pools}'
         )
 
     async def start(self, *arguments: str) -> AgentProcess:

@@ -31,6 +31,9 @@ drain_limit_s = 60.0
 url = "{url}"
 enrol_token_file = "{home}/enrol.token"
 
+[metrics]
+enabled = false
+
 [logs]
 format = "json"
 

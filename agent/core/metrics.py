@@ -1,0 +1,269 @@
+"""What the node counts and measures, as Prometheus reads it (text exposition format 0.0.4).
+
+Everything is read from the same values as `gpu-agent status`; nothing is kept here. Base units, except for readings of
+GPUs: these have the names, units and labels of dcgm-exporter's default set, so that its dashboards and alerts go
+on working. Labels are bounded by the configuration, the machine and closed enums: no task and no peer makes a series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from agent.core.gates import IDLE_REASONS
+from agent.core.gpu import Gpu, GpuReport
+from agent.core.health import HealthState
+from agent.core.intake import NodeState
+from agent.core.model import Outcome, Reason
+from agent.core.status import GpuStatus, Status
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MIB = 1 << 20
+
+
+class Scene(NamedTuple):
+    """All that is told, at one moment."""
+
+    status: Status
+    report: GpuReport
+    """The latest readings."""
+    hostname: str
+
+
+class Sample(NamedTuple):
+    """One value of a family."""
+
+    value: float
+    labels: Mapping[str, str] = {}
+
+
+class Family(NamedTuple):
+    """One metric: its name says the unit, its samples come from a scene."""
+
+    name: str
+    kind: str
+    """`gauge` or `counter`."""
+    help: str
+    samples: Callable[[Scene], Iterable[Sample]]
+
+
+def exposition(scene: Scene) -> str:
+    """The whole page. A family without samples is left out: absent is absent, never 0."""
+    return "".join(line + "\n" for family in FAMILIES for line in _lines(family, scene))
+
+
+def _lines(family: Family, scene: Scene) -> Iterator[str]:
+    samples = list(family.samples(scene))
+    if samples:
+        yield f"# HELP {family.name} {family.help}"
+        yield f"# TYPE {family.name} {family.kind}"
+    for sample in samples:
+        labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in sample.labels.items())
+        yield f"{family.name}{'{' + labels + '}' if labels else ''} {_number(sample.value)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else repr(float(value))
+
+
+# --------------------------------------------------------------------------- the path of a task
+
+
+def _one(read: Callable[[Status], float | None]) -> Callable[[Scene], Iterable[Sample]]:
+    """A family of one value; none while it is not known."""
+
+    def samples(scene: Scene) -> Iterable[Sample]:
+        return () if (value := read(scene.status)) is None else (Sample(value),)
+
+    return samples
+
+
+def _state_of(scene: Scene) -> Iterable[Sample]:
+    return (Sample(scene.status.node.state == state.value, {"state": state.value}) for state in NodeState)
+
+
+def _idle(scene: Scene) -> Iterable[Sample]:
+    shut = {gate.reason for gate in scene.status.why_idle}
+    return (Sample(reason in shut, {"reason": reason.value}) for reason in IDLE_REASONS)
+
+
+def _tasks(scene: Scene) -> Iterable[Sample]:
+    counts = {(Outcome.SUCCEEDED, Reason.COMPLETED): 0}
+    counts |= {(ended.outcome, ended.reason): ended.count for ended in scene.status.totals.ended}
+    for (outcome, reason), count in counts.items():
+        yield Sample(count, {"outcome": outcome.value, "reason": reason.value})
+
+
+def _pools(read: Callable[[Scene, int], float]) -> Callable[[Scene], Iterable[Sample]]:
+    def samples(scene: Scene) -> Iterable[Sample]:
+        for place, pool in enumerate(scene.status.pools):
+            yield Sample(read(scene, place), {"pool": pool.name})
+
+    return samples
+
+
+def _pool_idle(scene: Scene) -> Iterable[Sample]:
+    for pool in scene.status.pools:
+        for reason in dict.fromkeys(gate.reason for gate in pool.gates):
+            yield Sample(1, {"pool": pool.name, "reason": reason.value})
+
+
+def _earned(scene: Scene) -> Iterable[Sample]:
+    totals = scene.status.totals
+    return (Sample(totals.earned_micros / 1e6, {"currency": totals.currency}),) if totals.currency else ()
+
+
+def _build(scene: Scene) -> Iterable[Sample]:
+    node, report = scene.status.node, scene.report
+    return (Sample(1, {"version": node.version, "driver": report.driver, "sandbox": scene.status.sandbox.backend}),)
+
+
+# --------------------------------------------------------------------------- GPUs
+
+
+def _labels(gpu: Gpu, scene: Scene) -> dict[str, str]:
+    """As dcgm-exporter's."""
+    return {
+        "gpu": str(gpu.index),
+        "UUID": gpu.uuid,
+        "pci_bus_id": gpu.pci_bus_id,
+        "device": f"nvidia{gpu.index if gpu.minor is None else gpu.minor}",
+        "modelName": gpu.name,
+        "Hostname": scene.hostname,
+    }
+
+
+def _gpu(name: str, kind: str, help: str, read: Callable[[Gpu], float | None]) -> Family:
+    def samples(scene: Scene) -> Iterable[Sample]:
+        for gpu in scene.report.gpus:
+            if (value := read(gpu)) is not None:
+                yield Sample(value, _labels(gpu, scene))
+
+    return Family(name, kind, help, samples)
+
+
+def _per(value: float | None, divisor: float) -> float | None:
+    return None if value is None else value / divisor
+
+
+def _mib(size_bytes: int | None) -> float | None:
+    return None if size_bytes is None else size_bytes // MIB
+
+
+def _judged(
+    read: Callable[[GpuStatus], Iterable[tuple[float, dict[str, str]]]],
+) -> Callable[[Scene], Iterable[Sample]]:
+    def samples(scene: Scene) -> Iterable[Sample]:
+        for gpu in scene.status.gpus:
+            for value, more in read(gpu):
+                yield Sample(value, {"gpu": str(gpu.index), "UUID": gpu.uuid, **more})
+
+    return samples
+
+
+def _health(gpu: GpuStatus) -> Iterable[tuple[float, dict[str, str]]]:
+    return ((gpu.state is state, {"state": state.value}) for state in HealthState)
+
+
+def _findings(gpu: GpuStatus) -> Iterable[tuple[float, dict[str, str]]]:
+    return ((1, {"code": finding.code, "advice": finding.advice.value}) for finding in gpu.findings)
+
+
+FAMILIES: Final = (
+    Family("gpu_agent_build_info", "gauge", "What runs here; always 1.", _build),
+    Family(
+        "gpu_agent_start_time_seconds", "gauge", "When the agent started, Unix time.", _one(lambda s: s.node.started_at)
+    ),
+    Family("gpu_agent_node_state", "gauge", "1 for the state that the node is in.", _state_of),
+    Family("gpu_agent_idle_reason", "gauge", "1 for every reason why no new task comes in now.", _idle),
+    Family("gpu_agent_tasks_total", "counter", "Attempts since the start, by how and why they ended.", _tasks),
+    Family("gpu_agent_attempts_running", "gauge", "Attempts that are not closed.", _one(lambda s: len(s.attempts))),
+    Family("gpu_agent_outbox_waiting", "gauge", "Outcomes without a receipt.", _one(lambda s: s.outbox_waiting)),
+    Family("gpu_agent_earned_total", "counter", "What receipts promised since the start, in `currency`.", _earned),
+    Family("gpu_agent_pool_slots", "gauge", "Slots of a pool.", _pools(lambda s, n: s.status.pools[n].slots)),
+    Family("gpu_agent_pool_busy", "gauge", "Slots that are taken.", _pools(lambda s, n: s.status.pools[n].busy)),
+    Family("gpu_agent_pool_ready", "gauge", "1 when its engine is.", _pools(lambda s, n: s.status.pools[n].ready)),
+    Family("gpu_agent_pool_idle_reason", "gauge", "1 for every reason why this pool takes no task.", _pool_idle),
+    Family("gpu_agent_link_up", "gauge", "1 when a session is open.", _one(lambda s: s.link.state == "open")),
+    Family(
+        "gpu_agent_link_last_answer_seconds",
+        "gauge",
+        "Age of the coordinator's last answer.",
+        _one(lambda s: s.link.last_answer_s),
+    ),
+    Family(
+        "gpu_agent_clock_offset_seconds",
+        "gauge",
+        "The coordinator's clock minus ours.",
+        _one(lambda s: s.link.clock_offset_s),
+    ),
+    Family("gpu_agent_transcripts_bytes", "gauge", "Kept for challenges.", _one(lambda s: s.storage.transcripts_bytes)),
+    Family(
+        "gpu_agent_transcripts_quota_bytes",
+        "gauge",
+        "The most that are kept.",
+        _one(lambda s: s.storage.transcripts_quota_bytes),
+    ),
+    Family(
+        "gpu_agent_storage_damaged",
+        "gauge",
+        "1 while damage to what was kept is not acknowledged.",
+        _one(lambda s: bool(s.storage.damage)),
+    ),
+    Family("gpu_agent_gpu_health", "gauge", "1 for the state that the GPU's health is in.", _judged(_health)),
+    Family("gpu_agent_gpu_finding", "gauge", "1 for everything that is wrong with the GPU.", _judged(_findings)),
+    Family("gpu_agent_gpu_paused", "gauge", "1 while its owner paused it.", _judged(lambda g: ((g.paused, {}),))),
+    _gpu("DCGM_FI_DEV_SM_CLOCK", "gauge", "SM clock frequency (in MHz).", lambda g: g.sample.sm_clock_mhz),
+    _gpu("DCGM_FI_DEV_MEM_CLOCK", "gauge", "Memory clock frequency (in MHz).", lambda g: g.sample.memory_clock_mhz),
+    _gpu("DCGM_FI_DEV_MEMORY_TEMP", "gauge", "Memory temperature (in C).", lambda g: g.sample.memory_temperature_c),
+    _gpu("DCGM_FI_DEV_GPU_TEMP", "gauge", "GPU temperature (in C).", lambda g: g.sample.temperature_c),
+    _gpu("DCGM_FI_DEV_POWER_USAGE", "gauge", "Power draw (in W).", lambda g: _per(g.sample.power_mw, 1000)),
+    _gpu(
+        "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
+        "counter",
+        "Total energy consumption since the driver was loaded (in mJ).",
+        lambda g: g.condition.energy_mj,
+    ),
+    _gpu(
+        "DCGM_FI_DEV_PCIE_REPLAY_COUNTER",
+        "counter",
+        "Total number of PCIe retries.",
+        lambda g: g.condition.pcie_replays,
+    ),
+    _gpu("DCGM_FI_DEV_GPU_UTIL", "gauge", "GPU utilization (in %).", lambda g: g.sample.utilisation_percent),
+    _gpu(
+        "DCGM_FI_DEV_MEM_COPY_UTIL",
+        "gauge",
+        "Memory utilization (in %).",
+        lambda g: g.sample.memory_utilisation_percent,
+    ),
+    _gpu(
+        "DCGM_FI_DEV_FB_FREE", "gauge", "Framebuffer memory free (in MiB).", lambda g: _mib(g.sample.memory_free_bytes)
+    ),
+    _gpu(
+        "DCGM_FI_DEV_FB_USED", "gauge", "Framebuffer memory used (in MiB).", lambda g: _mib(g.sample.memory_used_bytes)
+    ),
+    _gpu(
+        "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS",
+        "counter",
+        "Number of remapped rows for uncorrectable errors.",
+        lambda g: g.condition.rows_remapped_uncorrected,
+    ),
+    _gpu(
+        "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS",
+        "counter",
+        "Number of remapped rows for correctable errors.",
+        lambda g: g.condition.rows_remapped_corrected,
+    ),
+    _gpu(
+        "DCGM_FI_DEV_ROW_REMAP_FAILURE",
+        "gauge",
+        "Whether remapping of rows has failed.",
+        lambda g: g.condition.remap_failed,
+    ),
+)
+"""Everything that is served, in the order of the page."""
