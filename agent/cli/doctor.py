@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import config_sources
+from agent.cli.standings import of_daemon
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -30,7 +31,8 @@ def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool,
     from agent.edges.doctor.plan import plan
 
     config, file, faults = _configuration(config_file, overrides)
-    findings = asyncio.run(examine(plan(config, file, faults)))
+    standings = of_daemon(config.control_socket)
+    findings = asyncio.run(examine(plan(config, file, faults, standings)))
     status = exit_status(findings, strict=strict)
     if as_json:
         _print_json(findings, status)

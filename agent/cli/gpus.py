@@ -14,6 +14,7 @@ from agent.cli.options import with_config
 
 if TYPE_CHECKING:
     from agent.config import Config
+    from agent.core.fingerprint import GpuStanding
     from agent.core.gpu import Gpu, GpuReport
 
 NOTHING = "–"
@@ -42,7 +43,7 @@ def command(config: Config, library: Path | None, capture: Path | None, as_json:
         click.echo(f"written to {capture}")
         return 0
     report = asyncio.run(_snapshot(config, library))
-    click.echo(_json(report) if as_json else "\n".join(_page(report)))
+    click.echo(_json(report) if as_json else "\n".join(_page(report, _standings(config, report))))
     return int(_is_broken(report))
 
 
@@ -73,7 +74,19 @@ def _is_broken(report: GpuReport) -> bool:
     return report.fault is not None or any(gpu.fault for gpu in report.gpus)
 
 
-def _page(report: GpuReport) -> Iterator[str]:
+def _standings(config: Config, report: GpuReport) -> Sequence[GpuStanding]:
+    """By the daemon, which watches them; by this look alone where none knows these GPUs."""
+    from agent.cli.standings import of_daemon
+    from agent.edges.gpu.judging import judged_at_once
+
+    here = {gpu.uuid for gpu in report.gpus}
+    known = of_daemon(config.control_socket)
+    if any(standing.uuid in here for standing in known):
+        return known  # also of a card that the driver no longer names
+    return judged_at_once(report, config.node.state_dir)
+
+
+def _page(report: GpuReport, standings: Sequence[GpuStanding]) -> Iterator[str]:
     if not report.gpus:
         found = "the NVIDIA driver cannot be read" if _is_broken(report) else "no NVIDIA GPU"
         yield f"{found}: CPU pool only"
@@ -85,6 +98,7 @@ def _page(report: GpuReport) -> Iterator[str]:
     for title, lines in (
         ("Slices (MIG)", _slices(report)),
         ("Not usable", _faults(report)),
+        ("Not healthy", _unwell(report, standings)),
         (f"Not told ({NOTHING} above)", _reasons(report)),
         ("Beside the driver", _beside_driver(report)),
     ):
@@ -156,6 +170,16 @@ def _faults(report: GpuReport) -> Iterator[str]:
     for gpu in report.gpus:
         if gpu.fault:
             yield f"{gpu.index}  {gpu.fault.replace('_', ' ')}: {gpu.detail}"
+
+
+def _unwell(report: GpuReport, standings: Sequence[GpuStanding]) -> Iterator[str]:
+    places = {gpu.uuid: gpu.index for gpu in report.gpus}
+    for standing in standings:
+        for finding in standing.findings:
+            told = f"{finding.evidence} ({finding.code}); advice: {finding.advice.value}"
+            yield f"{places.get(standing.uuid, standing.uuid)}  {standing.state.value}: {told}"
+        if standing.detail and not standing.findings:
+            yield f"{places.get(standing.uuid, standing.uuid)}  {standing.state.value}: {standing.detail}"
 
 
 def _beside_driver(report: GpuReport) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ def screen(told: dict[str, Any]) -> Iterable[str]:
     yield from _storage(told.get("storage", {}))
     yield from _idle(told.get("why_idle", ()))
     yield from _table(("POOL", "MODEL", "DEVICE", "ENGINE", "BUSY", "STATE"), map(_pool, told.get("pools", ())))
+    yield from _gpus(told.get("gpus", ()))
     yield from _table(("TASK", "STATE", "POOL", "AGE", "TOKENS", "LEFT"), map(_attempt, told.get("attempts", ())))
 
 
@@ -90,8 +92,33 @@ def _idle(gates: Sequence[dict[str, Any]]) -> Iterable[str]:
         yield f"  {_word(gate['reason']):<24}{_sentence(gate.get('detail', ''))}".rstrip()
 
 
+def _gpus(gpus: Sequence[dict[str, Any]]) -> Iterable[str]:
+    rows = [(str(gpu["index"]), _word(gpu["name"]), _word(gpu["state"]), _word(gpu["uuid"])) for gpu in gpus]
+    yield from _table(("GPU", "NAME", "HEALTH", "UUID"), rows)
+    for gpu in gpus:
+        for said in _said_of(gpu):
+            yield f"  {gpu['index']}  {said}"
+
+
+def _said_of(gpu: dict[str, Any]) -> Iterable[str]:
+    """Why it takes no work, and what to do."""
+    if gpu.get("paused"):
+        left_s = gpu.get("paused_s")
+        yield "paused until `gpu-agent resume`" if left_s is None else f"paused for another {span(left_s)}"
+    for finding in gpu.get("findings", ()):
+        told = f"{_sentence(finding['evidence'])} ({_word(finding['code'])})"
+        yield f"{told}; advice: {_word(finding['advice'])}, since {_moment(finding.get('since_at', 0.0))}"
+    if gpu.get("detail") and not gpu.get("findings"):
+        yield _sentence(gpu["detail"])
+
+
+def _moment(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+
+
 def _pool(pool: dict[str, Any]) -> tuple[str, ...]:
-    detail = _sentence(pool.get("detail", ""))
+    gates = ", ".join(_word(gate["reason"]) for gate in pool.get("gates", ()) if gate["reason"] != "pool_not_ready")
+    detail = "; ".join(filter(None, (f"takes none: {gates}" if gates else "", _sentence(pool.get("detail", "")))))
     state = ("ready" if pool["ready"] else "not ready") + (f": {detail}" if detail else "")
     names = (_word(pool[key]) for key in ("name", "model", "device", "engine"))
     return (*names, f"{pool['busy']}/{pool['slots']}", state)

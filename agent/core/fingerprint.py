@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agent.core.findings import Finding
 from agent.core.gpu import Gpu
-from agent.core.health import HealthState
+from agent.core.health import GpuHealth, HealthState, explained
 from agent.core.model import ExecLimits, TaskKind, Value
 
 
@@ -103,6 +103,11 @@ class GpuStanding(Value):
     """What is wrong, the gravest first."""
     detail: str = ""
     """Why it takes no work, in one line; empty when it does."""
+
+
+def standing_of(uuid: str, health: GpuHealth) -> GpuStanding:
+    """What is told of one GPU's health."""
+    return GpuStanding(uuid=uuid, state=health.state, findings=health.findings, detail=explained(health))
 
 
 class Fingerprint(Value):

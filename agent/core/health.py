@@ -178,6 +178,16 @@ class Health:
         return told_by(event, gpu.uuid, xid)
 
 
+def explained(health: GpuHealth) -> str:
+    """Why a GPU is not healthy, and what its owner can do, in one line."""
+    if health.findings:
+        worst = health.findings[0]
+        return f"{worst.evidence} ({worst.code}); advice: {worst.advice.value}"
+    if health.on_probation:
+        return "well again, and watched for a minute before it takes work"
+    return "" if health.state is HealthState.HEALTHY else "no good reading of it so far, or none lately"
+
+
 def _same_slot(one: str, other: str) -> bool:
     address = bus_address(one)
     return bool(address) and address == bus_address(other)

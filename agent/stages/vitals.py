@@ -9,9 +9,9 @@ import structlog
 from agent.core import events as ev
 from agent.core.errors import StorageError
 from agent.core.findings import Finding
-from agent.core.fingerprint import GpuStanding
+from agent.core.fingerprint import GpuStanding, standing_of
 from agent.core.gpu import Gpu, GpuReport
-from agent.core.health import GpuHealth, Health, HealthState, Moved
+from agent.core.health import Health, HealthState, Moved, explained
 from agent.ports import Findings
 from agent.stages.spine import Spine
 
@@ -37,7 +37,7 @@ class Vitals:
 
     def standings(self) -> tuple[GpuStanding, ...]:
         """For the fingerprint and the status."""
-        return tuple(_standing(uuid, health) for uuid, health in self._health.gpus.items())
+        return tuple(standing_of(uuid, health) for uuid, health in self._health.gpus.items())
 
     def _tell(self, moved: Moved) -> None:
         gpu, health = moved.gpu, self._health.gpus[moved.gpu.uuid]
@@ -63,19 +63,5 @@ class Vitals:
         self._kept = lasting
 
 
-def explained(health: GpuHealth) -> str:
-    """Why a GPU is not healthy, and what its owner can do, in one line."""
-    if health.findings:
-        worst = health.findings[0]
-        return f"{worst.evidence} ({worst.code}); advice: {worst.advice.value}"
-    if health.on_probation:
-        return "well again, and watched for a minute before it takes work"
-    return "" if health.state is HealthState.HEALTHY else "no good reading of it so far, or none lately"
-
-
 def _devices(gpu: Gpu) -> tuple[str, ...]:
     return (gpu.uuid, *(part.uuid for part in gpu.mig))
-
-
-def _standing(uuid: str, health: GpuHealth) -> GpuStanding:
-    return GpuStanding(uuid=uuid, state=health.state, findings=health.findings, detail=explained(health))

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from functools import partial
 
 from agent.config import Config
 from agent.core import judgements as judge
 from agent.core.doctor import Finding
+from agent.core.fingerprint import GpuStanding
+from agent.core.gpu_judgements import health
 from agent.edges.clock import SystemClock
 from agent.edges.doctor import coordinator, engines, isolation, machine
 from agent.edges.doctor.checkup import Look, local
+from agent.edges.gpu.judging import judged_at_once
 from agent.edges.gpu.probe import OPEN_PATIENCE_S, NoGpuProbe, NvmlProbe
 from agent.edges.sandbox.build import build_sandbox
 from agent.edges.sandbox.oci.backend import Oci
 from agent.ports import GpuProbe
 
 
-def plan(config: Config, file: str, faults: list[str]) -> list[tuple[str, Look]]:
-    """(id, check). With a faulty configuration `config` holds defaults, so what depends on its content is left out."""
+def plan(config: Config, file: str, faults: list[str], standings: Sequence[GpuStanding] = ()) -> list[tuple[str, Look]]:
+    """(id, check). `standings`: how the GPUs are by the daemon that runs, if one does.
+
+    With a faulty configuration `config` holds defaults, so what depends on its content is left out.
+    """
 
     async def configuration() -> list[Finding]:
         return [
@@ -32,7 +40,7 @@ def plan(config: Config, file: str, faults: list[str]) -> list[tuple[str, Look]]
         ("clock.sane", local(machine.clock)),
         ("limits.open_files", local(machine.open_files)),
         *_sandbox(config),
-        ("gpu.driver", partial(_gpus, config)),
+        ("gpu.driver", partial(_gpus, config, standings)),
     ]
     if not faults:
         looks += [(f"engine.{pool.name}", local(partial(engines.engine, pool))) for pool in config.pools]
@@ -71,13 +79,15 @@ def _sandbox(config: Config) -> list[tuple[str, Look]]:
     ]
 
 
-async def _gpus(config: Config) -> list[Finding]:
+async def _gpus(config: Config, standings: Sequence[GpuStanding]) -> list[Finding]:
     # A single patient question: there is no next snapshot that would tell more.
     probe: GpuProbe = NoGpuProbe()
     if config.gpu.enabled:
         probe = NvmlProbe(SystemClock(), library=config.gpu.library, deadline_s=OPEN_PATIENCE_S)
     wanted = [pool.device for pool in config.pools if pool.device not in ("cpu", "auto")]
     try:
-        return judge.gpu(await probe.snapshot(), enabled=config.gpu.enabled, wanted=wanted)
+        report = await probe.snapshot()
+        known = standings or await asyncio.to_thread(judged_at_once, report, config.node.state_dir)
+        return [*judge.gpu(report, enabled=config.gpu.enabled, wanted=wanted), *health(known)]
     finally:
         await probe.close()
