@@ -1,4 +1,4 @@
-"""Judgements of `gpu-agent doctor` about the health of GPUs: a line for everything that is wrong with one."""
+"""Judgements of `gpu-agent doctor` about GPUs: the driver, and a line for everything that is wrong with a card."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from agent.core.findings import Advice
 from agent.core.findings import Finding as GpuFinding
 from agent.core.findings import Severity as GpuSeverity
 from agent.core.fingerprint import GpuStanding
+from agent.core.gpu import GpuReport
 from agent.core.health import HealthState
+from agent.core.judgements import judged
+from agent.core.surroundings import driver_change, unlisted
 
 _REMEDIES = {
     Advice.WATCH: "Watch it; nothing is to be done yet",
@@ -18,6 +21,53 @@ _REMEDIES = {
     Advice.INSPECT: "Look at its seating, power, cooling and cables; nvidia-smi -q and the kernel's log say more",
 }
 _PURPOSE = "tasks on this GPU"
+
+
+def driver(report: GpuReport, *, enabled: bool, wanted: Sequence[str]) -> list[Finding]:
+    """The driver, then each GPU. A node without GPUs is fine unless a pool asks for one by its UUID (`wanted`)."""
+    there = {gpu.uuid for gpu in report.gpus} | {part.uuid for gpu in report.gpus for part in gpu.mig}
+    absent = [uuid for uuid in wanted if uuid not in there]
+    level = Severity.FAIL if absent else Severity.WARN if enabled and (report.fault or not report.gpus) else Severity.OK
+    first = judged(
+        "gpu.driver",
+        level,
+        actual=report.detail or f"{len(report.gpus)} GPUs, driver {report.driver}, CUDA {report.cuda}",
+        required=", ".join(absent)
+        if absent
+        else "GPUs, or none wanted"
+        if enabled
+        else "nothing (gpu.enabled is false)",
+        purpose="engines on GPUs; without one, CPU pools still work",
+        remedy='`gpu-agent gpus` shows what is there; pools with device = "cpu" need none',
+    )
+    broken_ones = [
+        judged(
+            f"gpu.{card.index}",
+            Severity.FAIL,
+            actual=f"{card.name} {card.uuid}: {card.detail or card.fault}",
+            required="a GPU that can be used",
+            purpose="pools on this GPU",
+            remedy=card.detail,
+        )
+        for card in report.gpus
+        if card.fault
+    ]
+    return [first, *_beside_driver(report), *broken_ones]
+
+
+def _beside_driver(report: GpuReport) -> list[Finding]:
+    """What the kernel and the disk say against the driver: nothing where all agree."""
+    silent = ", ".join(card.address for card in unlisted(report))
+    contained = "See `dmesg` for Xid lines and reboot; in a container that was given some of the GPUs this is fine"
+    told = [
+        ("gpu.version", driver_change(report), "one driver, running and installed", "Reboot"),
+        ("gpu.unlisted", silent, "every card that the driver holds is listed by it", contained),
+    ]
+    return [
+        judged(name, Severity.WARN, actual=actual, required=required, purpose="all GPUs of this machine", remedy=remedy)
+        for name, actual, required, remedy in told
+        if actual
+    ]
 
 
 def health(standings: Sequence[GpuStanding]) -> list[Finding]:

@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 
 from agent.core.doctor import Finding, Severity
 from agent.core.fingerprint import SandboxFacts
-from agent.core.gpu import GpuReport
-from agent.core.surroundings import driver_change, unlisted
 
 MIN_PYTHON = (3, 11)
 DISK_FAIL_BYTES = 100 << 20
@@ -22,7 +20,7 @@ CLOCK_WARN_S, CLOCK_FAIL_S = 5.0, 300.0
 """Nothing is decided by wall time, but logs and receipts are compared across machines; TLS fails with a wild clock."""
 
 
-def _found(  # a finding whose remedy shows only when it is needed
+def judged(  # a finding whose remedy shows only when it is needed
     id: str,
     severity: Severity,
     *,
@@ -41,13 +39,13 @@ def _found(  # a finding whose remedy shows only when it is needed
     )
 
 
-def _unless(good: bool, otherwise: Severity = Severity.FAIL) -> Severity:
+def unless(good: bool, otherwise: Severity = Severity.FAIL) -> Severity:
     return Severity.OK if good else otherwise
 
 
 def broken(id: str, fault: str) -> Finding:
     """A check that could not be made; the others stand."""
-    return _found(
+    return judged(
         id,
         Severity.FAIL,
         actual=f"the check itself broke: {fault}",
@@ -59,9 +57,9 @@ def broken(id: str, fault: str) -> Finding:
 
 def python(version: tuple[int, int, int]) -> Finding:
     """The interpreter."""
-    return _found(
+    return judged(
         "python.version",
-        _unless(version[:2] >= MIN_PYTHON),
+        unless(version[:2] >= MIN_PYTHON),
         actual=".".join(map(str, version)),
         required=f">= {'.'.join(map(str, MIN_PYTHON))}",
         purpose="running the agent",
@@ -71,9 +69,9 @@ def python(version: tuple[int, int, int]) -> Finding:
 
 def configuration(file: str, faults: Sequence[str]) -> Finding:
     """`file` may be empty: there is none, and defaults hold."""
-    return _found(
+    return judged(
         "config.valid",
-        _unless(not faults),
+        unless(not faults),
         actual="; ".join(faults) or file or "no file, defaults",
         required="no faults",
         purpose="everything below",
@@ -83,9 +81,9 @@ def configuration(file: str, faults: Sequence[str]) -> Finding:
 
 def pools(count: int) -> Finding:
     """Without a pool the node only looks at itself."""
-    return _found(
+    return judged(
         "config.pools",
-        _unless(count > 0, Severity.WARN),
+        unless(count > 0, Severity.WARN),
         actual=f"{count} pools",
         required=">= 1 pool",
         purpose="taking work",
@@ -96,9 +94,9 @@ def pools(count: int) -> Finding:
 def programs(publishers: int, why_not: str) -> Finding:
     """Programs of `exec` tasks, where the owner runs them; `why_not` is what a trial of one met."""
     told = f"{publishers} trusted publisher{'' if publishers == 1 else 's'}; a sandbox with all limits works"
-    return _found(
+    return judged(
         "exec.works",
-        _unless(not why_not),
+        unless(not why_not),
         actual=why_not or told,
         required="a sandbox that enforces every limit of [exec]",
         purpose="running programs that tasks bring along",
@@ -109,7 +107,7 @@ def programs(publishers: int, why_not: str) -> Finding:
 def directory(id: str, path: str, *, purpose: str, fault: str, mode: int) -> Finding:
     """`fault` is why nothing can be written there; `mode` its permission bits."""
     loose = bool(mode & 0o077)
-    return _found(
+    return judged(
         id,
         Severity.FAIL if fault else Severity.WARN if loose else Severity.OK,
         actual=fault or f"{path}, mode {mode:04o}",
@@ -123,9 +121,9 @@ def key_file(path: str, *, present: bool, fault: str, mode: int, credential: boo
     """The node's private key. Absent is fine before enrolment: it is made then. systemd guards a `credential` by an
     access list since version 254, which shows as bits of the group."""
     exposed = present and bool(mode & (0o007 if credential else 0o077))
-    return _found(
+    return judged(
         "key.mode",
-        _unless(not fault and not exposed),
+        unless(not fault and not exposed),
         actual=fault or (f"{path}, mode {mode:04o}" if present else f"{path}: none yet, made at enrolment"),
         required="0600",
         purpose="proving who this node is",
@@ -135,8 +133,8 @@ def key_file(path: str, *, present: bool, fault: str, mode: int, credential: boo
 
 def disk(path: str, free_bytes: int) -> Finding:
     """Room for the outbox, the ledger and transcripts."""
-    level = Severity.FAIL if free_bytes < DISK_FAIL_BYTES else _unless(free_bytes >= DISK_WARN_BYTES, Severity.WARN)
-    return _found(
+    level = Severity.FAIL if free_bytes < DISK_FAIL_BYTES else unless(free_bytes >= DISK_WARN_BYTES, Severity.WARN)
+    return judged(
         "disk.free",
         level,
         actual=f"{free_bytes / (1 << 30):.1f} GiB free at {path}",
@@ -148,9 +146,9 @@ def disk(path: str, free_bytes: int) -> Finding:
 
 def clock(wall_at: float) -> Finding:
     """Catches a machine that lost its clock."""
-    return _found(
+    return judged(
         "clock.sane",
-        _unless(wall_at >= BUILT_AT),
+        unless(wall_at >= BUILT_AT),
         actual=_day(wall_at),
         required=f"later than {_day(BUILT_AT)}",
         purpose="TLS certificates, logs, receipts",
@@ -168,8 +166,8 @@ def clock_offset(offset_s: float | None, why_unknown: str) -> Finding:
         actual, level = f"unknown: {why_unknown}", Severity.WARN
     else:
         actual = f"{offset_s:+.0f} s"
-        level = Severity.FAIL if abs(offset_s) > CLOCK_FAIL_S else _unless(abs(offset_s) <= CLOCK_WARN_S, Severity.WARN)
-    return _found(
+        level = Severity.FAIL if abs(offset_s) > CLOCK_FAIL_S else unless(abs(offset_s) <= CLOCK_WARN_S, Severity.WARN)
+    return judged(
         "clock.offset",
         level,
         actual=actual,
@@ -181,9 +179,9 @@ def clock_offset(offset_s: float | None, why_unknown: str) -> Finding:
 
 def open_files(limit: int) -> Finding:
     """The hard limit; the agent raises its soft one."""
-    return _found(
+    return judged(
         "limits.open_files",
-        _unless(limit >= OPEN_FILES_WARN, Severity.WARN),
+        unless(limit >= OPEN_FILES_WARN, Severity.WARN),
         actual=str(limit),
         required=f">= {OPEN_FILES_WARN}",
         purpose="many tasks at once",
@@ -193,9 +191,9 @@ def open_files(limit: int) -> Finding:
 
 def bwrap(found: str, fault: str, remedy: str) -> Finding:
     """`found`: path and version of the one that will be used."""
-    return _found(
+    return judged(
         "sandbox.bwrap",
-        _unless(not fault),
+        unless(not fault),
         actual=fault or found,
         required="0.8 or newer",
         purpose="isolating engines",
@@ -205,9 +203,9 @@ def bwrap(found: str, fault: str, remedy: str) -> Finding:
 
 def container_engine(found: str, fault: str, remedy: str) -> Finding:
     """`found`: the engine and runtime that will be used."""
-    return _found(
+    return judged(
         "sandbox.engine",
-        _unless(not fault),
+        unless(not fault),
         actual=fault or found,
         required="podman 4.3, docker 20.10 or newer, on this machine",
         purpose="isolating engines",
@@ -217,9 +215,9 @@ def container_engine(found: str, fault: str, remedy: str) -> Finding:
 
 def user_namespaces(remedy: str) -> Finding:
     """`remedy` is what the kernel's settings call for; empty when they allow user namespaces."""
-    return _found(
+    return judged(
         "sandbox.user_namespaces",
-        _unless(not remedy, Severity.WARN),
+        unless(not remedy, Severity.WARN),
         actual="restricted by this machine's settings" if remedy else "allowed",
         required="allowed for bwrap",
         purpose="isolating engines without root",
@@ -229,9 +227,9 @@ def user_namespaces(remedy: str) -> Finding:
 
 def sandbox(facts: SandboxFacts) -> list[Finding]:
     """From a real run of the sandbox: whether it works, and which limits nobody enforces here."""
-    works = _found(
+    works = judged(
         "sandbox.works",
-        _unless(facts.usable),
+        unless(facts.usable),
         actual=facts.backend if facts.usable else facts.detail or "not usable",
         required="a program ran inside and could not get out",
         purpose="engines parse what strangers send",
@@ -240,9 +238,9 @@ def sandbox(facts: SandboxFacts) -> list[Finding]:
     if not facts.usable:
         return [works]
     missing = [limit for limit in facts.limits if not limit.enforced]
-    limits = _found(
+    limits = judged(
         "sandbox.limits",
-        _unless(not missing, Severity.WARN),
+        unless(not missing, Severity.WARN),
         actual="; ".join(f"{limit.limit}: {limit.how}" for limit in missing) or "all enforced",
         required="all enforced",
         purpose="one engine cannot starve the machine",
@@ -254,9 +252,9 @@ def sandbox(facts: SandboxFacts) -> list[Finding]:
 def cgroup(version: int, controllers: Collection[str]) -> Finding:
     """The cgroup hierarchy that the agent may make groups for engines in; version 0 is none."""
     missing = [name for name in ("cpu", "memory", "pids") if name not in controllers]
-    return _found(
+    return judged(
         "cgroup.delegated",
-        _unless(not missing, Severity.WARN),
+        unless(not missing, Severity.WARN),
         actual=f"v{version}: {' '.join(sorted(controllers)) or 'no controllers'}"
         if version
         else "none that is writable",
@@ -266,58 +264,11 @@ def cgroup(version: int, controllers: Collection[str]) -> Finding:
     )
 
 
-def gpu(report: GpuReport, *, enabled: bool, wanted: Sequence[str]) -> list[Finding]:
-    """The driver, then each GPU. A node without GPUs is fine unless a pool asks for one by its UUID (`wanted`)."""
-    there = {gpu.uuid for gpu in report.gpus} | {part.uuid for gpu in report.gpus for part in gpu.mig}
-    absent = [uuid for uuid in wanted if uuid not in there]
-    level = Severity.FAIL if absent else Severity.WARN if enabled and (report.fault or not report.gpus) else Severity.OK
-    driver = _found(
-        "gpu.driver",
-        level,
-        actual=report.detail or f"{len(report.gpus)} GPUs, driver {report.driver}, CUDA {report.cuda}",
-        required=", ".join(absent)
-        if absent
-        else "GPUs, or none wanted"
-        if enabled
-        else "nothing (gpu.enabled is false)",
-        purpose="engines on GPUs; without one, CPU pools still work",
-        remedy='`gpu-agent gpus` shows what is there; pools with device = "cpu" need none',
-    )
-    broken_ones = [
-        _found(
-            f"gpu.{card.index}",
-            Severity.FAIL,
-            actual=f"{card.name} {card.uuid}: {card.detail or card.fault}",
-            required="a GPU that can be used",
-            purpose="pools on this GPU",
-            remedy=card.detail,
-        )
-        for card in report.gpus
-        if card.fault
-    ]
-    return [driver, *_beside_driver(report), *broken_ones]
-
-
-def _beside_driver(report: GpuReport) -> list[Finding]:
-    """What the kernel and the disk say against the driver: nothing where all agree."""
-    silent = ", ".join(card.address for card in unlisted(report))
-    contained = "See `dmesg` for Xid lines and reboot; in a container that was given some of the GPUs this is fine"
-    told = [
-        ("gpu.version", driver_change(report), "one driver, running and installed", "Reboot"),
-        ("gpu.unlisted", silent, "every card that the driver holds is listed by it", contained),
-    ]
-    return [
-        _found(name, Severity.WARN, actual=actual, required=required, purpose="all GPUs of this machine", remedy=remedy)
-        for name, actual, required, remedy in told
-        if actual
-    ]
-
-
 def engine(pool: str, *, actual: str, fault: str) -> Finding:
     """The program that a pool runs, or the address of an external one."""
-    return _found(
+    return judged(
         f"engine.{pool}",
-        _unless(not fault),
+        unless(not fault),
         actual=fault or actual,
         required="present",
         purpose=f"pool {pool}",
@@ -327,9 +278,9 @@ def engine(pool: str, *, actual: str, fault: str) -> Finding:
 
 def model(name: str, *, actual: str, fault: str, pinned: bool) -> Finding:
     """A model's file. Its digest is computed and compared when the agent starts, not here: files are large."""
-    return _found(
+    return judged(
         f"model.{name}",
-        Severity.FAIL if fault else _unless(pinned, Severity.WARN),
+        Severity.FAIL if fault else unless(pinned, Severity.WARN),
         actual=fault or actual + ("" if pinned else ", no digest given"),
         required="present, with a digest to check it against",
         purpose="running the very weights that are advertised",
@@ -339,9 +290,9 @@ def model(name: str, *, actual: str, fault: str, pinned: bool) -> Finding:
 
 def coordinator(url: str, fault: str) -> Finding:
     """A TCP and, for https, TLS connection; nothing is sent that needs an identity."""
-    return _found(
+    return judged(
         "coordinator.reachable",
-        Severity.WARN if not url else _unless(not fault),
+        Severity.WARN if not url else unless(not fault),
         actual=fault or url or "no coordinator.url",
         required="a connection",
         purpose="getting work",
@@ -354,7 +305,7 @@ def coordinator(url: str, fault: str) -> Finding:
 def service(active: str, sub: str, detail: str) -> Finding:
     """The systemd unit; `active` is empty where there is no systemd or no unit."""
     healthy = active in ("active", "activating", "reloading", "deactivating")
-    return _found(
+    return judged(
         "service.state",
         Severity.OK if healthy else Severity.FAIL if active == "failed" else Severity.WARN,
         actual=f"{active} ({sub}) {detail}".strip() if active else "not installed as a service",

@@ -14,10 +14,13 @@ import msgspec
 import pytest
 
 from agent.cli.status import screen
+from agent.core.findings import Advice, Finding, Severity
+from agent.core.health import HealthState
 from agent.core.model import Reason, State
 from agent.core.status import (
     AttemptStatus,
     Gate,
+    GpuStatus,
     LinkStatus,
     NodeStatus,
     PoolStatus,
@@ -114,6 +117,39 @@ async def test_one_screen_says_what_runs_and_every_reason_why_nothing_more_does(
     ]:
         assert fact in out
     assert "\x1b" not in out
+
+
+def test_a_gpu_that_takes_nothing_says_why_and_what_to_do() -> None:
+    finding = Finding(
+        code="xid_79",
+        severity=Severity.LOSES,
+        gpu_uuid="GPU-1",
+        evidence="fell off\x1b[2J the bus",
+        advice=Advice.REBOOT,
+        source="kernel",
+    )
+    sick = GpuStatus(
+        uuid="GPU-1",
+        name="NVIDIA H200",
+        index=0,
+        state=HealthState.LOST,
+        findings=(finding,),
+        paused=True,
+        paused_s=5400.0,
+    )
+    watched = msgspec.structs.replace(sick, index=1, findings=(), paused=False, detail="watched for a minute")
+    gates = (Gate(reason=Reason.PAUSED), Gate(reason=Reason.GPU_LOST), Gate(reason=Reason.POOL_NOT_READY))
+    pools = tuple(msgspec.structs.replace(pool, gates=gates) for pool in STATUS.pools)
+    shown = msgspec.structs.replace(STATUS, gpus=(sick, watched), pools=pools)
+    text = "\n".join(screen(json.loads(msgspec.json.encode(shown))))
+    for fact in [
+        "0    NVIDIA H200  lost    GPU-1",
+        "0  paused for another 1 h 30 min",
+        "0  fell off the bus (xid_79); advice: reboot, since 19",
+        "1  watched for a minute",
+        "not ready: takes none: paused, gpu_lost; x",
+    ]:
+        assert fact in text
 
 
 async def test_json_is_the_daemons_own_struct(served: Path) -> None:

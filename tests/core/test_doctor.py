@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agent.core import gpu_judgements
 from agent.core import judgements as judge
 from agent.core.doctor import Finding, Severity, exit_status
 from agent.core.fingerprint import Enforcement, SandboxFacts
@@ -76,14 +77,17 @@ def key(present: bool, mode: int, fault: str = "") -> Finding:
         (judge.service("inactive", "dead", ""), WARN),
         (judge.service("failed", "failed", ""), FAIL),
         (judge.broken("x", "KeyError"), FAIL),
-        (judge.gpu(GpuReport(detail="off"), enabled=False, wanted=())[0], OK),
-        (judge.gpu(GpuReport(fault=GpuFault.DRIVER_ABSENT), enabled=True, wanted=())[0], WARN),
-        (judge.gpu(GpuReport(gpus=(CARD,)), enabled=True, wanted=("GPU-1",))[0], OK),
-        (judge.gpu(GpuReport(gpus=(CARD,)), enabled=True, wanted=("GPU-9",))[0], FAIL),
-        (judge.gpu(GpuReport(gpus=(CARD, LOST)), enabled=True, wanted=())[1], FAIL),
-        (judge.gpu(SLICED, enabled=True, wanted=("MIG-1",))[0], OK),
-        (judge.gpu(GpuReport(gpus=(CARD,), driver="1.0", installed="2.0"), enabled=True, wanted=())[1], WARN),
-        (judge.gpu(GpuReport(gpus=(CARD,), bus=(HELD,)), enabled=True, wanted=())[1], WARN),
+        (gpu_judgements.driver(GpuReport(detail="off"), enabled=False, wanted=())[0], OK),
+        (gpu_judgements.driver(GpuReport(fault=GpuFault.DRIVER_ABSENT), enabled=True, wanted=())[0], WARN),
+        (gpu_judgements.driver(GpuReport(gpus=(CARD,)), enabled=True, wanted=("GPU-1",))[0], OK),
+        (gpu_judgements.driver(GpuReport(gpus=(CARD,)), enabled=True, wanted=("GPU-9",))[0], FAIL),
+        (gpu_judgements.driver(GpuReport(gpus=(CARD, LOST)), enabled=True, wanted=())[1], FAIL),
+        (gpu_judgements.driver(SLICED, enabled=True, wanted=("MIG-1",))[0], OK),
+        (
+            gpu_judgements.driver(GpuReport(gpus=(CARD,), driver="1.0", installed="2.0"), enabled=True, wanted=())[1],
+            WARN,
+        ),
+        (gpu_judgements.driver(GpuReport(gpus=(CARD,), bus=(HELD,)), enabled=True, wanted=())[1], WARN),
         (judge.container_engine("podman 4.3.1", "", ""), OK),
         (judge.container_engine("", "podman 3.4 is too old", ""), FAIL),
         (judge.sandbox(SandboxFacts(backend="none", usable=False, detail="no bwrap"))[0], FAIL),

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from functools import partial
 
 from agent.config import Config
+from agent.core import gpu_judgements
 from agent.core import judgements as judge
 from agent.core.doctor import Finding
 from agent.core.fingerprint import GpuStanding
-from agent.core.gpu_judgements import health
 from agent.edges.clock import SystemClock
 from agent.edges.doctor import coordinator, engines, isolation, machine
 from agent.edges.doctor.checkup import Look, local
@@ -84,10 +84,13 @@ async def _gpus(config: Config, standings: Sequence[GpuStanding]) -> list[Findin
     probe: GpuProbe = NoGpuProbe()
     if config.gpu.enabled:
         probe = NvmlProbe(SystemClock(), library=config.gpu.library, deadline_s=OPEN_PATIENCE_S)
-    wanted = [pool.device for pool in config.pools if pool.device not in ("cpu", "auto")]
+    wanted = [uuid for pool in config.pools if pool.device not in ("cpu", "auto") for uuid in pool.device.split("+")]
     try:
         report = await probe.snapshot()
         known = standings or await asyncio.to_thread(judged_at_once, report, config.node.state_dir)
-        return [*judge.gpu(report, enabled=config.gpu.enabled, wanted=wanted), *health(known)]
+        return [
+            *gpu_judgements.driver(report, enabled=config.gpu.enabled, wanted=wanted),
+            *gpu_judgements.health(known),
+        ]
     finally:
         await probe.close()
