@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -20,6 +20,7 @@ from agent.core.health import Health
 from agent.core.node import Node
 from agent.core.watchdog import Pulse, Tally
 from agent.edges.engines.build import PoolBuilder, build_pools
+from agent.edges.engines.placement import GpuRoom
 from agent.edges.gpu.findings import FindingsFile
 from agent.edges.gpu.probe import NoGpuProbe, NvmlProbe
 from agent.edges.gpu.xids import xid_table
@@ -124,6 +125,7 @@ class Composer:
         self._waits = waits
         self._pools = pools
         self._rng = random.SystemRandom()
+        self._room = GpuRoom(reserve_bytes=config.gpu.reserve_mib << 20, taken=exec_gpus(config))
         self._probe: Probe | None = None
         self._storage: StorageGate | None = None
         self._damage: list[str] = []
@@ -145,7 +147,10 @@ class Composer:
         seen = await self._first_look(gpu)
         sandbox = await self._sandbox()
         facts = await sandbox.probe()
-        built = await self._pools(config, sandbox, self._clock, gpus=self._free(seen), progress=self._progress)
+        self._room.see(seen)
+        built = await self._pools(
+            config, sandbox, self._clock, gpus=self._free(seen), room=self._room, progress=self._progress
+        )
         for model in built.models:
             _log.info("model.verified", model=model.name, digest=model.digest, bytes=model.bytes)
         transcripts = await self._transcripts()
@@ -156,8 +161,7 @@ class Composer:
 
     def _free(self, seen: GpuReport) -> list[str]:
         """GPUs that an engine may take: one that programs get is not shared."""
-        taken = self._config.exec.device if self._config.exec.enabled else ""
-        return [uuid for uuid in units(seen) if uuid != taken]
+        return [uuid for uuid in units(seen) if uuid not in exec_gpus(self._config)]
 
     async def _programs(self, sandbox: Sandbox, facts: SandboxFacts) -> Programs | None:
         if not self._config.exec.enabled:
@@ -279,7 +283,7 @@ class Composer:
             period_s=config.gpu.period_s,
             report=edges.seen,
             vitals=vitals,
-            seen=edges.gpu_memory.see,
+            seen=partial(_each, (edges.gpu_memory.see, self._room.see)),
         )
         owner = Owner(
             spine,
@@ -312,3 +316,13 @@ class Composer:
         }
         drain, pausing = Drain(spine, pull, deliver, link), Pausing(spine, herald)
         return Parts(spine, advertise, drain, overview, pausing, pulse, storage, loops)
+
+
+def exec_gpus(config: Config) -> tuple[str, ...]:
+    """What programs get, and nobody else."""
+    return (config.exec.device,) if config.exec.enabled and config.exec.device != "cpu" else ()
+
+
+def _each(sees: Sequence[Callable[[GpuReport], None]], report: GpuReport) -> None:
+    for see in sees:
+        see(report)

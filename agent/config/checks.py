@@ -32,6 +32,7 @@ def check(config: Config) -> Iterator[Fault]:
         yield from _model_of(config, pool, f"pools[{index}]")
         yield from (_external if pool.engine is EngineKind.EXTERNAL else _own)(pool, f"pools[{index}]")
         yield from _kinds(pool, f"pools[{index}]")
+        yield from _devices(pool, f"pools[{index}]")
 
 
 def _exec(config: Config) -> Iterator[Fault]:
@@ -44,7 +45,7 @@ def _exec(config: Config) -> Iterator[Fault]:
     for index, pool in enumerate(config.pools):
         if pool.name == EXEC_POOL:
             yield Fault(key=f"pools[{index}].name", message=f'"{EXEC_POOL}" is the pool of programs')
-        if pool.device == config.exec.device != "cpu":
+        if config.exec.device != "cpu" and config.exec.device in pool.device.split("+"):
             yield Fault(key="exec.device", message=f"is the GPU of pools[{index}]; nothing keeps the two apart on it")
 
 
@@ -135,6 +136,12 @@ def _external(pool: PoolConfig, key: str) -> Iterator[Fault]:
         yield Fault(key=f"{key}.url", message="must not carry a user or a password; use api_key_file")
     else:
         yield from _plain_only_to_loopback(f"{key}.url", parts)
+
+
+def _devices(pool: PoolConfig, key: str) -> Iterator[Fault]:
+    uuids = pool.device.split("+")
+    if len(set(uuids)) < len(uuids):
+        yield Fault(key=f"{key}.device", message="names a GPU twice")
 
 
 def _kinds(pool: PoolConfig, key: str) -> Iterator[Fault]:

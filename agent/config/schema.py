@@ -78,7 +78,7 @@ class LogFormat(StrEnum):
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z"
 DIGEST_PATTERN = r"^sha256:[0-9a-f]{64}\Z"
-DEVICE_PATTERN = r"^(auto|cpu|(GPU|MIG)-[0-9A-Fa-f/-]{1,80})\Z"
+DEVICE_PATTERN = r"^(auto|cpu|MIG-[0-9A-Fa-f/-]{1,80}|GPU-[0-9A-Fa-f/-]{1,80}(\+GPU-[0-9A-Fa-f/-]{1,80}){0,15})\Z"
 
 KEY_PATTERN = r"^[0-9a-f]{64}\Z"
 EXEC_DEVICE_PATTERN = r"^(cpu|(GPU|MIG)-[0-9A-Fa-f/-]{1,80})\Z"
@@ -89,7 +89,9 @@ Name = Annotated[
 Digest = Annotated[str, Meta(pattern=DIGEST_PATTERN, description="sha256: and 64 lower-case hex digits")]
 PublicKey = Annotated[str, Meta(pattern=KEY_PATTERN, description="an Ed25519 public key, 64 lower-case hex digits")]
 ExecDevice = Annotated[str, Meta(pattern=EXEC_DEVICE_PATTERN, description='"cpu" or a GPU UUID (`gpu-agent gpus`)')]
-Device = Annotated[str, Meta(pattern=DEVICE_PATTERN, description='"cpu", "auto" or a GPU UUID (`gpu-agent gpus`)')]
+Device = Annotated[
+    str, Meta(pattern=DEVICE_PATTERN, description='"cpu", "auto", a GPU UUID, or several with + between')
+]
 
 
 class NodeConfig(Value):
@@ -158,6 +160,9 @@ class GpuConfig(Value):
         Path | None,
         says("NVML library; the loader's libnvidia-ml.so.1 when not set.", example="/usr/lib/libnvidia-ml.so.1"),
     ] = None
+    reserve_mib: Annotated[
+        int, Meta(ge=0, le=1 << 24), says("Memory in MiB of each GPU that engines leave free for you when they start.")
+    ] = 256
     period_s: Annotated[float, Meta(ge=0.1, le=3600), says("Seconds between two readings.")] = 1.0
     deadline_s: Annotated[
         float, Meta(ge=0.1, le=600), says("Seconds after which a reading counts as hung and its process is replaced.")
@@ -208,7 +213,7 @@ class PoolConfig(Value):
 
     name: Annotated[Name, says("Name of the pool.", example="main")]
     model: Annotated[Name, says("Name of one of the models above.", example="gemma3-270m")]
-    device: Annotated[Device, says('"cpu", "auto" or a GPU UUID (`gpu-agent gpus` lists them).')] = "auto"
+    device: Annotated[Device, says('"cpu", "auto", a GPU UUID (`gpu-agent gpus`), or several joined by +.')] = "auto"
     engine: Annotated[EngineKind, says("Started by the agent in its sandbox, or external.")] = EngineKind.LLAMA_SERVER
     profile: Annotated[EngineProfile, says("Which engine answers, for its dialect.")] = EngineProfile.LLAMA_SERVER
     binary: Annotated[str, Meta(min_length=1), says('Path of the engine, or "auto" to find one.')] = "auto"

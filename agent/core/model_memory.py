@@ -67,6 +67,9 @@ class Need(Value):
     kv_bytes: int
     buffers_bytes: int
     """Allowance for what is computed with; on each GPU anew."""
+    slots: int
+    context_tokens: int
+    """Of one slot."""
     layers: int = 1
     gpus: int = 1
     measured_bytes: int | None = None
@@ -86,6 +89,8 @@ def need(shape: ModelShape, plan: Plan) -> Need:
         weights_bytes=shape.weights_bytes - (shape.host_bytes if plan.gpus else 0),
         kv_bytes=kv_bytes(shape, plan),
         buffers_bytes=buffers_bytes(shape, plan),
+        slots=plan.slots,
+        context_tokens=plan.context_tokens,
         layers=max(len(shape.layers), 1),
         gpus=plan.gpus,
     )

@@ -22,6 +22,9 @@ from agent.edges.engines.launch import (
     runs_on_nvidia,
 )
 from agent.edges.engines.llama import EngineFacts, LlamaPool
+from agent.edges.engines.placement import GpuRoom, Placement
+from agent.edges.host import Host
+from agent.edges.models.gguf import model_shape
 from agent.edges.models.store import ModelStore, Progress, Verified
 from agent.ports import Clock, EnginePool, Limits, Sandbox
 
@@ -37,7 +40,14 @@ class PoolBuilder(Protocol):
     """What `build_pools` does; another one may stand in for it."""
 
     async def __call__(
-        self, config: Config, sandbox: Sandbox, clock: Clock, *, gpus: Sequence[str] = (), progress: Progress = ...
+        self,
+        config: Config,
+        sandbox: Sandbox,
+        clock: Clock,
+        *,
+        gpus: Sequence[str] = (),
+        room: GpuRoom | None = None,
+        progress: Progress = ...,
     ) -> Built: ...
 
 
@@ -46,21 +56,29 @@ def _silent(_name: str, _done: int, _total: int) -> None:
 
 
 async def build_pools(
-    config: Config, sandbox: Sandbox, clock: Clock, *, gpus: Sequence[str] = (), progress: Progress = _silent
+    config: Config,
+    sandbox: Sandbox,
+    clock: Clock,
+    *,
+    gpus: Sequence[str] = (),
+    room: GpuRoom | None = None,
+    progress: Progress = _silent,
 ) -> Built:
-    """Verify the models and make the pools; nothing is started yet. `gpus`: UUIDs that `device = "auto"` may take.
+    """Verify the models and make the pools; nothing is started yet. `gpus`: UUIDs that `device = "auto"` may take;
+    `room` tells what they have free.
 
     Raises ModelError, EngineError, ConfigError.
     """
     store = ModelStore(config.node.cache_dir)
     verified = {model.name: await _verified(store, model, progress) for model in config.models}
+    room = room or GpuRoom()
     pools: list[EnginePool] = []
     for pool in config.pools:
         model = config.model_named(pool.model)
         if pool.engine is EngineKind.EXTERNAL:
             pools.append(_external(config, pool, verified[pool.model], clock))
         else:
-            pools.append(_llama(config, pool, model, verified[pool.model], store, sandbox, clock, gpus))
+            pools.append(_llama(config, pool, model, verified[pool.model], store, sandbox, clock, gpus, room))
     return Built(tuple(pools), tuple(found.facts for found in verified.values()))
 
 
@@ -112,6 +130,7 @@ def _llama(
     sandbox: Sandbox,
     clock: Clock,
     gpus: Sequence[str],
+    room: GpuRoom,
 ) -> LlamaPool:
     if model.path is None:
         raise ConfigError([f"pools.{pool.name}: model {model.name} has no path, which llama-server needs"])
@@ -142,16 +161,28 @@ def _llama(
             model.name, settings.weights, chat_template=model.chat_template, expected=verified.facts.digest
         )
         hashes = {file.name: (await store.sha256(file)).sha256 for file in engine_files(binary)}
-        return EngineFacts(engine_digest(hashes), processor(Path("/proc/cpuinfo")) + settings.device)
+        return EngineFacts(engine_digest(hashes), processor(Path("/proc/cpuinfo")))
 
-    return LlamaPool(settings, sandbox=sandbox, clock=clock, measure=measure, top_logprobs=config.proof.top_logprobs)
+    return LlamaPool(
+        settings,
+        sandbox=sandbox,
+        clock=clock,
+        measure=measure,
+        placement=Placement(
+            room,
+            model_shape(model.path),
+            chooses=pool.device == "auto",
+            host_memory_bytes=lambda: Host().facts().memory_bytes,
+        ),
+        top_logprobs=config.proof.top_logprobs,
+    )
 
 
 def _gpus(device: str, binary: Path, available: Sequence[str]) -> tuple[str, ...]:
     """`auto` takes a GPU only for an engine that can use it: otherwise the pool would claim what it does not do."""
     if device == "auto":
         return tuple(available[:1]) if available and runs_on_nvidia(binary) else ()
-    return () if device == "cpu" else (device,)
+    return () if device == "cpu" else tuple(device.split("+"))
 
 
 def _socket_dir(runtime_dir: Path, pool: str) -> Path:

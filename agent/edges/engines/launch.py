@@ -33,6 +33,8 @@ class LlamaSettings(Value):
     chat_template: Path | None = None
     gpus: tuple[str, ...] = ()
     """UUIDs; none means the processor."""
+    tensor_split: tuple[int, ...] = ()
+    """Proportions in which the model is cut over several GPUs, in their order."""
     kinds: tuple[TaskKind, ...] = (TaskKind.CHAT, TaskKind.COMPLETION)
     slots: int = 1
     context_tokens: int = 4096
@@ -140,6 +142,9 @@ def _determining(settings: LlamaSettings) -> list[str]:
     # Without its own cache across requests, a request's log-probabilities do not depend on the ones before.
     argv = ["-c", str(total), "-np", str(settings.slots), "--cache-ram", "0", "--reasoning-format", "none"]
     argv += ["-ngl", "999"] if settings.gpus else ["-dev", "none"]
+    if len(settings.gpus) > 1 and settings.tensor_split:
+        # CUDA numbers them in the order of CUDA_VISIBLE_DEVICES, which is that of `gpus`.
+        argv += ["--tensor-split", ",".join(map(str, settings.tensor_split)), "--main-gpu", "0"]
     if TaskKind.EMBEDDING in settings.kinds:
         argv.append("--embeddings")
     return [*argv, *settings.args]

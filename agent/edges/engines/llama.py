@@ -22,6 +22,7 @@ from agent.core.model import Reason, TaskSpec, Value
 from agent.edges.engines import exits
 from agent.edges.engines.launch import LlamaSettings, determinism_class, sandbox_spec
 from agent.edges.engines.openai import OpenAIClient, Patience
+from agent.edges.engines.placement import Placement
 from agent.edges.sandbox.sockets import SandboxConnector
 from agent.ports import Clock, EngineOutput, Sandbox, SandboxExit, SandboxHandle
 
@@ -78,16 +79,19 @@ class LlamaPool:
         sandbox: Sandbox,
         clock: Clock,
         measure: Callable[[], Awaitable[EngineFacts]],
+        placement: Placement | None = None,
         top_logprobs: int = 40,
         patience: Patience | None = None,
         tempo: Tempo | None = None,
         rand: Callable[[], float] = random.random,
     ) -> None:
-        """`measure` hashes the engine's files; it is called before each start."""
+        """`measure` hashes the engine's files; it is called before each start. Without a `placement` it starts on its
+        GPUs whether or not it fits."""
         self._settings = settings
         self._sandbox = sandbox
         self._clock = clock
         self._measure = measure
+        self._placement = placement
         self._top = top_logprobs
         self._patience = patience
         self._tempo = tempo or Tempo()
@@ -156,21 +160,48 @@ class LlamaPool:
 
     # ------------------------------------------------------------------ one life
 
+    def _starting(self) -> str:
+        """A crash loop keeps telling why."""
+        return "the engine is starting" + (f" again; before: {self._last}" if self._last else "")
+
     async def _live(self) -> str:
         """From start to end; returns why it ended. Raises SandboxError, ModelError, EngineError before it was ready."""
-        # A crash loop keeps telling why.
-        again = f" again; before: {self._last}" if self._last else ""
-        self._tell(ready=False, detail=f"the engine is starting{again}")
+        self._tell(ready=False, detail=self._starting())
         began = self._clock.monotonic()
         measured = await self._measure()
-        settings = msgspec.structs.replace(self._settings, socket_dir=await asyncio.to_thread(self._fresh_socket_dir))
+        placed = await self._placed()
+        try:
+            return await self._live_at(placed, measured, began)
+        finally:
+            if self._placement is not None:
+                self._placement.leave()
+
+    async def _placed(self) -> LlamaSettings:
+        """Where it will run: waits until it fits there. Raises EngineError."""
+        if self._placement is None:
+            return self._settings
+        placed = await self._placement.settle(self._settings, self._refused)
+        self._facts = msgspec.structs.replace(self._facts, device=placed.device)
+        return placed
+
+    def _refused(self, why: str) -> None:
+        _log.warning("engine.no_room", pool=self._settings.name, detail=why)
+        self._tell(ready=False, detail=why)
+
+    async def _live_at(self, placed: LlamaSettings, measured: EngineFacts, began: float) -> str:
+        settings = msgspec.structs.replace(placed, socket_dir=await asyncio.to_thread(self._fresh_socket_dir))
+        self._tell(ready=False, detail=self._starting())
         handle = await self._sandbox.start(sandbox_spec(settings))
         life = _Life(handle, self._client(settings.socket))
+        if self._placement is not None:
+            self._placement.started(handle.pid)
         try:
             await self._until_loaded(life)
-            await self._describe(life, measured)
+            await self._describe(life, settings, measured)
             await life.client.canary(settings.kinds)
             self._life, self._last = life, ""
+            if self._placement is not None:
+                self._placement.ready()
             self._tell(ready=True, detail="")
             took_ms = round((self._clock.monotonic() - began) * 1000)
             _log.info("engine.ready", pool=settings.name, engine=self._facts.engine, took_ms=took_ms)
@@ -219,7 +250,7 @@ class LlamaPool:
                     f"the engine did not load the model within {self._tempo.load_s:g} s (it said: {words})",
                 )
 
-    async def _describe(self, life: _Life, measured: EngineFacts) -> None:
+    async def _describe(self, life: _Life, settings: LlamaSettings, measured: EngineFacts) -> None:
         """Facts that only the running engine knows. Raises EngineError."""
         version = await life.client.version()
         context = await life.client.slot_context() or self._settings.context_tokens
@@ -228,7 +259,7 @@ class LlamaPool:
             engine=f"{_PROFILE.name} {version}".rstrip(),
             engine_digest=measured.digest,
             context_tokens=min(context, self._settings.context_tokens),
-            determinism=determinism_class(self._settings, measured.digest, measured.processor),
+            determinism=determinism_class(settings, measured.digest, measured.processor + settings.device),
         )
 
     async def _watch(self, life: _Life) -> None:

@@ -1,0 +1,193 @@
+"""Gives engines their places: looks at what the GPUs have free, remembers what was promised, measures what is taken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+from msgspec.structs import replace
+
+from agent.core.errors import EngineError
+from agent.core.gpu import GpuReport, units
+from agent.core.model import Reason
+from agent.core.model_memory import ModelShape, Need, need
+from agent.core.placement import Answer, Wish, never_in, place, plan_of, rooms, split, used_by
+from agent.edges.engines.launch import LlamaSettings
+from agent.edges.sandbox.processes import tree
+
+_REMEDY = "It starts when memory is freed; fewer slots or context_tokens, or a smaller model, need less"
+_NEWS_BYTES = 64 << 20
+"""Growth that is told again."""
+_log = structlog.get_logger("engine")
+
+
+class GpuRoom:
+    """What all pools of this node share. `see` is told of every reading; until the first one nothing is refused."""
+
+    def __init__(self, *, reserve_bytes: int = 0, taken: Sequence[str] = ()) -> None:
+        """`taken`: GPUs that are not to be chosen for an engine."""
+        self._reserve_bytes = reserve_bytes
+        self._taken = frozenset(taken)
+        self._report = GpuReport()
+        self._seats: dict[str, _Seat] = {}
+        self._measured: dict[str, int] = {}
+        self._news = asyncio.Event()
+        self._short: frozenset[str] = frozenset()
+
+    def see(self, report: GpuReport) -> None:
+        """A new reading: measure what runs, and let those look again who wait."""
+        self._report = report
+        for name, seat in self._seats.items():
+            self._measure(name, seat)
+        self._look_for_others()
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def changed(self) -> None:
+        """Until the next reading."""
+        await self._news.wait()
+
+    def take(self, name: str, wanted: Need | None, gpus: Sequence[str]) -> Answer:
+        """A place on `gpus`, or on any one when there are none; it is kept until `leave`."""
+        candidates = tuple(uuid for uuid in units(self._report) if uuid not in self._taken)
+        known = wanted and replace(wanted, measured_bytes=self._measured.get(name))
+        if known is None:
+            chosen = tuple(gpus) or candidates[:1]
+            return Answer(gpus=chosen, bytes_by_gpu={}, refused="" if chosen else "there is no GPU that it may take")
+        answer = place(
+            Wish(need=known, gpus=tuple(gpus), candidates=candidates),
+            self._report,
+            reserve_bytes=self._reserve_bytes,
+            promised=self._sum(_Seat.promised),
+            ours=self._sum(lambda seat: seat.used),
+        )
+        if not answer.refused:
+            self._seats[name] = _Seat(answer.bytes_by_gpu)
+        return answer
+
+    def split(self, gpus: Sequence[str]) -> tuple[int, ...]:
+        """In which proportions a model is cut over these."""
+        known = rooms(self._report)
+        return split([known.get(uuid) for uuid in gpus])
+
+    def started(self, name: str, pid: int) -> None:
+        """The engine runs as this process and those below it."""
+        if name in self._seats:
+            self._seats[name].pid = pid
+
+    def ready(self, name: str) -> None:
+        """It has taken all that it will."""
+        if name in self._seats:
+            self._seats[name].loaded = True
+
+    def leave(self, name: str) -> None:
+        """It has ended."""
+        self._seats.pop(name, None)
+
+    def _sum(self, of: Callable[[_Seat], dict[str, int]]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for seat in self._seats.values():
+            for uuid, size in of(seat).items():
+                found[uuid] = found.get(uuid, 0) + size
+        return found
+
+    def _measure(self, name: str, seat: _Seat) -> None:
+        if seat.pid is None:
+            return
+        used = used_by(self._report, frozenset(tree(seat.pid)), seat.bytes_by_gpu)
+        seat.used = used or {}
+        seat.settled = seat.settled or seat.loaded
+        if used is None or not seat.loaded:
+            return
+        total, before = sum(used.values()), self._measured.get(name)
+        if before is None or total > before + _NEWS_BYTES or not seat.told:
+            estimated = sum(seat.bytes_by_gpu.values())
+            _log.info("engine.gpu_memory", pool=name, mib=total >> 20, expected_mib=estimated >> 20)
+            self._measured[name] = total
+            seat.told = True
+
+    def _look_for_others(self) -> None:
+        """Other programs may grow while an engine runs: that is told, once, and ends nothing."""
+        known = rooms(self._report)
+        busy = {uuid for seat in self._seats.values() if seat.settled for uuid in seat.bytes_by_gpu}
+        free = {uuid: known[uuid].free_bytes for uuid in busy if uuid in known}
+        short = frozenset(uuid for uuid, size in free.items() if size is not None and size < self._reserve_bytes)
+        for uuid in sorted(short - self._short):
+            _log.warning("gpu.crowded", uuid=uuid, free_mib=(free[uuid] or 0) >> 20, reserve=self._reserve_bytes >> 20)
+        self._short = short
+
+
+class _Seat:
+    """One engine's place."""
+
+    def __init__(self, bytes_by_gpu: dict[str, int]) -> None:
+        self.bytes_by_gpu = bytes_by_gpu
+        self.pid: int | None = None
+        self.loaded = False
+        self.settled = False
+        """It was loaded when the GPUs were read last: what is free tells all of it."""
+        self.used: dict[str, int] = {}
+        self.told = False
+
+    def promised(self) -> dict[str, int]:
+        """What it will still take of each GPU."""
+        if self.settled:
+            return {}
+        return {uuid: max(size - self.used.get(uuid, 0), 0) for uuid, size in self.bytes_by_gpu.items()}
+
+
+class Placement:
+    """One pool's way to its GPUs, or to the processor."""
+
+    def __init__(
+        self, room: GpuRoom, shape: ModelShape, *, chooses: bool = False, host_memory_bytes: Callable[[], int]
+    ) -> None:
+        """`chooses`: any one GPU will do (`device = "auto"`)."""
+        self._room = room
+        self._shape = shape
+        self._chooses = chooses
+        self._host_memory_bytes = host_memory_bytes
+        self._name = ""
+
+    async def settle(self, settings: LlamaSettings, refused: Callable[[str], None]) -> LlamaSettings:
+        """`settings` with the GPUs that the engine gets. Waits while it does not fit; `refused` is told why.
+
+        Raises EngineError for what can never fit.
+        """
+        self._name = settings.name
+        wanted = need_of(self._shape, settings)
+        if not settings.gpus:
+            self._fits_host(wanted, settings)
+            return settings
+        told = ""
+        while (answer := self._room.take(settings.name, wanted, () if self._chooses else settings.gpus)).refused:
+            if answer.refused != told:
+                told = answer.refused
+                refused(f"{told}. {_REMEDY}")
+            await self._room.changed()
+        return replace(settings, gpus=answer.gpus, tensor_split=self._room.split(answer.gpus))
+
+    def _fits_host(self, wanted: Need | None, settings: LlamaSettings) -> None:
+        why = wanted and never_in(wanted, self._host_memory_bytes(), settings.limits.memory_bytes)
+        if why:
+            remedy = "Set fewer slots or context_tokens, or take a smaller model"
+            raise EngineError(Reason.ENGINE_UNAVAILABLE, why, remedy=remedy)
+
+    def started(self, pid: int) -> None:
+        self._room.started(self._name, pid)
+
+    def ready(self) -> None:
+        self._room.ready(self._name)
+
+    def leave(self) -> None:
+        self._room.leave(self._name)
+
+
+def need_of(shape: ModelShape, settings: LlamaSettings) -> Need | None:
+    """What this engine takes; None when its arguments keep that from being told. Raises EngineError."""
+    plan = plan_of(settings.slots, settings.context_tokens, len(settings.gpus), settings.args)
+    try:
+        return None if plan is None else need(shape, plan)
+    except ValueError as fault:
+        raise EngineError(Reason.ENGINE_UNAVAILABLE, str(fault), remedy="Correct pools.args") from fault
