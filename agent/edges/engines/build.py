@@ -24,7 +24,6 @@ from agent.edges.engines.launch import (
 from agent.edges.engines.llama import EngineFacts, LlamaPool
 from agent.edges.engines.placement import GpuRoom, Placement
 from agent.edges.host import Host
-from agent.edges.models.gguf import model_shape
 from agent.edges.models.store import ModelStore, Progress, Verified
 from agent.ports import Clock, EnginePool, Limits, Sandbox
 
@@ -170,7 +169,6 @@ def _llama(
         measure=measure,
         placement=Placement(
             room,
-            model_shape(model.path),
             chooses=pool.device == "auto",
             host_memory_bytes=lambda: Host().facts().memory_bytes,
         ),

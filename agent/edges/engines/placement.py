@@ -14,6 +14,7 @@ from agent.core.model import Reason
 from agent.core.model_memory import ModelShape, Need, need
 from agent.core.placement import Answer, Wish, never_in, place, plan_of, rooms, split, used_by
 from agent.edges.engines.launch import LlamaSettings
+from agent.edges.models.gguf import model_shape
 from agent.edges.sandbox.processes import tree
 
 _REMEDY = "It starts when memory is freed; fewer slots or context_tokens, or a smaller model, need less"
@@ -140,12 +141,9 @@ class _Seat:
 class Placement:
     """One pool's way to its GPUs, or to the processor."""
 
-    def __init__(
-        self, room: GpuRoom, shape: ModelShape, *, chooses: bool = False, host_memory_bytes: Callable[[], int]
-    ) -> None:
+    def __init__(self, room: GpuRoom, *, chooses: bool = False, host_memory_bytes: Callable[[], int]) -> None:
         """`chooses`: any one GPU will do (`device = "auto"`)."""
         self._room = room
-        self._shape = shape
         self._chooses = chooses
         self._host_memory_bytes = host_memory_bytes
         self._name = ""
@@ -153,10 +151,10 @@ class Placement:
     async def settle(self, settings: LlamaSettings, refused: Callable[[str], None]) -> LlamaSettings:
         """`settings` with the GPUs that the engine gets. Waits while it does not fit; `refused` is told why.
 
-        Raises EngineError for what can never fit.
+        Raises EngineError for what can never fit, ModelError for a header that is not sound.
         """
         self._name = settings.name
-        wanted = need_of(self._shape, settings)
+        wanted = need_of(await asyncio.to_thread(model_shape, settings.weights), settings)
         if not settings.gpus:
             self._fits_host(wanted, settings)
             return settings

@@ -15,7 +15,6 @@ from agent.edges.engines.launch import LlamaSettings, find_llama_server, sandbox
 from agent.edges.engines.llama import EngineFacts, LlamaPool
 from agent.edges.engines.placement import GpuRoom, Placement
 from agent.edges.gpu.reader import Reader
-from agent.edges.models.gguf import model_shape
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.ports import Limits
 from tests.fakes.nvml import pyfake
@@ -74,7 +73,7 @@ async def test_an_engine_that_does_not_fit_says_so_with_numbers_and_starts_when_
         sandbox=WithoutNodes(short_dir),
         clock=SystemClock(),
         measure=measured,
-        placement=Placement(room, model_shape(tiny_model), chooses=True, host_memory_bytes=lambda: GIB),
+        placement=Placement(room, chooses=True, host_memory_bytes=lambda: GIB),
     )
     running = asyncio.create_task(
         pool.run(lambda: told.put_nowait((pool.facts.ready, pool.facts.detail, pool.facts.device)))
@@ -99,9 +98,8 @@ async def test_an_engine_that_does_not_fit_says_so_with_numbers_and_starts_when_
 async def test_two_engines_are_not_promised_the_same_memory(tiny_model: Path, short_dir: Path) -> None:
     room = GpuRoom()
     room.see(seen(GIB // 2))
-    shape = model_shape(tiny_model)
     wanted = settings(tiny_model, short_dir, gpus=("GPU-1",))
-    first, second = (Placement(room, shape, host_memory_bytes=lambda: GIB) for _ in range(2))
+    first, second = (Placement(room, host_memory_bytes=lambda: GIB) for _ in range(2))
     await first.settle(wanted, pytest.fail)
     said: asyncio.Queue[str] = asyncio.Queue()
     waiting = asyncio.create_task(second.settle(replace(wanted, name="other"), said.put_nowait))
@@ -112,7 +110,7 @@ async def test_two_engines_are_not_promised_the_same_memory(tiny_model: Path, sh
 
 
 async def test_the_processor_is_refused_what_can_never_fit(tiny_model: Path, short_dir: Path) -> None:
-    placement = Placement(GpuRoom(), model_shape(tiny_model), host_memory_bytes=lambda: GIB)
+    placement = Placement(GpuRoom(), host_memory_bytes=lambda: GIB)
     wanted = settings(tiny_model, short_dir, limits=Limits(memory_bytes=1 << 20))
     with pytest.raises(EngineError, match="engine_memory_mib allows"):
         await placement.settle(wanted, pytest.fail)
