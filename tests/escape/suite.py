@@ -115,16 +115,26 @@ def _seen(reached: bool, what: str = "") -> Tried:
 
 
 async def _alone(sandbox: Sandbox, around: Surroundings, name: str) -> Tried:
-    """One that may take its sandbox with it."""
+    """One that may take its sandbox with it. In no sandbox it may also die of what another one does to the machine at
+    the same time, and is tried once more: that proves nothing either way."""
+    for _ in range(2):
+        verdict, got, told = await _once(sandbox, around, name)
+        if verdict != "broken":
+            return Tried(Verdict.ABSENT if verdict == "absent" else Verdict(verdict), got)
+    raise AssertionError((name, got, told))
+
+
+async def _once(sandbox: Sandbox, around: Surroundings, name: str) -> tuple[str, str, str]:
+    """Verdict, what was got, and all that was said."""
     handle = await sandbox.start(_spec(around, f"{around.token}-{name}", name))
     try:
         async with asyncio.timeout(PATIENCE_S):
             end = await handle.wait()
-        verdict, got = _last_report(handle.stderr_tail()).get(name, _without_report(end, handle.stderr_tail()))
+        told = handle.stderr_tail()
     finally:
         handle.close()
-    assert verdict != "broken", (name, got, end, handle.stderr_tail())
-    return Tried(Verdict.ABSENT if verdict == "absent" else Verdict(verdict), got)
+    verdict, got = _last_report(told).get(name, _without_report(end, told))
+    return verdict, got, f"{end} {told}"
 
 
 def _without_report(end: SandboxExit, stderr: str) -> tuple[str, str]:
