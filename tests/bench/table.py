@@ -65,7 +65,7 @@ def machine() -> list[str]:
     return [
         f"- {time.strftime('%Y-%m-%d', time.gmtime())}, gpu-agent {__version__} ({_commit()})",
         f"- {os.cpu_count()} × {cpu_model(Path('/proc/cpuinfo').read_text()) or platform.machine()}, "
-        f"Linux {platform.release()}, load before the run {os.getloadavg()[0]:.1f}",
+        f"Linux {'.'.join(platform.release().split('.')[:2])}, load before the run {os.getloadavg()[0]:.1f}",
         f"- Python {platform.python_version()}, {packages}",
     ]
 
