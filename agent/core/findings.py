@@ -108,9 +108,9 @@ _D, _L = Severity.DEGRADES, Severity.LOSES
 RULES: Final = (
     Rule("gpu_lost", _L, Advice.REBOOT, _fault(GpuFault.GPU_LOST)),
     Rule("needs_reset", _L, Advice.RESET, _fault(GpuFault.GPU_NEEDS_RESET)),
-    Rule("driver_unresponsive", _L, Advice.REBOOT, _fault(GpuFault.DRIVER_UNRESPONSIVE)),
     Rule("recovery_action", _L, Advice.RESET, _recovery),
     Rule("remap_failed", _L, Advice.INSPECT, _remap_failed),
+    Rule("driver_unresponsive", _D, Advice.REBOOT, _fault(GpuFault.DRIVER_UNRESPONSIVE)),
     Rule("driver_mismatch", _D, Advice.REBOOT, _fault(GpuFault.DRIVER_MISMATCH)),
     Rule("remap_pending", _D, Advice.RESET, _remap_pending),
     Rule("ecc_uncorrected", _D, Advice.RESET, _uncorrected),

@@ -10,13 +10,16 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from agent.core.findings import HARD_SLOWDOWN, Advice, Finding, Severity, shown, told_by
-from agent.core.gpu import Gpu, GpuEvent, GpuEventKind, GpuReport, bus_address
+from agent.core.gpu import Gpu, GpuEvent, GpuEventKind, GpuFault, GpuReport, bus_address
 from agent.core.xids import Xid, judged
 
 CLEAR_SAMPLES = 5
 """Good readings in a row after which a condition counts as over: a flickering one must not flap the capacity."""
 PROBATION_S = 60.0
 """How long a GPU that was lost takes nothing after it is well again."""
+HANG_S = 30.0
+"""How long a driver may keep silent before its GPUs count as lost. One late reading on a busy machine is no hang, and
+tasks that run may know nothing of it."""
 STALE_PERIODS = 3
 SLOWDOWN_WINDOW = 60
 SLOWDOWN_SHARE = 0.25
@@ -67,6 +70,7 @@ class GpuHealth:
         self._good_at: float | None = None
         self._probation_until: float | None = None
         self._was_lost = on_probation
+        self._silent_since: float | None = None
         self._before: Gpu | None = None
 
     @property
@@ -84,8 +88,19 @@ class GpuHealth:
             if finding.code not in self._findings:
                 self._findings[finding.code] = replace(finding, boot_id=when.boot_id, since_at=when.at)
             self._clear.pop(finding.code, None)
+        self._hang(gpu, when.now)
         self._before = gpu if gpu.fault is None else self._before
         self.state = self._judge(when.now, period_s)
+
+    def _hang(self, gpu: Gpu, now: float) -> None:
+        """A driver that stays silent is a GPU that is lost."""
+        if gpu.fault is not GpuFault.DRIVER_UNRESPONSIVE:
+            self._silent_since = None
+            return
+        self._silent_since = now if self._silent_since is None else self._silent_since
+        if now - self._silent_since >= HANG_S:
+            code = "driver_unresponsive"
+            self._findings[code] = replace(self._findings[code], severity=Severity.LOSES)
 
     def _clear_what_is_over(self, gpu: Gpu, seen: Mapping[str, Finding]) -> None:
         was_reset = self._was_reset(gpu)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
+from functools import lru_cache
 
 from agent.core.model import Reason
 from agent.core.schedule import Window, is_open, next_change
@@ -42,5 +43,11 @@ class OwnerPolicy:
         return found
 
     def _until(self, now: datetime) -> str:
-        opens = next_change(self.windows, now, self.zone)
+        opens = _opening(self.windows, now.replace(second=0, microsecond=0), self.zone)
         return f"the owner's schedule opens {opens:%a %H:%M}" if opens else "the owner's schedule never opens"
+
+
+@lru_cache(maxsize=1)
+def _opening(windows: tuple[Window, ...], minute: datetime, zone: tzinfo) -> datetime | None:
+    """Looking a week ahead takes some 10 ms: once a minute is enough."""
+    return next_change(windows, minute, zone)

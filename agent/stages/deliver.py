@@ -75,6 +75,8 @@ class Deliver:
         self._fresh: dict[str, OutboxRow] = {}
         self._away: set[str] = set()
         """Under way: in a message, in an upload, or on the way into the ledger."""
+        self._queued: set[str] = set()
+        """Wait for room to go up; small ones pass them by."""
         self._retries: dict[str, Retry] = {}
         self._log = structlog.get_logger("report")
         self.unsent: dict[str, LeaseKey] = {}
@@ -97,6 +99,11 @@ class Deliver:
         self._gate_backlog()
         self._news.set()
 
+    def abandon(self, key: LeaseKey) -> None:
+        """A result of this attempt is given up: what it made goes with it, unless another result of it waits."""
+        if self._artifacts is not None and key not in self.unsent.values():
+            self._artifacts.drop(key)
+
     def hurry(self) -> None:
         """A session is open: what waits for a retry need wait no longer."""
         self._retries.clear()
@@ -115,13 +122,12 @@ class Deliver:
                     self._log.error("outbox.unreadable", detail=str(error))
                     await self._spine.clock.sleep(RETRY_S)
                     continue
-                for row in filter(self._uploads.needs, rows):
-                    if self._uploads.room:
-                        self._away.add(row.idem_key)
-                        group.create_task(self._upload(row), name=f"upload {row.key.task_id}")
+                large = [row for row in rows if self._uploads.needs(row)]
+                for row in large:
+                    self._begin_upload(row, group)
                 if batch := _one_message([row for row in rows if not self._uploads.needs(row)]):
                     await self._send(batch, group)
-                else:
+                elif not large:  # else there may be small ones behind those that have to go up first
                     await self._wait_for_news(self._next_due(now) - now)
 
     # ------------------------------------------------------------------ what is next
@@ -129,7 +135,7 @@ class Deliver:
     async def _due(self, now: float) -> Sequence[OutboxRow]:
         """Rows to deliver now: from memory while nothing older waits in the outbox. Raises StorageError."""
         resting = {idem_key for idem_key, retry in self._retries.items() if retry.due_at > now}
-        skip = resting | self._away
+        skip = resting | self._away | self._queued
         owed = self.unsent.keys() - skip
         if owed <= self._fresh.keys():
             return [row for idem_key, row in self._fresh.items() if idem_key in owed][:BATCH]
@@ -143,6 +149,7 @@ class Deliver:
         for idem_key in idem_keys:
             key = self.unsent.pop(idem_key)
             self._forget(idem_key)
+            self.abandon(key)
             self._log.error("result.lost", task=key.task_id, detail="the outbox does not hold it any more")
             self._spine.feed(ev.Happened(key=key, event=Event.UNDELIVERABLE))
         self._gate_backlog()
@@ -161,12 +168,22 @@ class Deliver:
 
     # ------------------------------------------------------------------ one message
 
+    def _begin_upload(self, row: OutboxRow, group: asyncio.TaskGroup) -> None:
+        if self._uploads.begin():
+            self._away.add(row.idem_key)
+            group.create_task(self._upload(row), name=f"upload {row.key.task_id}")
+        else:
+            self._queued.add(row.idem_key)
+
     async def _upload(self, row: OutboxRow) -> None:
         try:
             await self._uploads.send(row)
         except LinkError as error:
             self._failed(row, error)
+        except StorageError as error:  # what it read may be readable again: the result is worth another try
+            self._failed(row, LinkError(LinkFault.BROKEN, str(error)))
         self._away.discard(row.idem_key)
+        self._queued.clear()
         self._news.set()
 
     async def _send(self, rows: Sequence[OutboxRow], group: asyncio.TaskGroup) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
@@ -29,6 +30,8 @@ class Owner:
         self._view = view
         self._pulse = pulse
         self._hand_back_after_s = hand_back_after_s
+        self._eyes = ThreadPoolExecutor(1, "owner")
+        """Of its own: what else runs in threads may hang with a disk, and would make this loop seem to stand still."""
         self._shut: dict[Reason, Gate] = {}
         self._since: float | None = None
         self._log = structlog.get_logger("owner")
@@ -38,7 +41,8 @@ class Owner:
         while True:
             now = self._spine.clock.monotonic()
             self._pulse.beat("owner", now)
-            seen = await asyncio.to_thread(self._view.look, self._spine.clock.wall())
+            loop, wall = asyncio.get_running_loop(), self._spine.clock.wall()
+            seen = await loop.run_in_executor(self._eyes, self._view.look, wall)
             self._apply(self._policy.gates(seen), now)
             await self._spine.clock.sleep(LOOK_EVERY_S)
 

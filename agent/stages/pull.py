@@ -17,6 +17,7 @@ from agent.core.watchdog import Tally
 from agent.ports import Identity, Outbox
 from agent.stages.calls import Caller
 from agent.stages.spine import Spine
+from agent.stages.storage import RETRY_S
 
 EMPTY_MIN_S = 1.0
 """A pull that brings nothing takes at least this long, whatever the coordinator does."""
@@ -68,6 +69,8 @@ class Pull:
                 self._log.warning("pull.failed", pool=pool, fault=error.fault.value, detail=str(error))
                 await self._caller.back_off(failures, error)
                 failures += 1
+            except StorageError:  # told already; asking on would only cost the coordinator leases
+                await self._spine.clock.sleep(RETRY_S)
             else:
                 failures = 0
 
@@ -94,7 +97,7 @@ class Pull:
             await self._spine.clock.sleep(asked_at + EMPTY_MIN_S - self._spine.clock.monotonic())
 
     async def _take(self, credit: wire.Credit, asked_at: float) -> bool:
-        """Pull once, and consider what is offered; returns whether anything was. Raises LinkError."""
+        """Pull once, and consider what is offered; returns whether anything was. Raises LinkError, StorageError."""
         reply = await self._caller.ask(wire.Pull(credits=(credit,)), wire.Offers)
         if len(reply.offers) > credit.count:
             self._log.warning("pull.too_many_offers", asked=credit.count, offered=len(reply.offers))
@@ -108,13 +111,13 @@ class Pull:
         return bool(taken)
 
     async def _consider(self, offers: Sequence[Signed], asked_at: float) -> list[bool]:
-        """Whether each offer became an attempt."""
+        """Whether each offer became an attempt. Raises StorageError when our own store cannot tell what is a replay."""
         read = [(offer, signed) for signed in offers if (offer := self._verified(signed)) is not None]
         try:
             settled = await self._outbox.settled_many([(offer.key, offer.idem_key) for offer, _ in read])
         except StorageError as error:  # whether they are replays is unknown: none is taken, and their leases end
             self._log.error("offers.unchecked", tasks=[offer.task.task_id for offer, _ in read], detail=str(error))
-            return [False] * len(offers)
+            raise
         arrived = (
             ev.OfferArrived(offer=offer, signed=signed, asked_at=asked_at, settled=was_settled)
             for (offer, signed), was_settled in zip(read, settled, strict=True)

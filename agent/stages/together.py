@@ -44,6 +44,12 @@ class Together(Generic[T, R]):
                     answer.set_exception(error.again())
                     answer.exception()  # who asked may have lost interest: that is no mistake to be told
             return
+        except Exception as error:  # noqa: BLE001  (a bug of ours: each who waits is told, and none waits for ever)
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(error)
+                    answer.exception()
+            return
         for (_, answer), value in zip(batch, answers, strict=True):
             if not answer.done():
                 answer.set_result(value)

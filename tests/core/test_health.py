@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agent.core.findings import Advice, Severity
 from agent.core.gpu import Gpu, GpuCondition, GpuEvent, GpuEventKind, GpuFault, GpuReport, GpuSample, Throttle
-from agent.core.health import CLEAR_SAMPLES, PROBATION_S, SLOWDOWN_WINDOW, Health, HealthState
+from agent.core.health import CLEAR_SAMPLES, HANG_S, PROBATION_S, SLOWDOWN_WINDOW, Health, HealthState
 from agent.core.xids import Bucket, judged
 from agent.edges.gpu.xids import xid_table
 
@@ -53,7 +53,7 @@ def test_the_first_good_reading_makes_a_gpu_healthy() -> None:
     [
         ({"fault": GpuFault.GPU_LOST}, L, "gpu_lost", Advice.REBOOT),
         ({"fault": GpuFault.GPU_NEEDS_RESET}, L, "needs_reset", Advice.RESET),
-        ({"fault": GpuFault.DRIVER_UNRESPONSIVE}, L, "driver_unresponsive", Advice.REBOOT),
+        ({"fault": GpuFault.DRIVER_UNRESPONSIVE}, D, "driver_unresponsive", Advice.REBOOT),
         ({"condition": GpuCondition(recovery_action=1)}, L, "recovery_action", Advice.RESET),
         ({"condition": GpuCondition(recovery_action=2)}, L, "recovery_action", Advice.REBOOT),
         ({"condition": GpuCondition(recovery_action=4)}, L, "recovery_action", Advice.RESET),
@@ -179,6 +179,19 @@ def test_a_gpu_that_is_not_read_any_more_is_unknown_and_takes_nothing() -> None:
     assert watched.see(unread, times=3) is H
     assert watched.see(unread) is U
     assert watched.see(gpu()) is H
+
+
+def test_one_late_reading_is_no_hang_and_a_silence_that_lasts_is() -> None:
+    watched = Watched()
+    watched.see(gpu())
+    silent = gpu(fault=GpuFault.DRIVER_UNRESPONSIVE)
+    assert watched.see(silent) is D
+    assert watched.see(silent, times=int(HANG_S) - 1) is U
+    assert watched.see(silent) is L
+    assert watched.see(gpu(), times=CLEAR_SAMPLES) is D
+    assert watched.see(gpu(), times=int(PROBATION_S)) is H
+    assert watched.see(silent) is D
+    assert watched.see(gpu(), times=CLEAR_SAMPLES) is H
 
 
 def test_a_driver_replaced_under_a_running_agent_lets_work_finish_and_asks_for_a_reboot() -> None:

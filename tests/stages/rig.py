@@ -53,6 +53,10 @@ class PaperCoordinator:
         self.blobs: dict[str, bytes] = {}
         self.answers: dict[type, Answer] = {}
         self.down = False
+        self.uploading = 0
+        self.line_is_free = asyncio.Event()
+        """For blobs."""
+        self.line_is_free.set()
         self._offers: asyncio.Queue[tuple[Signed, ...]] = asyncio.Queue()
         self._pushes: asyncio.Queue[wire.Push] = asyncio.Queue()
         self._seen = asyncio.Condition()
@@ -147,6 +151,9 @@ class PaperCoordinator:
     async def put_blob(self, sha256: str, body: bytes) -> None:
         if self.down:
             raise DOWN
+        self.uploading += 1
+        await self.line_is_free.wait()
+        self.uploading -= 1
         self.blobs[sha256] = body
 
     async def pushes(self) -> AsyncIterator[wire.Push]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 
 import msgspec
@@ -18,6 +19,7 @@ from agent.core.proof.header import check_against_offer
 from agent.core.proof.signed import seal
 from agent.edges.signing import KeyPair
 from agent.ports import OutboxRow, Room
+from agent.stages.uploads import AT_ONCE
 from tests import builders
 from tests.stages.rig import Rig, confirmed, crash
 
@@ -485,7 +487,7 @@ async def test_a_store_that_cannot_be_read_for_a_moment_ends_nothing() -> None:
         await rig.coordinator.saw(wire.Pull)
         rig.outbox.unreadable = True
         rig.coordinator.offer(builders.offer("unchecked"))
-        await rig.pass_time(2.0)
+        await rig.pass_time(6.0)
         await rig.coordinator.saw(wire.Pull, 2)
         rig.outbox.unreadable = False
         rig.coordinator.offer(builders.offer("checked"))
@@ -610,3 +612,14 @@ async def test_a_message_that_one_delivery_spoils_is_sent_again_in_parts() -> No
         rig.coordinator.offer_together(*map(builders.offer, ["good-1", "bad", "good-2"]))
         await rig.until(lambda: len(rig.outbox.ledger) == 2)
         assert list(rig.outbox.rows) == [builders.offer("bad").idem_key]
+
+
+async def test_small_results_pass_by_large_ones_that_wait_for_room_on_the_line() -> None:
+    async with Rig() as rig:
+        rig.coordinator.line_is_free = asyncio.Event()
+        for number in range(40):
+            await rig.outbox.put(msgspec.structs.replace(_earlier(f"t{number}"), output="x" * 200_000))
+        rig.deliver.unsent.update(await rig.outbox.unsent())
+        rig.coordinator.offer(builders.offer("small"))
+        await rig.until(lambda: list(rig.outbox.ledger) == [builders.offer("small").idem_key])
+        assert rig.coordinator.uploading == AT_ONCE
