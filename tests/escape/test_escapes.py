@@ -1,4 +1,4 @@
-"""Every way out that we know of is tried from inside real sandboxes, and docs/escape.md tells what came of it."""
+"""Every way out that we know of is tried from inside real sandboxes, and docs/escape.md tells what is open."""
 
 from __future__ import annotations
 

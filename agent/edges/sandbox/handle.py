@@ -34,7 +34,7 @@ class Confining(Protocol):
         ...
 
     def out_of_memory(self) -> bool:
-        """Whether the kernel killed something inside for its memory limit."""
+        """Whether the kernel killed something inside for its memory limit. May block."""
         ...
 
     def used(self, wall_s: float) -> Used:
@@ -170,7 +170,7 @@ class RunningSandbox:
         if self._wall is not None:
             self._wall.cancel()
         self._watch.cancel()
-        cause = self._cause or self._found(code)
+        cause = self._cause or await self._found(code)
         used = self._confinement.used(asyncio.get_running_loop().time() - self._began)
         await asyncio.to_thread(self._tidy)
         os.close(self._launched.init_pidfd)
@@ -182,14 +182,14 @@ class RunningSandbox:
         self._launched.places.close(keep_out=True)
         self._confinement.release()
 
-    def _found(self, code: int) -> ExitKind | None:
+    async def _found(self, code: int) -> ExitKind | None:
         """Why it ended, where we did not end it."""
         if self._output is not None and self._output.overrun():
             return ExitKind.OUTPUT
         if code == 0:
             return None
         # In version 1 the kernel may have killed a child only, which the program outlived.
-        if self._confinement.out_of_memory():
+        if await asyncio.to_thread(self._confinement.out_of_memory):
             return ExitKind.OUT_OF_MEMORY
         return ExitKind.DISK_FULL if self._launched.places.full() else None
 

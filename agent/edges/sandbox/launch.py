@@ -20,7 +20,7 @@ from agent.core.errors import SandboxError
 from agent.core.text import plain
 from agent.edges.sandbox.fds import Tail, read_until, writable
 from agent.edges.sandbox.places import Places, hold
-from agent.edges.sandbox.processes import bury, tree
+from agent.edges.sandbox.processes import reap, tree
 from agent.edges.sandbox.remedies import remedy_for
 
 _TIED_PERIOD_S = 0.0005
@@ -105,7 +105,7 @@ async def _go_on(held: _Held, recipe: Recipe, confine: Callable[[int], None]) ->
             await _let_go(held.gate)
             await _tied(init_pid, pidfd)
     except (SandboxError, OSError, TimeoutError) as error:
-        await _abandon(held, pidfd, places, tail)
+        await asyncio.shield(_abandon(held, pidfd, places, tail))
         raise _explained(error, tail) from error
     except BaseException:  # cancelled: leave nothing behind
         await asyncio.shield(_abandon(held, pidfd, places, tail))
@@ -247,13 +247,13 @@ async def _abandon(held: _Held, pidfd: int, places: Places, tail: Tail) -> None:
     if pidfd >= 0:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-    monitor.wait()
-    bury(monitor.pid, pidfd)
+    dead = await asyncio.to_thread(reap, monitor, pidfd)
     places.close()
     for fd in (pidfd, held.stdout):
         if fd is not None and fd >= 0:
             os.close(fd)
-    await tail.closed.wait()
+    if dead:
+        await tail.closed.wait()
 
 
 def _explained(error: Exception, tail: Tail) -> SandboxError:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 PROC = Path("/proc")
+_REAP_LIMIT_S = 5.0
+"""What was killed is dead within milliseconds, unless it sits in a call that the kernel cannot interrupt."""
 
 
 def tree(pid: int, proc: Path = PROC) -> Iterator[int]:
@@ -65,6 +68,17 @@ def exists(pid: int) -> bool:
         return False
     except PermissionError:
         return True
+    return True
+
+
+def reap(monitor: subprocess.Popen[bytes], pidfd: int, limit_s: float = _REAP_LIMIT_S) -> bool:
+    """Wait until a killed monitor is dead, and `bury` what it left. Blocks for a bounded time; False when that was too
+    short: then it dies, and closes what it holds open, when the kernel lets it."""
+    try:
+        monitor.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        return False
+    bury(monitor.pid, pidfd)
     return True
 
 

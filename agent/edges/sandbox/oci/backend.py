@@ -23,7 +23,7 @@ from agent.edges.sandbox.asked import check
 from agent.edges.sandbox.handle import RunningSandbox
 from agent.edges.sandbox.mechanisms import Machine
 from agent.edges.sandbox.oci import facts as engine_facts
-from agent.edges.sandbox.oci import image, words
+from agent.edges.sandbox.oci import first, image, words
 from agent.edges.sandbox.oci.command import Command, find, installed_runtimes
 from agent.edges.sandbox.oci.confine import ContainerConfinement
 from agent.edges.sandbox.oci.facts import EngineName, Facts
@@ -128,6 +128,8 @@ class Oci:
             stderr_bytes=spec.limits.stderr_bytes,
             stdout=container.stdout,
             places=tuple(scratch(spec.limits)),
+            who=functools.partial(first.ask, engine.command, container),
+            accounted=not engine.facts.rootless,
         )
         try:
             launched = await launch(order, confinement.admit)
@@ -135,6 +137,9 @@ class Oci:
             self._image = ""  # somebody may have removed it
             await asyncio.shield(asyncio.to_thread(confinement.release))
             raise
+        finally:
+            for path in (container.id_file, container.pid_file):
+                path.unlink(missing_ok=True)
         confinement.follow(launched.monitor)
         return RunningSandbox(launched, spec, confinement)
 
@@ -156,6 +161,8 @@ class Oci:
             seccomp=self._runtime_dir / "seccomp-oci.json",
             empty=self._runtime_dir / "empty",
             mark=secrets.token_hex(16),
+            id_file=self._runtime_dir / f"{name}.id",
+            pid_file=self._runtime_dir / f"{name}.pid",
             mounts=mounts,
             most_pids=engine.most_pids,
             stdout=self._runtime_dir / f"{name}.stdout" if spec.limits.stdout_bytes else None,

@@ -35,13 +35,13 @@ class ContainerConfinement:
 
     def admit(self, pid: int) -> None:
         """Look at the held first process, and hand it its socket directory. Raises SandboxError, also when that process
-        turns out to be root on the host, or when its engine has ignored a limit."""
+        turns out to be root on the host, or when its engine has ignored a limit; then it has been handed nothing."""
         refuse_root(pid)
-        owner = Path(f"/proc/{pid}").stat()
-        if self._spec.socket_dir is not None:
-            give(self._spec.socket_dir, owner.st_uid, owner.st_gid)
         self._places = cgroup.places(Path(f"/proc/{pid}/cgroup").read_text(), Path("/proc/self/cgroup").read_text())
         cgroup.require_held(self._places, self._spec.limits)
+        if self._spec.socket_dir is not None:
+            owner = Path(f"/proc/{pid}").stat()
+            give(self._spec.socket_dir, owner.st_uid, owner.st_gid)
         self._pidfd = os.pidfd_open(pid)
 
     def follow(self, client: subprocess.Popen[bytes]) -> None:
@@ -62,7 +62,7 @@ class ContainerConfinement:
             self._client.kill()
 
     def out_of_memory(self) -> bool:
-        """Whether the kernel killed something inside for its memory limit."""
+        """Whether the kernel killed something inside for its memory limit. Blocks where the engine must be asked."""
         if self._spec.limits.memory_bytes is None:
             return False
         if self._remains.oom_killed is not None:

@@ -15,9 +15,10 @@ from agent.core.errors import SandboxError
 from agent.edges.sandbox.fds import Tail
 from agent.edges.sandbox.launch import Launched
 from agent.edges.sandbox.oci.command import complaint
+from agent.edges.sandbox.oci.first import Told, recognise
 from agent.edges.sandbox.oci.remedies import remedy_for
 from agent.edges.sandbox.places import Places, hold
-from agent.edges.sandbox.processes import PROC, bury
+from agent.edges.sandbox.processes import reap
 
 LAUNCH_LIMIT_S = 60.0
 """An engine takes 0.2 to 0.6 s; the first container after an installation longer."""
@@ -37,6 +38,11 @@ class Order(NamedTuple):
     """Named pipe for the program's stdout, where that is wanted; it is made here and removed once it is open."""
     places: tuple[str, ...]
     """Paths inside of the file systems that are to be held open."""
+    who: Callable[[], Told]
+    """Asks the engine, once the first process is there, which one that is; may block."""
+    accounted: bool
+    """Whether the engine surely has cgroups to give. Without root it may have none; then all that is its container's
+    is the agent's own user's anyway."""
 
 
 class Announced(Tail):
@@ -99,13 +105,13 @@ async def launch(order: Order, admit: Callable[[int], None]) -> Launched:
             await asyncio.get_running_loop().connect_read_pipe(lambda: tail, os.fdopen(stderr, "rb", 0))
             async with asyncio.timeout(LAUNCH_LIMIT_S):
                 await tail.started()
-                init_pid = await asyncio.to_thread(first_process, order.mark)
-                pidfd = os.pidfd_open(init_pid)
+                told = await asyncio.to_thread(order.who)
+                init_pid, pidfd = told.pid, recognise(told, accounted=order.accounted)
                 admit(init_pid)
                 places = hold(init_pid, order.places, root="")
                 os.write(gate, b"\n")
         except (SandboxError, OSError, TimeoutError) as error:
-            await _abandon(monitor, pidfd, places, stdout, tail)
+            await asyncio.shield(_abandon(monitor, pidfd, places, stdout, tail))
             raise _explained(error, tail) from error
         except BaseException:  # cancelled: leave nothing behind
             await asyncio.shield(_abandon(monitor, pidfd, places, stdout, tail))
@@ -147,31 +153,6 @@ def _named_pipe(path: Path, ours: contextlib.ExitStack, ends: contextlib.ExitSta
     return fd
 
 
-def first_process(mark: str, proc: Path = PROC) -> int:
-    """The process with `mark` among its arguments that is number 1 of a pid namespace below ours.
-
-    The mark is a secret until that process runs, so nothing can pose as it. Raises SandboxError.
-    """
-    for entry in proc.iterdir():
-        if entry.name.isdigit() and mark.encode() in _read(entry / "cmdline").split(b"\0") and _leads(entry):
-            return int(entry.name)
-    raise SandboxError("the container does not run on this machine", remedy="Use an engine of this machine")
-
-
-def _leads(entry: Path) -> bool:
-    for line in _read(entry / "status").splitlines():
-        if line.startswith(b"NSpid:"):
-            numbers = line.split()[1:]
-            return len(numbers) > 1 and numbers[-1] == b"1"
-    return False
-
-
-def _read(path: Path) -> bytes:
-    with contextlib.suppress(OSError):  # processes come and go
-        return path.read_bytes()
-    return b""
-
-
 async def _abandon(
     monitor: subprocess.Popen[bytes], pidfd: int, places: Places, stdout: int | None, tail: Announced
 ) -> None:
@@ -180,13 +161,13 @@ async def _abandon(
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(monitor.pid, signal.SIGKILL)
-    monitor.wait()
-    bury(monitor.pid, pidfd)
+    dead = await asyncio.to_thread(reap, monitor, pidfd)
     places.close()
     for fd in (pidfd, stdout):
         if fd is not None and fd >= 0:
             os.close(fd)
-    await tail.closed.wait()
+    if dead:
+        await tail.closed.wait()
 
 
 def _explained(error: Exception, tail: Announced) -> SandboxError:

@@ -62,7 +62,12 @@ class Container(NamedTuple):
     empty: Path
     """A file with nothing in it."""
     mark: str
-    """What its first process says when it is there; it is secret until then."""
+    """What its first process says when it is there. It divides what the engine says from what the program does, and
+    proves nothing: every user can read it in the engine's command line."""
+    id_file: Path
+    """podman writes the container's id there before it starts it,"""
+    pid_file: Path
+    """and there the pid of the first process."""
     mounts: Sequence[tuple[Path, str]]
     most_pids: int
     """Processes that this machine can have."""
@@ -76,6 +81,8 @@ class Container(NamedTuple):
 def run(spec: SandboxSpec, container: Container, facts: Facts) -> list[str]:
     """All words after the engine's own. Raises SandboxError for a mount that would cover the sandbox's own places."""
     words = ["run", "--interactive", "--name", container.name, "--pull", "never", "--log-driver", "none"]
+    if facts.name is EngineName.PODMAN:
+        words += ["--cidfile", str(container.id_file), "--pidfile", str(container.pid_file)]
     for key, value in container.labels.items():
         words += ["--label", f"{key}={value}"]
     if container.runtime is not None and facts.name is EngineName.DOCKER:

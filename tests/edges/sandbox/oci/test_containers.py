@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import stat
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -18,6 +19,7 @@ from agent.edges.sandbox.oci import words
 from agent.edges.sandbox.oci.backend import Oci
 from agent.edges.sandbox.oci.confine import ContainerConfinement
 from agent.edges.sandbox.oci.facts import EngineName
+from agent.edges.sandbox.oci.first import Told, recognise
 from agent.ports import ExitKind, Limits
 from tests.sandboxes import FORKS, fork_agent, gone, make_backend, require_root, run, shell, within
 
@@ -103,6 +105,63 @@ async def test_a_socket_directory_of_another_backend_is_taken_over(containers, t
     for backend in (ours, containers, ours):
         end, stderr = await run(backend, "rm -f /sock/x && echo x >/sock/x", socket_dir=shared)
         assert end.code == 0, stderr
+
+
+# ---------------------------------------------------------------- who the first process is
+
+
+@pytest.fixture
+def first_of_a_namespace():
+    """pid of a process that is number 1 of a pid namespace, and of no container."""
+    require_root()
+    words = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", "echo; exec sleep 600"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as outer:
+        outer.stdout.readline()
+        (inner,) = psutil.Process(outer.pid).children()
+        yield inner.pid
+        outer.kill()
+
+
+def test_the_first_process_of_a_strangers_namespace_is_not_taken_for_a_container(first_of_a_namespace):
+    with pytest.raises(SandboxError, match="is not the container that its engine says"):
+        recognise(Told("0123456789abcdef", first_of_a_namespace), accounted=True)
+    os.close(recognise(Told("", first_of_a_namespace), accounted=False))  # but for its cgroup it would do
+
+
+def test_a_process_that_leads_no_pid_namespace_is_not_taken_for_a_container():
+    with pytest.raises(SandboxError, match="is not the container that its engine says"):
+        recognise(Told("", os.getpid()), accounted=False)
+
+
+def test_a_container_that_has_ended_is_not_recognised():
+    with pytest.raises(SandboxError, match="ended while it was built"):
+        recognise(Told("0123456789abcdef", 0), accounted=True)
+
+
+async def test_the_engine_tells_which_process_it_is_and_its_cgroup_is_named_after_the_container(containers):
+    handle = await within(containers.start(LONG))
+    try:
+        (container_id,) = await asyncio.to_thread(remembered, containers, mark(containers))
+        os.close(recognise(Told(container_id, handle.pid), accounted=True))
+        with pytest.raises(SandboxError, match="is not the container"):
+            recognise(Told(container_id[::-1], handle.pid), accounted=True)
+    finally:
+        handle.kill()
+        await within(handle.wait())
+
+
+async def test_a_container_that_ignores_a_limit_is_handed_no_socket_directory(containers, shared):
+    handle = await within(containers.start(LONG))
+    try:
+        before = shared.stat()
+        asked = shell("true", socket_dir=shared, limits=Limits(memory_bytes=1 << 20))
+        confinement = ContainerConfinement(containers.engine.command, "unused", asked, 1.0)
+        with pytest.raises(SandboxError, match="is not enforced"):
+            confinement.admit(handle.pid)
+        assert (shared.stat().st_uid, shared.stat().st_mode) == (before.st_uid, before.st_mode)
+    finally:
+        handle.kill()
+        await within(handle.wait())
 
 
 # ---------------------------------------------------------------- what the engine does

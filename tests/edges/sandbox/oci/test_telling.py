@@ -12,14 +12,16 @@ from hypothesis import strategies as st
 from agent.core.errors import SandboxError
 from agent.edges.sandbox.oci import image, words
 from agent.edges.sandbox.oci.cgroup import Places, Remains, places, read, require_held
-from agent.edges.sandbox.oci.command import complaint
+from agent.edges.sandbox.oci.command import Command, complaint
 from agent.edges.sandbox.oci.facts import (
+    EngineName,
     choose_runtime,
     enforcements,
     parse_docker,
     parse_podman,
     require,
 )
+from agent.edges.sandbox.oci.first import Told, ask
 from agent.edges.sandbox.oci.policy import all_but, for_libseccomp
 from agent.edges.sandbox.seccomp import load_policy
 from agent.ports import Limits, SandboxSpec
@@ -203,6 +205,7 @@ def container(**fields):
     parts = {
         "name": "c", "labels": {"gpu-agent": "tag"}, "image": "i", "seccomp": Path("/p.json"),
         "empty": Path("/empty"), "mark": "mark",
+        "id_file": Path("/c.id"), "pid_file": Path("/c.pid"),
         "mounts": (), "most_pids": 1000,
     }  # fmt: skip
     return words.Container(**(parts | fields))
@@ -236,6 +239,23 @@ def test_root_maps_its_containers_to_ids_that_nobody_has():
 
 def test_docker_without_user_namespaces_gets_an_id_that_nobody_has():
     assert after("--user", run(DOCKER, user=1879074657)) == ["1879074657:1879074657"]
+
+
+def test_podman_writes_down_which_process_its_container_is_and_docker_is_asked():
+    assert (after("--cidfile", run(ROOT)), after("--pidfile", run(ROOT))) == (["/c.id"], ["/c.pid"])
+    assert not {"--cidfile", "--pidfile"} & set(run(DOCKER))
+
+
+@pytest.mark.parametrize("pid", [None, "", "many"])
+def test_without_a_pid_there_is_no_container(tmp_path, pid):
+    (tmp_path / "id").write_text("0123")
+    if pid is not None:
+        (tmp_path / "pid").write_text(pid)
+    written = container(id_file=tmp_path / "id", pid_file=tmp_path / "pid")
+    with pytest.raises(SandboxError, match="podman does not say which process"):
+        ask(Command(EngineName.PODMAN, ("podman",), {}), written)
+    (tmp_path / "pid").write_text("7\n")
+    assert ask(Command(EngineName.PODMAN, ("podman",), {}), written) == Told("0123", 7)
 
 
 def test_podman_ends_by_itself_what_the_agent_forgot():
