@@ -115,7 +115,7 @@ class Incoming(Protocol):
         ...
 
     def restart(self) -> None:
-        """Forget what came: the connection broke."""
+        """Forget what came: the connection broke. Raises StorageError."""
         ...
 
     async def settle(self) -> None:
@@ -135,6 +135,6 @@ class Stock(Protocol):
         """What has to be fetched before `task` can run: its name here → size."""
         ...
 
-    def incoming(self, name: str, size: int) -> Incoming:
+    async def incoming(self, name: str, size: int) -> Incoming:
         """Takes in one of `lacking`; makes room for it first. Raises StorageError."""
         ...

@@ -59,8 +59,8 @@ class Artifacts(Protocol):
         """What is kept for an attempt."""
         ...
 
-    async def read(self, key: LeaseKey) -> bytes:
-        """All of what `of` tells. Raises StorageError."""
+    async def read(self, key: LeaseKey) -> bytes | None:
+        """All of what `of` tells; None when it was lost. Raises StorageError, which may pass."""
         ...
 
     def drop(self, key: LeaseKey) -> None:

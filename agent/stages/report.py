@@ -70,6 +70,7 @@ class Report:
             except ConflictError as error:  # one attempt given out twice; the first result stands
                 self._log.error("result.conflicts", task=row.key.task_id, detail=str(error))
                 self._storage.works(row.key)
+                self._deliver.abandon(row.key)
                 self._spine.feed(ev.Happened(key=row.key, event=Event.UNDELIVERABLE))
                 return
             except StorageError as error:  # kept in memory and tried again; no new work comes in meanwhile

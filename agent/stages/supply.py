@@ -29,7 +29,7 @@ class Supply:
         async with self._line:
             for name, size in self._stock.lacking(task).items():
                 try:
-                    with self._stock.incoming(name, size) as incoming:
+                    with await self._stock.incoming(name, size) as incoming:
                         await self._fetch(incoming, size)
                         await incoming.settle()
                 except StorageError as error:

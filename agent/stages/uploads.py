@@ -8,7 +8,6 @@ from typing import NamedTuple
 import structlog
 
 from agent.core import wire
-from agent.core.errors import StorageError
 from agent.ports import Artifacts, Link, OutboxRow
 
 AT_ONCE = 4
@@ -46,10 +45,12 @@ class Uploads:
         self._under_way = 0
         self._log = structlog.get_logger("report")
 
-    @property
-    def room(self) -> bool:
-        """Whether one more may begin."""
-        return self._under_way < AT_ONCE
+    def begin(self) -> bool:
+        """Take room for one more `send`; False when there is none."""
+        if self._under_way >= AT_ONCE:
+            return False
+        self._under_way += 1
+        return True
 
     def needs(self, row: OutboxRow) -> bool:
         """Whether something of the row has to go up before its result."""
@@ -58,8 +59,7 @@ class Uploads:
         return too_large_inline(row) or (self._artifacts is not None and self._artifacts.of(row.key) is not None)
 
     async def send(self, row: OutboxRow) -> None:
-        """Raises LinkError."""
-        self._under_way += 1
+        """After `begin`. Raises LinkError, StorageError."""
         try:
             self._sent[row.idem_key] = Sent(await self._output(row), await self._artifact(row))
         finally:
@@ -87,9 +87,8 @@ class Uploads:
         """One that was lost holds nothing up: the result is rejected for it, and the task is done again."""
         if self._artifacts is None or (blob := self._artifacts.of(row.key)) is None:
             return None
-        try:
-            await self._link.put_blob(blob.sha256, await self._artifacts.read(row.key))
-        except StorageError as error:
-            self._log.error("artifact.lost", task=row.key.task_id, detail=str(error))
+        if (raw := await self._artifacts.read(row.key)) is None:
+            self._log.error("artifact.lost", task=row.key.task_id, sha256=blob.sha256, bytes=blob.bytes)
             return None
+        await self._link.put_blob(blob.sha256, raw)
         return blob.sha256

@@ -17,12 +17,12 @@ import msgspec
 from agent.core import wire
 from agent.core.errors import ConflictError, EngineError, LinkError, LinkFault, StorageError
 from agent.core.fingerprint import Pool
-from agent.core.model import FinishReason, LeaseKey, Reason, Signed, TaskSpec, Usage
+from agent.core.model import Blob, FinishReason, LeaseKey, Reason, Signed, TaskSpec, Usage
 from agent.core.node import Node
 from agent.core.proof.signed import open_signed, seal, seal_all
 from agent.core.watchdog import Pulse
 from agent.edges.signing import KeyPair, verify
-from agent.ports import EngineOutput, Finished, OutboxRow, Piece, Room
+from agent.ports import Artifact, EngineOutput, Finished, OutboxRow, Piece, Room
 from agent.stages.advertise import Advertise
 from agent.stages.calls import Caller
 from agent.stages.deliver import Deliver
@@ -278,6 +278,34 @@ class PaperTranscripts:
         return 0
 
 
+class PaperArtifacts:
+    """Implements ports.Artifacts in memory; what is kept as None was lost."""
+
+    def __init__(self) -> None:
+        self.kept: dict[LeaseKey, bytes | None] = {}
+        self.fails: StorageError | None = None
+
+    async def keep(self, key: LeaseKey, artifact: Artifact) -> None:
+        self.kept[key] = artifact.path.read_bytes()
+
+    def of(self, key: LeaseKey) -> Blob | None:
+        if key not in self.kept:
+            return None
+        raw = self.kept[key] or b""
+        return Blob(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw))
+
+    async def read(self, key: LeaseKey) -> bytes | None:
+        if self.fails is not None:
+            raise self.fails
+        return self.kept[key]
+
+    def drop(self, key: LeaseKey) -> None:
+        self.kept.pop(key, None)
+
+    def retain(self, keys: Collection[LeaseKey]) -> None:
+        self.kept = {key: raw for key, raw in self.kept.items() if key in keys}
+
+
 class PaperIdentity:
     """Implements ports.Identity with real keys."""
 
@@ -313,7 +341,8 @@ class Rig:
         self.stream = Stream(self.coordinator)
         self.execute = Execute(self.spine, self.caller, pools, self.stream, top_logprobs=40)
         self.storage = storage = StorageGate(self.spine)
-        self.deliver = Deliver(self.spine, self.caller, self.identity, self.outbox, self.pulse, storage)
+        self.artifacts = PaperArtifacts()
+        self.deliver = Deliver(self.spine, self.caller, self.identity, self.outbox, self.pulse, storage, self.artifacts)
         self.report = Report(self.spine, self.caller, self.identity, self.outbox, storage, self.deliver)
         self.herald = Herald(self.spine, self.identity, builders.fingerprint())
         self.prove = Prove(self.spine, self.identity, pools, self.transcripts, retention_s=3600, storage=storage)

@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hashlib
+import io
 import os
 import re
 import tempfile
 import weakref
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from agent.core.errors import StorageError
 from agent.core.model import Blob, LeaseKey
-from agent.edges.durable import attempt_name, make_private_directory, sync_directory
+from agent.edges.durable import NO_ROOM, REMEDY_FOR_ROOM, attempt_name, make_private_directory, sync_directory
 from agent.ports import Artifact
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # in collections.abc from Python 3.12 on
 
 DIRECTORY_NAME = "artifacts"
 _DRAFT = ".part-"
 _KEPT = re.compile(r"(?P<key>.+)\.(?P<sha256>[0-9a-f]{64})")
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class _OwnFile(io.FileIO):
+    """Tells its faults in words of its own, so that they are not taken for those of what is written into it."""
+
+    def __init__(self, descriptor: int, told: Callable[[OSError], StorageError]) -> None:
+        super().__init__(descriptor, "r+b")
+        self._told = told
+
+    def write(self, piece: Buffer, /) -> int:
+        """Raises what `told` makes of an OSError."""
+        try:
+            return super().write(piece)
+        except OSError as error:
+            raise self._told(error) from error
 
 
 class FileDraft:
@@ -55,17 +72,9 @@ class FileArtifacts:
             raise self._storage_error(error) from error
         path = Path(name)
         try:
-            with os.fdopen(descriptor, "w+b") as file:
-                write(file)
-                file.flush()
-                os.fsync(descriptor)
-                file.seek(0)
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                return FileDraft(path, Blob(sha256=sha256, bytes=file.seek(0, os.SEEK_END)))
-        except BaseException as error:
+            return FileDraft(path, self._written(descriptor, write))
+        except BaseException:
             path.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in _FULL:
-                raise self._storage_error(error) from error
             raise
 
     async def keep(self, key: LeaseKey, artifact: Artifact) -> None:
@@ -80,11 +89,13 @@ class FileArtifacts:
         """See the port."""
         return self._kept.get(attempt_name(key)) if self._kept else None
 
-    async def read(self, key: LeaseKey) -> bytes:
+    async def read(self, key: LeaseKey) -> bytes | None:
         """See the port."""
         path = self._path(key, self._kept[attempt_name(key)])
         try:
             return await asyncio.to_thread(path.read_bytes)
+        except FileNotFoundError:
+            return None
         except OSError as error:
             raise self._storage_error(error) from error
 
@@ -102,6 +113,19 @@ class FileArtifacts:
             with contextlib.suppress(OSError):
                 (self._directory / f"{name}.{blob.sha256}").unlink()
 
+    def _written(self, descriptor: int, write: Callable[[BinaryIO], None]) -> Blob:
+        """Raises StorageError for all that befalls this file: an OSError is of what `write` reads."""
+        with io.BufferedRandom(_OwnFile(descriptor, self._storage_error)) as file:
+            write(file)
+            file.flush()
+            try:
+                os.fsync(descriptor)
+                file.seek(0)
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                return Blob(sha256=sha256, bytes=file.seek(0, os.SEEK_END))
+            except OSError as error:
+                raise self._storage_error(error) from error
+
     def _keep(self, key: LeaseKey, artifact: Artifact) -> None:
         artifact.path.replace(self._path(key, artifact.blob))
         sync_directory(self._directory)
@@ -117,9 +141,9 @@ class FileArtifacts:
                 self._kept[match["key"]] = Blob(sha256=match["sha256"], bytes=path.stat().st_size)
 
     def _storage_error(self, error: OSError) -> StorageError:
-        full = error.errno in _FULL
+        full = error.errno in NO_ROOM
         return StorageError(
             f"what a program made cannot be kept in {self._directory}: {error.strerror}",
             full=full,
-            remedy="Free space on that disk" if full else "Check the disk, and who may write there",
+            remedy=REMEDY_FOR_ROOM if full else "Check the disk, and who may write there",
         )

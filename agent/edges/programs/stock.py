@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -18,11 +18,10 @@ from typing import NamedTuple
 from agent.core.archive import ArchiveError
 from agent.core.errors import EngineError, StorageError
 from agent.core.model import ExecInput, Reason
-from agent.edges.durable import make_private_directory, sync_directory
+from agent.edges.durable import NO_ROOM, REMEDY_FOR_ROOM, make_private_directory, sync_directory
 from agent.edges.programs.unpack import unpack
 
 _DRAFT = ".part-"
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Places(NamedTuple):
@@ -46,6 +45,7 @@ class Stock:
         self._held: Counter[str] = Counter()
         self._sizes: dict[str, int] = {}
         """Least recently used first."""
+        self._evicted = itertools.count()
         try:
             make_private_directory(directory)
             self._look_round()
@@ -60,10 +60,10 @@ class Stock:
             self._touch(name)
         return {name: size for name, size in wanted.items() if name not in self._sizes}
 
-    def incoming(self, name: str, size: int) -> Incoming:
+    async def incoming(self, name: str, size: int) -> Incoming:
         """Takes in one of `lacking`; makes room for it first. Raises StorageError."""
         try:
-            self._make_room(size)
+            await self._make_room(size)
             return Incoming(self, self._directory, name, size)
         except OSError as error:
             raise _storage_error(self._directory, error) from error
@@ -95,15 +95,30 @@ class Stock:
         with contextlib.suppress(OSError):  # costs a better guess after the next start, no more
             os.utime(self._directory / name)
 
-    def _make_room(self, size: int) -> None:
+    async def _make_room(self, size: int) -> None:
         """Raises OSError, StorageError when what is held leaves too little."""
+        if evicted := list(self._evict(size)):
+            await asyncio.to_thread(self._discard, evicted)
+        if sum(self._sizes.values()) + size > self.quota_bytes:
+            raise StorageError("what running programs use fills exec.cache_mib", full=True, remedy="Raise it")
+
+    def _evict(self, size: int) -> Iterator[Path]:
+        """Put aside what was used least recently, until `size` fits. What bears its own name is whole: no removal, cut
+        short by whatever, leaves part of a bundle under it."""
         for name in [name for name in self._sizes if not self._held[name]]:
             if sum(self._sizes.values()) + size <= self.quota_bytes:
                 return
-            _remove(self._directory / name)
+            aside = self._directory / f"{_DRAFT}evicted-{next(self._evicted)}"
+            with contextlib.suppress(FileNotFoundError):  # somebody else made room
+                (self._directory / name).rename(aside)
             del self._sizes[name]
-        if sum(self._sizes.values()) + size > self.quota_bytes:
-            raise StorageError("what running programs use fills exec.cache_mib", full=True, remedy="Raise it")
+            yield aside
+
+    def _discard(self, evicted: Sequence[Path]) -> None:
+        """Blocks: a bundle may have thousands of files. Raises OSError; the next start then removes the rest."""
+        sync_directory(self._directory)
+        for path in evicted:
+            _remove(path)
 
     def _look_round(self) -> None:
         found = sorted(self._directory.iterdir(), key=lambda path: path.stat().st_mtime)
@@ -144,21 +159,30 @@ class Incoming:
             raise _storage_error(self._directory, error) from error
 
     def restart(self) -> None:
-        """Forget what came: the connection broke."""
-        self._file.seek(0)
-        self._file.truncate()
+        """Forget what came: the connection broke. Raises StorageError."""
+        try:
+            self._file.seek(0)
+            self._file.truncate()
+        except OSError as error:
+            raise _storage_error(self._directory, error) from error
         self._state, self._count = hashlib.sha256(), 0
 
     async def settle(self) -> None:
-        """All has come: check and keep it, durable when this returns.
+        """All has come: check and keep it, durable when this returns. A cancel waits for the thread that does it.
 
         Raises EngineError(BLOB_UNAVAILABLE) when it is something else, EngineError(BUNDLE_REFUSED), StorageError.
         """
         if (self._count, self._state.hexdigest()) != (self._size, self.sha256):
             told = f"{self._count} bytes with SHA-256 {self._state.hexdigest()}"
             raise EngineError(Reason.BLOB_UNAVAILABLE, f"{self._name} came as {told}, announced were {self._size}")
+        keeping = asyncio.get_running_loop().run_in_executor(None, self._keep)
         try:
-            await asyncio.to_thread(self._keep)
+            await asyncio.shield(keeping)
+        except asyncio.CancelledError:  # not before the thread is done: it uses the file, and what it kept is there
+            await _ended(keeping)
+            if not keeping.cancelled() and keeping.exception() is None:
+                self._stock.admit(self._name, self._size)
+            raise
         except ArchiveError as error:
             raise EngineError(Reason.BUNDLE_REFUSED, f"{self._name}: {error}") from error
         except OSError as error:
@@ -168,6 +192,11 @@ class Incoming:
     def _keep(self) -> None:
         self._file.flush()
         target = self._directory / self._name
+        if not target.exists():  # one that is there was put there whole, and only not made durable
+            self._place(target)
+        sync_directory(self._directory)
+
+    def _place(self, target: Path) -> None:
         if self._name.startswith("bundle-"):
             tree = self._draft.with_name(f"{self._draft.name}-tree")
             try:
@@ -179,7 +208,6 @@ class Incoming:
             os.fchmod(self._file.fileno(), 0o644)
             os.fsync(self._file.fileno())
             self._draft.rename(target)
-        sync_directory(self._directory)
 
     def __enter__(self) -> Incoming:
         return self
@@ -187,8 +215,17 @@ class Incoming:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what it still wants to write is not wanted
+            self._file.close()
+        with contextlib.suppress(OSError):  # the next start removes it
+            self._draft.unlink(missing_ok=True)
+
+
+async def _ended(job: asyncio.Future[None]) -> None:
+    """Wait for its end, however often we are cancelled meanwhile."""
+    while not job.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([job])
 
 
 def _remove(path: Path) -> None:
@@ -206,9 +243,9 @@ def _size(path: Path) -> int:
 
 
 def _storage_error(directory: Path, error: OSError) -> StorageError:
-    full = error.errno in _FULL
+    full = error.errno in NO_ROOM
     return StorageError(
         f"{directory} cannot be written: {error.strerror}",
         full=full,
-        remedy="Free space there" if full else "Check the disk, and who may write there",
+        remedy=REMEDY_FOR_ROOM if full else "Check the disk, and who may write there",
     )

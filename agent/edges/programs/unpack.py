@@ -8,10 +8,11 @@ first file is made (docs/exec.md, Archive).
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
 
-from agent.core.archive import Member, members
+from agent.core.archive import Member, ReadAt, members
 
 _PIECE_BYTES = 1 << 20
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -22,13 +23,18 @@ def unpack(archive: int, target: bytes) -> None:
 
     Raises ArchiveError before anything is made, OSError.
     """
-    found = members(lambda offset, count: os.pread(archive, count, offset), os.fstat(archive).st_size)
+    unpack_from(lambda offset, count: os.pread(archive, count, offset), os.fstat(archive).st_size, target)
+
+
+def unpack_from(read_at: ReadAt, size: int, target: bytes) -> None:
+    """`unpack` of an archive of `size` bytes, wherever it lies."""
+    found = members(read_at, size)
     _directory(target)
     for directory in _directories(found):
         _directory(target + b"/" + directory)
     for entry, offset in found:
         if not entry.directory:
-            _file(archive, offset, entry.size, target + b"/" + entry.path, 0o755 if entry.executable else 0o644)
+            _file(read_at, offset, entry.size, target + b"/" + entry.path, 0o755 if entry.executable else 0o644)
     _flush(target)
 
 
@@ -49,13 +55,15 @@ def _directory(path: bytes) -> None:
     os.chmod(path, 0o755)  # noqa: S103 (whatever the umask: the sandbox's user reads it)
 
 
-def _file(archive: int, offset: int, size: int, path: bytes, mode: int) -> None:
+def _file(read_at: ReadAt, offset: int, size: int, path: bytes, mode: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         os.fchmod(fd, mode)  # likewise
         end = offset + size
         while offset < end:
-            offset += os.write(fd, os.pread(archive, min(end - offset, _PIECE_BYTES), offset))
+            if not (piece := read_at(offset, min(end - offset, _PIECE_BYTES))):
+                raise OSError(errno.EIO, "the archive became shorter while it was unpacked")
+            offset += os.write(fd, piece)
     finally:
         os.close(fd)
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
+import resource
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from agent.core.archive import END, Entry, head, padding
@@ -46,6 +52,47 @@ async def bring(stock: Stock, asked: ExecInput, *contents: bytes) -> None:
     """Put what the task lacks into the stock."""
     known = {sha256(content): content for content in contents}
     for name, size in stock.lacking(asked).items():
-        with stock.incoming(name, size) as incoming:
+        with await stock.incoming(name, size) as incoming:
             incoming.write(known[incoming.sha256])
             await incoming.settle()
+
+
+class HeldThreads(ThreadPoolExecutor):
+    """The loop's threads, which wait for `go` before or after each piece of work."""
+
+    def __init__(self, when: str) -> None:
+        super().__init__(1)
+        self._when = when
+        self.waits, self.go = threading.Event(), threading.Event()
+
+    def submit(self, work: Any, /, *args: Any, **named: Any) -> Future[Any]:
+        return super().submit(self._held, work, *args, **named)
+
+    async def until_one_waits(self) -> None:
+        async with asyncio.timeout(5):
+            while not self.waits.is_set():
+                await asyncio.sleep(0.001)
+
+    def _held(self, work: Any, *args: Any, **named: Any) -> Any:
+        if self._when == "before":
+            self._wait()
+        try:
+            return work(*args, **named)
+        finally:
+            if self._when == "after":
+                self._wait()
+
+    def _wait(self) -> None:
+        self.waits.set()
+        assert self.go.wait(5)
+
+
+@contextlib.contextmanager
+def no_file_larger_than(limit_bytes: int) -> Iterator[None]:
+    """For this process: a write beyond fails with EFBIG."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

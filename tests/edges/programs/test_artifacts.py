@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from agent.core.errors import StorageError
 from agent.core.model import LeaseKey
 from agent.edges.programs.artifacts import FileArtifacts
-from tests.edges.programs.making import blob
+from tests.edges.programs.making import blob, no_file_larger_than
 
 KEY = LeaseKey(task_id="../../evil task", attempt=1, fence=7)
 OTHER = LeaseKey(task_id="task-2", attempt=1, fence=8)
@@ -51,15 +52,23 @@ async def test_what_nobody_keeps_is_gone_with_its_last_reference(directory: Path
     assert list(directory.iterdir()) == []
 
 
-async def test_a_draft_that_cannot_be_written_leaves_nothing(directory: Path) -> None:
+def test_a_draft_that_cannot_be_written_is_a_storage_error_and_leaves_nothing(directory: Path) -> None:
+    artifacts = FileArtifacts(directory)
+    for size in (2000, 200_000):  # met when all is flushed, and on the way
+        with no_file_larger_than(1000), pytest.raises(StorageError):
+            artifacts.draft(lambda file, size=size: file.write(bytes(size)))
+    assert list(directory.iterdir()) == []
+
+
+def test_what_fails_while_a_draft_is_gathered_is_told_as_it_is(directory: Path) -> None:
     artifacts = FileArtifacts(directory)
 
-    def full(_file: object) -> None:
-        raise OSError(28, "No space left on device")
+    def unreadable(file: BinaryIO) -> None:
+        file.write(b"some")
+        Path("/nowhere/at/all").read_bytes()
 
-    with pytest.raises(StorageError) as error:
-        artifacts.draft(full)
-    assert error.value.full
+    with pytest.raises(FileNotFoundError):
+        artifacts.draft(unreadable)
     assert list(directory.iterdir()) == []
 
 
@@ -73,10 +82,12 @@ async def test_only_what_an_attempt_still_owes_outlives_a_restart(directory: Pat
     assert [path.name.partition(".")[0] for path in directory.iterdir()] == ["task-2-1-8"]
 
 
-async def test_a_file_that_was_lost_is_a_storage_error(directory: Path) -> None:
+async def test_a_file_that_was_lost_is_told_apart_from_one_that_cannot_be_read(directory: Path) -> None:
     artifacts = FileArtifacts(directory)
     await artifacts.keep(KEY, artifacts.draft(lambda file: file.write(b"content")))
-    for path in directory.iterdir():
-        path.unlink()
+    [path] = directory.iterdir()
+    path.unlink()
+    assert await artifacts.read(KEY) is None
+    path.mkdir()
     with pytest.raises(StorageError):
         await artifacts.read(KEY)

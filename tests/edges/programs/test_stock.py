@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -14,7 +17,8 @@ from agent.core.archive import END, Entry, head
 from agent.core.errors import EngineError, StorageError
 from agent.core.model import Reason
 from agent.edges.programs.stock import Incoming, Stock
-from tests.edges.programs.making import archive, bring, program, sha256
+from agent.edges.programs.unpack import unpack_from
+from tests.edges.programs.making import HeldThreads, archive, bring, no_file_larger_than, program, sha256
 
 BUNDLE = archive({"run": b"#!/bin/sh\n", "lib/data": b"x" * 1000})
 QUOTA = 1 << 20
@@ -81,7 +85,7 @@ async def test_other_bytes_than_were_announced_are_refused_and_leave_nothing(
 ) -> None:
     asked = program(BUNDLE)
     [(name, size)] = stock.lacking(asked).items()
-    with stock.incoming(name, size) as incoming, pytest.raises(EngineError, match=said) as refused:
+    with await stock.incoming(name, size) as incoming, pytest.raises(EngineError, match=said) as refused:
         await wholly(incoming, came)
     assert refused.value.reason is Reason.BLOB_UNAVAILABLE
     assert names(tmp_path / "programs") == []
@@ -182,3 +186,109 @@ async def test_a_task_whose_things_went_again_is_told_so(stock: Stock) -> None:
     with pytest.raises(EngineError) as refused, stock.held(program(BUNDLE)):
         pass
     assert refused.value.reason is Reason.BLOB_UNAVAILABLE
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_cancel_waits_for_the_thread_and_what_that_kept_is_usable(
+    stock: Stock, tmp_path: Path, when: str
+) -> None:
+    asked, threads = program(BUNDLE), HeldThreads(when)
+    asyncio.get_running_loop().set_default_executor(threads)
+    bringing = asyncio.create_task(bring(stock, asked, BUNDLE))
+    await threads.until_one_waits()
+    for _ in range(3):
+        bringing.cancel()
+        await asyncio.wait([bringing], timeout=0.01)
+    assert not bringing.done()
+    threads.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(bringing, 5)
+    assert names(tmp_path / "programs") == [f"bundle-{asked.bundle.sha256}"]
+    assert stock.lacking(asked) == {}
+    with stock.held(asked) as places:
+        assert (places.bundle / "lib/data").read_bytes() == b"x" * 1000
+
+
+async def test_a_cancelled_bundle_that_is_refused_leaves_nothing(stock: Stock, tmp_path: Path) -> None:
+    raw = HOSTILE["a path upwards"]
+    asked, threads = program(raw), HeldThreads("after")
+    asyncio.get_running_loop().set_default_executor(threads)
+    bringing = asyncio.create_task(bring(stock, asked, raw))
+    await threads.until_one_waits()
+    bringing.cancel()
+    threads.go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(bringing, 5)
+    assert names(tmp_path / "programs") == []
+    assert list(stock.lacking(asked)) == [f"bundle-{asked.bundle.sha256}"]
+
+
+async def test_what_was_put_in_place_but_not_noted_is_taken_as_it_is(stock: Stock, tmp_path: Path) -> None:
+    """As when the directory could not be flushed after the rename."""
+    asked, directory = program(BUNDLE), tmp_path / "programs"
+    await bring(Stock(tmp_path / "other", QUOTA), asked, BUNDLE)
+    name = f"bundle-{asked.bundle.sha256}"
+    shutil.copytree(tmp_path / "other" / name, directory / name)
+    await bring(stock, asked, BUNDLE)
+    assert stock.lacking(asked) == {}
+    assert names(directory) == [name]
+
+
+def test_an_archive_that_becomes_shorter_while_it_is_unpacked_is_an_error(tmp_path: Path) -> None:
+    content_at = BUNDLE.index(b"x" * 1000)
+
+    def read_at(offset: int, count: int) -> bytes:
+        return b"" if offset == content_at else BUNDLE[offset : offset + count]
+
+    with pytest.raises(OSError, match="shorter"):
+        unpack_from(read_at, len(BUNDLE), os.fsencode(tmp_path / "tree"))
+
+
+async def test_room_is_made_in_a_thread_and_half_removed_bundles_are_never_taken_for_whole(tmp_path: Path) -> None:
+    directory, threads = tmp_path / "programs", HeldThreads("before")
+    old, new = program(BUNDLE), archive({"run": b"other"})
+    stock = Stock(directory, len(BUNDLE) + 10)
+    await bring(stock, old, BUNDLE)
+    asyncio.get_running_loop().set_default_executor(threads)
+    bringing = asyncio.create_task(bring(stock, program(new), new))
+    await threads.until_one_waits()
+    [aside] = names(directory)
+    assert aside.startswith(".part-")
+    assert (directory / aside / "lib/data").exists()
+    assert list(stock.lacking(old)) == [f"bundle-{old.bundle.sha256}"]
+    threads.go.set()
+    await asyncio.wait_for(bringing, 5)
+    assert names(directory) == [f"bundle-{sha256(new)}"]
+
+
+async def test_a_disk_that_takes_no_more_is_a_storage_error_and_leaves_nothing(stock: Stock, tmp_path: Path) -> None:
+    asked = program(bytes(100_000))
+    with no_file_larger_than(1000), pytest.raises(StorageError):
+        await bring(stock, asked, bytes(100_000))
+    assert names(tmp_path / "programs") == []
+
+
+def test_a_disk_that_was_made_read_only_is_waited_for(tmp_path: Path) -> None:
+    """In a mount namespace of its own."""
+    script = """if True:
+        import asyncio, pathlib, subprocess, sys
+        from agent.core.errors import StorageError
+        from agent.edges.programs.artifacts import FileArtifacts
+        from agent.edges.programs.stock import Stock
+        disk = sys.argv[1]
+        subprocess.run(["mount", "-t", "tmpfs", "none", disk], check=True)
+        stock, artifacts = Stock(pathlib.Path(disk, "s"), 1 << 20), FileArtifacts(pathlib.Path(disk, "a"))
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        for write in (lambda: asyncio.run(stock.incoming("input-x", 1)), lambda: artifacts.draft(lambda file: None)):
+            try:
+                write()
+            except StorageError as error:
+                print(error.full)
+    """
+    unshare = ["unshare", "--mount", "--map-root-user"]
+    if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespace can be made here")
+    told = subprocess.run(
+        [*unshare, sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert (told.stdout, told.stderr) == ("True\nTrue\n", "")
