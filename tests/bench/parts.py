@@ -65,8 +65,9 @@ def proof(rounds: int) -> list[Row]:
 
 
 def signatures(rounds: int) -> list[Row]:
-    """The floor of a task: two signatures made (commitment, result) and two checked (offer, receipt)."""
+    """The floor of a task that is alone: its result signed, its offer and its receipt checked. A batch shares them."""
     keys, digest = KeyPair.generate(), bytes(32)
+    check_anew = verify.__wrapped__  # not the answer that is remembered
     signature = keys.sign(digest)
 
     def each_us(work: object) -> float:
@@ -78,11 +79,11 @@ def signatures(rounds: int) -> list[Row]:
             best = min(best, (time.process_time() - began) / 200)
         return best * 1e6
 
-    sign, check = each_us(lambda: keys.sign(digest)), each_us(lambda: verify(keys.public_key, signature, digest))
+    sign, check = each_us(lambda: keys.sign(digest)), each_us(lambda: check_anew(keys.public_key, signature, digest))
     return [
         Row(
-            "Ed25519: sign · verify · floor of a task (2 + 2)",
-            f"{sign:.0f} · {check:.0f} · {2 * sign + 2 * check:.0f} µs",
+            "Ed25519: sign · verify · floor of a task alone (1 + 2)",
+            f"{sign:.0f} · {check:.0f} · {sign + 2 * check:.0f} µs",
         )
     ]
 
