@@ -32,10 +32,21 @@ class NodeDisk:
     ledger: dict[str, wire.ReceiptBody] = field(default_factory=dict)
     transcripts: dict[LeaseKey, tuple[bytes, float]] = field(default_factory=dict)
     """With the wall time until which each is kept."""
+    unflushed: list[OutboxRow] = field(default_factory=list)
+    """Settled since the last flush, in order: a power cut may undo the latest, though they were acknowledged."""
     full: bool = False
     write_s: float = 0.004
     faulted_at: float = float("-inf")
     """When a write last failed."""
+
+    def power_cut(self, chance: random.Random) -> int:
+        """Lose a suffix of what was never flushed; returns how many receipts."""
+        lost = self.unflushed[chance.randint(0, len(self.unflushed)) :]
+        for row in lost:
+            del self.ledger[row.idem_key]
+            self.rows[row.idem_key] = row
+        self.unflushed.clear()
+        return len(lost)
 
 
 class SimOutbox:
@@ -48,6 +59,7 @@ class SimOutbox:
         await self._write()
         if row.idem_key not in self._disk.rows and row.idem_key not in self._disk.ledger:
             self._disk.rows[row.idem_key] = row
+        self._disk.unflushed.clear()
         await self._acknowledged()
         self._truth.stored(self._node, row)
 
@@ -63,6 +75,7 @@ class SimOutbox:
         if row.idem_key in self._disk.rows:
             del self._disk.rows[row.idem_key]
             self._disk.ledger[row.idem_key] = body
+            self._disk.unflushed.append(row)
             self._truth.settled(self._node, row, body)
         await self._acknowledged()
 

@@ -146,6 +146,9 @@ class Machine:
             self.owner.kill()
             self._world.truth.died(self.index)
             self._world.note(f"n{self.index} killed")
+            if undone := self.disk.power_cut(self._chance):
+                self._world.note(f"n{self.index} lost {undone} receipts that were not flushed")
+                self._world.truth.counts["receipts undone"] += undone
 
     def _build(self) -> None:
         world, clock, chance = self._world, self.clock, self._chance
