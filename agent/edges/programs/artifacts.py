@@ -73,7 +73,7 @@ class FileArtifacts:
         path = Path(name)
         try:
             return FileDraft(path, self._written(descriptor, write))
-        except BaseException:
+        except BaseException:  # cancelled too: no half of a draft stays
             path.unlink(missing_ok=True)
             raise
 

@@ -45,9 +45,11 @@ async def plain_claim(pool: LlamaPool, **how: Any) -> Claim:
 
 
 @pytest.mark.parametrize("how", HOW.values(), ids=HOW.keys())
-async def test_an_honest_task_passes_every_check(pool: LlamaPool, tiny_model: Path, home: Path, how: dict[str, Any]):
+async def test_an_honest_task_passes_every_check(
+    pool: LlamaPool, tiny_model: Path, short_dir: Path, how: dict[str, Any]
+):
     made = await claim(pool, seed=3, **how)
-    async with claiming.replayer(tiny_model, home) as replayer:
+    async with claiming.replayer(tiny_model, short_dir) as replayer:
         found = await with_model(made, replayer)
     assert judge(found, LIMITS) == (Verdict.PASS, ())
     assert found.prompt
@@ -58,7 +60,9 @@ async def test_an_honest_task_passes_every_check(pool: LlamaPool, tiny_model: Pa
     assert found.chunks
 
 
-async def test_a_text_that_ends_by_itself_shows_the_token_that_ended_it(pool: LlamaPool, tiny_model: Path, home: Path):
+async def test_a_text_that_ends_by_itself_shows_the_token_that_ended_it(
+    pool: LlamaPool, tiny_model: Path, short_dir: Path
+):
     # The tiny model hardly ever ends a text: a hot and wide sampler does it sooner or later.
     hot = {"temperature_micros": 5_000_000, "top_k": 0, "top_p_micros": 1_000_000, "max_tokens": 400}
     for seed in range(50):
@@ -66,7 +70,7 @@ async def test_a_text_that_ends_by_itself_shows_the_token_that_ended_it(pool: Ll
         if made.header.finish is FinishReason.STOP:
             break
     assert made.leaves[-2].ids[-1] == END
-    async with claiming.replayer(tiny_model, home) as replayer:
+    async with claiming.replayer(tiny_model, short_dir) as replayer:
         assert (await with_model(made, replayer, chosen=[999])).ending == ((), True)
         cut = altered(made, completion_tokens=made.header.completion_tokens - 1)
         short = cut._replace(leaves=_without_last(made.leaves))
@@ -82,30 +86,30 @@ def _without_last(leaves: tuple[Leaf, ...]) -> tuple[Leaf, ...]:
     return (*before, Leaf(**fields, ids=last.ids[:-1], candidates=last.candidates[:-1]), end)
 
 
-async def test_on_one_slot_a_repetition_is_equal_to_the_bit(tiny_model: Path, home: Path):
-    async with claiming.pool(tiny_model, home, slots=1) as pool:
+async def test_on_one_slot_a_repetition_is_equal_to_the_bit(tiny_model: Path, short_dir: Path):
+    async with claiming.pool(tiny_model, short_dir, slots=1) as pool:
         made = await plain_claim(pool)
-    async with claiming.replayer(tiny_model, home, slots=1, threads=2) as replayer:
+    async with claiming.replayer(tiny_model, short_dir, slots=1, threads=2) as replayer:
         found = await with_model(made, replayer, exact=True)
     assert found.exact is not None
     assert found.exact.equal == found.exact.compared > 5
     assert judge(found, LIMITS).verdict is Verdict.PASS
 
 
-async def test_two_verifiers_agree_to_the_bit_whatever_the_node_did(pool: LlamaPool, tiny_model: Path, home: Path):
+async def test_two_verifiers_agree_to_the_bit_whatever_the_node_did(pool: LlamaPool, tiny_model: Path, short_dir: Path):
     made = await plain_claim(pool)
     digests = []
     for threads in (1, 2):
-        async with claiming.replayer(tiny_model, home, threads=threads) as replayer:
+        async with claiming.replayer(tiny_model, short_dir, threads=threads) as replayer:
             digests.append([one.recomputed for one in (await with_model(made, replayer)).chunks])
     assert digests[0] == digests[1] != []
 
 
-async def test_another_model_is_caught(pool: LlamaPool, home: Path, tmp_path: Path):
+async def test_another_model_is_caught(pool: LlamaPool, short_dir: Path, tmp_path: Path):
     other = write_tiny_model(tmp_path / "other.gguf", seed=8)
     other.chmod(0o644)
     made = await plain_claim(pool)
-    async with claiming.replayer(other, home) as replayer:
+    async with claiming.replayer(other, short_dir) as replayer:
         found = await with_model(made, replayer)
     assert found.sampled is not None
     assert found.sampled.passed  # S alone believes any model
@@ -114,19 +118,19 @@ async def test_another_model_is_caught(pool: LlamaPool, home: Path, tmp_path: Pa
 
 
 async def test_an_embedding_is_repeated_to_the_bit_and_another_models_is_caught(
-    tiny_model: Path, home: Path, tmp_path: Path
+    tiny_model: Path, short_dir: Path, tmp_path: Path
 ):
     other = write_tiny_model(tmp_path / "other.gguf", seed=8)
     other.chmod(0o644)
     how: dict[str, Any] = {"kinds": (TaskKind.EMBEDDING,), "args": ("--pooling", "mean"), "slots": 1}
-    async with claiming.pool(tiny_model, home, **how) as pool:
+    async with claiming.pool(tiny_model, short_dir, **how) as pool:
         made = await claim(pool, EmbeddingInput(texts=("one text", "another")))
-    async with claiming.replayer(tiny_model, home, **how) as replayer:
+    async with claiming.replayer(tiny_model, short_dir, **how) as replayer:
         found = await with_model(made, replayer, exact=True)
     assert found.rows is not None
     assert (found.rows.equal, found.rows.compared) == (2, 2)
     assert judge(found, LIMITS) == (Verdict.PASS, ())
-    async with claiming.replayer(other, home, **how) as replayer:
+    async with claiming.replayer(other, short_dir, **how) as replayer:
         assert judge(await with_model(made, replayer), LIMITS).verdict is Verdict.FAIL
         assert judge(await with_model(made, replayer, exact=True), LIMITS).verdict is Verdict.FAIL
     assert made.vectors is not None
@@ -134,18 +138,18 @@ async def test_an_embedding_is_repeated_to_the_bit_and_another_models_is_caught(
     assert "delivered rows" in judge(without_model(altered_rows), LIMITS).reasons[0]
 
 
-async def test_another_prompt_than_the_asked_one_is_caught(pool: LlamaPool, tiny_model: Path, home: Path):
+async def test_another_prompt_than_the_asked_one_is_caught(pool: LlamaPool, tiny_model: Path, short_dir: Path):
     made = await claim(pool, seed=3)
     asked = ChatInput(messages=(Message(role="user", content="Tell me a tale."),))
-    async with claiming.replayer(tiny_model, home) as replayer:
+    async with claiming.replayer(tiny_model, short_dir) as replayer:
         found = await with_model(made._replace(given=asked), replayer)
     assert judge(found, LIMITS).verdict is Verdict.FAIL
     assert found.prompt is False
 
 
-async def test_another_text_than_the_tokens_make_is_caught(pool: LlamaPool, tiny_model: Path, home: Path):
+async def test_another_text_than_the_tokens_make_is_caught(pool: LlamaPool, tiny_model: Path, short_dir: Path):
     made = await plain_claim(pool)
-    async with claiming.replayer(tiny_model, home) as replayer:
+    async with claiming.replayer(tiny_model, short_dir) as replayer:
         found = await with_model(made._replace(delivered="something else"), replayer)
     assert "not the text of the tokens" in judge(found, LIMITS).reasons[0]
 
@@ -157,12 +161,12 @@ async def test_another_seed_or_sampler_than_asked_is_caught_without_any_model(po
         assert judge(without_model(altered(made, **lie)), LIMITS).verdict is Verdict.FAIL
 
 
-async def test_withheld_bytes_keep_their_draws(pool: LlamaPool, tiny_model: Path, home: Path):
+async def test_withheld_bytes_keep_their_draws(pool: LlamaPool, tiny_model: Path, short_dir: Path):
     for seed in itertools.count(1):
         made = await claim(pool, seed=seed, max_tokens=100)
         if made.header.proof_kind == "text":
             break
-    async with claiming.replayer(tiny_model, home) as replayer:
+    async with claiming.replayer(tiny_model, short_dir) as replayer:
         found = await with_model(made, replayer)
     assert judge(found, LIMITS).verdict is Verdict.PASS
     assert found.sampled is not None
@@ -170,9 +174,9 @@ async def test_withheld_bytes_keep_their_draws(pool: LlamaPool, tiny_model: Path
     assert found.sampled.checked == made.header.completion_tokens - found.sampled.withheld
 
 
-async def test_tokens_that_no_grammar_can_force_are_replayed_all_the_same(tiny_model: Path, home: Path):
+async def test_tokens_that_no_grammar_can_force_are_replayed_all_the_same(tiny_model: Path, short_dir: Path):
     ids = [270, 271, BYTE, 272, CONTROL, 273, END, 274]
-    async with claiming.replayer(tiny_model, home) as replayer:
+    async with claiming.replayer(tiny_model, short_dir) as replayer:
         found = await replayer.replay([1, 280], ids, 5)
         assert [one.token for one in found] == ids
         assert all(len(one.ids) == len(one.logprobs) == 5 for one in found)
@@ -185,10 +189,10 @@ async def test_tokens_that_no_grammar_can_force_are_replayed_all_the_same(tiny_m
         assert await replayer.text([270, CONTROL, 271]) == await replayer.text([270]) + await replayer.text([271])
 
 
-async def test_an_engine_that_cannot_load_the_model_says_why(home: Path):
-    broken = home / "broken.gguf"
+async def test_an_engine_that_cannot_load_the_model_says_why(short_dir: Path):
+    broken = short_dir / "broken.gguf"
     broken.write_bytes(b"no model")
     broken.chmod(0o644)
     with pytest.raises(EngineError, match=r"not a GGUF model|could not load"):
-        async with claiming.replayer(broken, home):
+        async with claiming.replayer(broken, short_dir):
             pass

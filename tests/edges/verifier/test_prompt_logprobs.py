@@ -29,11 +29,11 @@ CHAT = ChatInput(messages=(Message(role="user", content="hello"),))
 
 
 @contextlib.asynccontextmanager
-async def asking(app: web.Application, home: Path) -> AsyncIterator[PromptLogprobsReplayer]:
+async def asking(app: web.Application, short_dir: Path) -> AsyncIterator[PromptLogprobsReplayer]:
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.UnixSite(runner, str(home / "vllm.sock")).start()
-    http = EngineHttp("http://vllm", lambda: aiohttp.UnixConnector(str(home / "vllm.sock")), reply_s=5.0)
+    await web.UnixSite(runner, str(short_dir / "vllm.sock")).start()
+    http = EngineHttp("http://vllm", lambda: aiohttp.UnixConnector(str(short_dir / "vllm.sock")), reply_s=5.0)
     try:
         yield PromptLogprobsReplayer(http, "m")
     finally:
@@ -64,9 +64,9 @@ def greedy_claim(prompt: tuple[int, ...], *, tokens: int = 40, swap: tuple[int, 
     return Claim(CHAT, told, tuple(map(read_leaf, made.leaves)), spelled(ids[len(prompt) :]))
 
 
-async def test_an_honest_task_of_another_machine_passes(home: Path):
+async def test_an_honest_task_of_another_machine_passes(short_dir: Path):
     server = Vllm(noise=0.03)
-    async with asking(server.application(), home) as replayer:
+    async with asking(server.application(), short_dir) as replayer:
         claim = greedy_claim(await replayer.prompt_ids(CHAT))
         found = await with_model(claim, replayer)
     assert judge(found, Thresholds()).verdict is Verdict.PASS
@@ -77,9 +77,9 @@ async def test_an_honest_task_of_another_machine_passes(home: Path):
     assert {(body["prompt_logprobs"], body["max_tokens"]) for body in asked} == {(MOST, 1)}
 
 
-async def test_chosen_chunks_are_asked_for_one_by_one(home: Path):
+async def test_chosen_chunks_are_asked_for_one_by_one(short_dir: Path):
     server = Vllm(noise=0.03)
-    async with asking(server.application(), home) as replayer:
+    async with asking(server.application(), short_dir) as replayer:
         prompt = await replayer.prompt_ids(CHAT)
         found = await with_model(greedy_claim(prompt, tokens=70), replayer, chosen=[0, 2])
     assert [(one.leaf, one.plausible.compared) for one in found.chunks] == [(0, 32), (2, 6)]
@@ -87,8 +87,8 @@ async def test_chosen_chunks_are_asked_for_one_by_one(home: Path):
     assert [len(one) - len(prompt) for one in asked] == [32, 70]
 
 
-async def test_tokens_that_the_model_would_not_have_said_fail(home: Path):
-    async with asking(Vllm().application(), home) as replayer:
+async def test_tokens_that_the_model_would_not_have_said_fail(short_dir: Path):
+    async with asking(Vllm().application(), short_dir) as replayer:
         claim = greedy_claim(await replayer.prompt_ids(CHAT), swap=tuple(range(0, 40, 3)))
         found = await with_model(claim, replayer)
     assert found.chunks[0].close.mean == pytest.approx(0.0, abs=1e-5)  # the log-probabilities themselves are true
@@ -96,8 +96,8 @@ async def test_tokens_that_the_model_would_not_have_said_fail(home: Path):
     assert judge(found, Thresholds()).verdict is Verdict.FAIL
 
 
-async def test_a_token_beyond_the_candidates_is_told_by_vllm_and_left_out_of_the_list(home: Path):
-    async with asking(Vllm().application(), home) as replayer:
+async def test_a_token_beyond_the_candidates_is_told_by_vllm_and_left_out_of_the_list(short_dir: Path):
+    async with asking(Vllm().application(), short_dir) as replayer:
         known = logprobs([1, 5])
         last = min(range(len(known)), key=lambda one: known[one])
         [position] = await replayer.replay([1, 5], [last], 10)
@@ -105,8 +105,8 @@ async def test_a_token_beyond_the_candidates_is_told_by_vllm_and_left_out_of_the
     assert list(position.logprobs) == sorted(known, reverse=True)[:10]
 
 
-async def test_more_candidates_than_the_server_gives_are_not_asked_for(home: Path):
-    async with asking(Vllm().application(), home) as replayer:
+async def test_more_candidates_than_the_server_gives_are_not_asked_for(short_dir: Path):
+    async with asking(Vllm().application(), short_dir) as replayer:
         [position] = await replayer.replay([1], [3], 40)
         assert len(position.ids) == MOST
         assert [await replayer.ends(token) for token in (END, 5)] == [True, False]
@@ -127,13 +127,13 @@ async def test_more_candidates_than_the_server_gives_are_not_asked_for(home: Pat
         b"",
     ],
 )
-async def test_an_answer_that_is_none_is_told_as_such(home: Path, reply: object):
+async def test_an_answer_that_is_none_is_told_as_such(short_dir: Path, reply: object):
     async def answer(_request: web.Request) -> web.Response:
         return web.Response(body=reply) if isinstance(reply, bytes) else web.json_response(reply)
 
     app = web.Application()
     app.router.add_post("/v1/completions", answer)
-    async with asking(app, home) as replayer:
+    async with asking(app, short_dir) as replayer:
         with pytest.raises(EngineError) as refused:
             await replayer.replay([1], [3], 5)
     assert refused.value.reason is Reason.ENGINE_GARBAGE

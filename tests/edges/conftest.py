@@ -1,0 +1,25 @@
+"""A tiny real model, and a short place for sockets."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+    path.chmod(0o644)
+    return path
+
+
+@pytest.fixture
+def short_dir() -> Iterator[Path]:
+    """The address of a unix socket holds 107 bytes; pytest's own directories may be longer."""
+    with tempfile.TemporaryDirectory(prefix="ga-") as path:
+        yield Path(path)
