@@ -13,7 +13,7 @@ import msgspec
 from agent.core.checks.claims import chunks
 from agent.core.checks.verdict import Judged, Metrics, Thresholds, Verdict, closeness_limit, judge, long_enough
 from agent.core.engines import SAMPLERS
-from agent.core.model import EmbeddingInput, ExecInput, FinishReason, TaskKind
+from agent.core.model import EmbeddingInput, ExecInput, FinishReason, TaskKind, VerifyInput
 from agent.core.proof.header import Header
 from agent.core.proof.leaves import read_leaf, split_leaves
 from agent.stages.recheck import Claim, with_model, without_model
@@ -57,7 +57,7 @@ class _Output(msgspec.Struct):
 def claim_of(case: Case) -> Claim | None:
     """What the node claims to have generated; None where the task ran a program. The transcript is verified."""
     given, header = case.offer.task.input, case.header
-    if case.transcript is None or not isinstance(header, Header) or isinstance(given, ExecInput):
+    if case.transcript is None or not isinstance(header, Header) or isinstance(given, ExecInput | VerifyInput):
         return None
     leaves = tuple(map(read_leaf, split_leaves(case.transcript)))
     output = _output(case.bundle.output)

@@ -23,6 +23,7 @@ from agent.core.model import (
     TaskKind,
     TaskSpec,
     Value,
+    VerifyInput,
 )
 
 SAMPLERS = ("top_k", "top_p", "min_p", "temperature")
@@ -192,8 +193,8 @@ def build_request(
             return _streamed("/v1/chat/completions", fields, task.max_tokens, top)
         case CompletionInput(prompt=prompt):
             return _completion_request(profile, model, task, top_logprobs, prompt)
-        case ExecInput():
-            raise EngineError(Reason.UNSUPPORTED_KIND, f"{profile.name} runs no programs")
+        case ExecInput() | VerifyInput():
+            raise EngineError(Reason.UNSUPPORTED_KIND, f"{profile.name} is not what does {task.kind} tasks")
 
 
 def _completion_request(

@@ -124,6 +124,8 @@ class Reason(StrEnum):
     """Its publisher is not one that the owner listed, or did not sign it."""
     LIMIT_TOO_HIGH = "limit_too_high"
     """A program asks for more than the owner allows."""
+    UNCALIBRATED = "uncalibrated"
+    """A validator has no thresholds for this model and engine, so it cannot tell noise from a cheat."""
     # a GPU is not well (ends attempts, declines, and keeps pools from taking work)
     GPU_LOST = "gpu_lost"
     GPU_DEGRADED = "gpu_degraded"
@@ -156,6 +158,8 @@ class TaskKind(StrEnum):
     EMBEDDING = "embedding"
     EXEC = "exec"
     """Runs a program; the pool's engine is the sandbox itself."""
+    VERIFY = "verify"
+    """Checks what another node claims to have computed, by repeating some of it (proof.md, Validator)."""
 
 
 class FinishReason(StrEnum):
@@ -244,7 +248,16 @@ class ExecInput(Value, tag="exec", tag_field="kind", forbid_unknown_fields=True)
     limits: ExecLimits = ExecLimits()
 
 
-TaskInput = ChatInput | CompletionInput | EmbeddingInput | ExecInput
+class VerifyInput(Value, tag="verify", tag_field="kind", forbid_unknown_fields=True):
+    """Another node's claim, to be checked. The task's model is the claimed one."""
+
+    evidence: Blob
+    """JSON of a `payloads.ReceiptBundle` with an opening."""
+    leaves: tuple[Count, ...] = ()
+    """Which leaves to repeat on the model, as the beacon drew them; none: all that are opened."""
+
+
+TaskInput = ChatInput | CompletionInput | EmbeddingInput | ExecInput | VerifyInput
 
 
 class Sampling(Value, forbid_unknown_fields=True):
@@ -283,6 +296,8 @@ class TaskSpec(Value, forbid_unknown_fields=True):
                 return TaskKind.EMBEDDING
             case ExecInput():
                 return TaskKind.EXEC
+            case VerifyInput():
+                return TaskKind.VERIFY
 
 
 class LeaseKey(Value, forbid_unknown_fields=True):

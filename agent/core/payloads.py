@@ -20,6 +20,7 @@ class Role(StrEnum):
     RECEIPT = "ga/v1/receipt"
     BATCH = "ga/v1/batch"
     BUNDLE = "ga/v1/bundle"
+    JUDGEMENT = "ga/v1/judgement"
 
 
 class OfferBody(Value, forbid_unknown_fields=True):
@@ -84,6 +85,40 @@ class ReceiptStatus(StrEnum):
     """The result contradicts itself or the offer; `detail` says how."""
 
 
+class BeaconSource(StrEnum):
+    """Where chance comes from that nobody could foresee and everybody can check."""
+
+    EPOCH = "epoch"
+    """A secret of the coordinator, whose digest was published before."""
+    DRAND = "drand"
+    """The public beacon of the League of Entropy (drand.love)."""
+
+
+class BeaconPromise(Value, forbid_unknown_fields=True):
+    """By which beacon, and by which rules, it will be decided whether a result is challenged; it is not known yet."""
+
+    source: BeaconSource
+    round: Count
+    """Number of the epoch, or of drand's round."""
+    commitment: str
+    """Hex: SHA-256 of the epoch's secret; hash of drand's chain."""
+    rate_micros: Count
+    """Probability of a challenge, in millionths."""
+    leaves: Count
+    """How many leaves are repeated at least; each escalation doubles it."""
+
+
+class Beacon(Value, forbid_unknown_fields=True):
+    """What the promised round came to."""
+
+    source: BeaconSource
+    round: Count
+    value: str
+    """Hex: the epoch's secret; drand's randomness. 32 bytes each."""
+    signature: str = ""
+    """drand's, hex."""
+
+
 class ReceiptBody(Value, forbid_unknown_fields=True):
     """Signed by the coordinator (Role.RECEIPT): the proof of what was delivered and what it earns."""
 
@@ -104,6 +139,8 @@ class ReceiptBody(Value, forbid_unknown_fields=True):
     amount_micros: Count = 0
     """Millionths of one unit of `currency`."""
     currency: str = ""
+    beacon: BeaconPromise | None = None
+    """None: this result will not be challenged."""
 
 
 class ReceiptBundle(Value):
@@ -115,6 +152,88 @@ class ReceiptBundle(Value):
     receipt: Signed
     version: int = 1
     output: str | None = None
+    opening: bytes | None = None
+    """Opened leaves of the transcript (`core.proof.opening`); base64 in JSON."""
+
+
+# --------------------------------------------------------------------------- challenges and validators
+
+
+class Judgement(StrEnum):
+    """What came of a challenge, or of a validator's work."""
+
+    PASSED = "passed"
+    SUSPECT = "suspect"
+    """Not what an honest node shows, and no proof: more is looked at, and the node's next tasks with certainty."""
+    FAILED = "failed"
+    """Proven, or suspect too often."""
+    UNOPENED = "unopened"
+    """The node did not open in time, or what it opened is not what it committed to."""
+    VOID = "void"
+    """Could not be decided (no validator was there in time); nobody is blamed."""
+
+
+class Subject(StrEnum):
+    """Whose work was judged."""
+
+    ANSWER = "answer"
+    VERDICT = "verdict"
+    """A validator's."""
+
+
+class JudgementBody(Value, forbid_unknown_fields=True):
+    """Signed by the coordinator (Role.JUDGEMENT): what it holds against or in favour of a node."""
+
+    serial: Count
+    """Of this node's judgements, from 1, without a gap."""
+    node_id: str
+    subject: Subject
+    task_id: str
+    attempt: Count
+    fence: Count
+    judgement: Judgement
+    detail: str = ""
+    validators: Count = 0
+    """Whose verdicts agreed on it; 0: no model was needed to see it."""
+    slashed_micros: Count = 0
+    stake_micros: Count = 0
+    """What is left of the (simulated) stake."""
+    judged_at: Count = 0
+    """Unix seconds on the coordinator's clock; informative."""
+
+
+class RecomputedLeaf(Value, forbid_unknown_fields=True):
+    """A validator's own figures of one leaf."""
+
+    leaf: Count
+    sha256: str
+    """`core.checks.forward.figures_sha256` of the recomputed candidates and log-probabilities."""
+
+
+class VerdictBody(Value, forbid_unknown_fields=True):
+    """What a validator found, as JSON in the one text leaf of its own transcript. The result of its task carries the
+    root alone; the leaf is opened when all validators of the case have committed (commit, then reveal)."""
+
+    evidence: str
+    """Digest of what was checked."""
+    verdict: str
+    """`core.checks.verdict.Verdict`."""
+    certain: bool
+    """A failure by S, X, prompt or ending, or of signatures and roots: proven, not a matter of thresholds."""
+    reasons: tuple[str, ...]
+    thresholds: str
+    """Version of the calibration."""
+    determinism: str
+    """The validator's class."""
+    exact: bool
+    """Whether it repeated to the bit, being of the node's class."""
+    recomputed: tuple[RecomputedLeaf, ...]
+    copied: Count
+    """Leaves whose own figures are the claimed ones to the bit."""
+    salt: str
+    """32 random bytes, hex: nobody finds the verdict by trying."""
+    metrics: str = "{}"
+    """JSON for people: figures of each check."""
 
 
 # --------------------------------------------------------------------------- enrolment (HTTP only)

@@ -13,15 +13,22 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 
 from agent.core.fingerprint import Fingerprint
-from agent.core.model import Count, LeaseKey, Reason, Signed, Value
+from agent.core.model import Blob, Count, LeaseKey, Reason, Signed, Value
+from agent.core.payloads import Beacon as Beacon
+from agent.core.payloads import BeaconPromise as BeaconPromise
+from agent.core.payloads import BeaconSource as BeaconSource
 from agent.core.payloads import EnrolReply as EnrolReply
 from agent.core.payloads import EnrolRequest as EnrolRequest
+from agent.core.payloads import Judgement as Judgement
+from agent.core.payloads import JudgementBody as JudgementBody
 from agent.core.payloads import OfferBody as OfferBody
 from agent.core.payloads import ReceiptBody as ReceiptBody
 from agent.core.payloads import ReceiptBundle as ReceiptBundle
 from agent.core.payloads import ReceiptStatus as ReceiptStatus
 from agent.core.payloads import ResultBody as ResultBody
 from agent.core.payloads import Role as Role
+from agent.core.payloads import Subject as Subject
+from agent.core.payloads import VerdictBody as VerdictBody
 
 PROTO_MIN, PROTO_MAX = 1, 1
 SUBPROTOCOL = "gpu-agent.v1"
@@ -95,6 +102,8 @@ class Beat(Up):
     """Why the node takes no work now; empty when it does."""
     fingerprint: Fingerprint | None = None
     """Only on change or every five minutes."""
+    judged: Count = 0
+    """Serial of the latest judgement that the node has kept."""
 
 
 class Credit(Value):
@@ -156,13 +165,35 @@ class Result(Up):
     deliveries: tuple[Delivery, ...]
 
 
+class OpeningRefusal(StrEnum):
+    """Why a node does not open what it committed to."""
+
+    NOT_DRAWN = "not_drawn"
+    """The beacon is not the promised one, or did not draw this task and these leaves."""
+    UNKNOWN = "unknown"
+    """It never delivered such a result."""
+    GONE = "gone"
+    """The transcript was deleted when its time was over."""
+    DAMAGED = "damaged"
+    """The disk does not give it back."""
+
+
+class Opening(Up):
+    """Answers a challenge, with leaves (`core.proof.opening`) that went up as a blob, or with why there are none."""
+
+    challenge_id: str
+    blob: Blob | None = None
+    refusal: OpeningRefusal | None = None
+    detail: str = ""
+
+
 class Bye(Up):
     """The node leaves; leases that it still holds may be given out again."""
 
     reason: str = ""
 
 
-UpMessage = Hello | Beat | Pull | Start | Decline | Chunk | Result | Bye
+UpMessage = Hello | Beat | Pull | Start | Decline | Chunk | Result | Opening | Bye
 
 # --------------------------------------------------------------------------- coordinator → node
 
@@ -200,6 +231,30 @@ class Directive(Value):
     detail: str = ""
 
 
+class ChallengeKind(StrEnum):
+    """Why leaves are to be opened."""
+
+    DRAWN = "drawn"
+    """By the beacon that the receipt promised."""
+    REVEAL = "reveal"
+    """A validator's own verdict, once all have committed to theirs."""
+
+
+class Challenge(Down):
+    """Asks for leaves of a transcript: with every answer to a beat until the node opened them, and pushed."""
+
+    challenge_id: str
+    key: LeaseKey
+    kind: ChallengeKind
+    answer_s: Seconds
+    """How long the node has from now; after it, it counts as unable."""
+    leaves: tuple[Count, ...] = ()
+    """None: all of them."""
+    beacon: Beacon | None = None
+    level: Count = 0
+    """How often it was escalated: each time twice as many leaves are drawn."""
+
+
 class BeatAck(Down):
     """Answers a beat: every held lease is renewed, or in `lost`, or in `cancelled`."""
 
@@ -209,6 +264,9 @@ class BeatAck(Down):
     lost: tuple[LeaseKey, ...] = ()
     cancelled: tuple[LeaseKey, ...] = ()
     directives: tuple[Directive, ...] = ()
+    challenges: tuple[Challenge, ...] = ()
+    judged: tuple[Signed, ...] = ()
+    """JudgementBody under Role.JUDGEMENT, those after the serial that the beat named, oldest first; not all at once."""
 
 
 class Offers(Down):
@@ -233,7 +291,7 @@ class StartAck(Down):
 
 
 class Ack(Down):
-    """Answers decline and bye."""
+    """Answers decline, opening and bye."""
 
 
 class Cancel(Down):
@@ -271,8 +329,8 @@ class Receipt(Down):
     answers: tuple[Answer, ...]
 
 
-DownMessage = Nonce | Welcome | BeatAck | Offers | StartAck | Ack | Receipt | Cancel | Directed | Refusal
-Push = Cancel | Directed
+DownMessage = Nonce | Welcome | BeatAck | Offers | StartAck | Ack | Receipt | Cancel | Directed | Challenge | Refusal
+Push = Cancel | Directed | Challenge
 
 # --------------------------------------------------------------------------- frames
 
@@ -298,6 +356,7 @@ REPLY_TO: Final[dict[type[Up], type[Down]]] = {
     Start: StartAck,
     Decline: Ack,
     Result: Receipt,
+    Opening: Ack,
     Bye: Ack,
 }
 """The one reply to each message, besides a Refusal. A Chunk gets none; over HTTP an Ack stands for it."""

@@ -11,6 +11,7 @@ from agent.core.wire import (
     Chunk,
     Decline,
     EnrolRequest,
+    Opening,
     Pull,
     RefusalCode,
     Result,
@@ -26,11 +27,11 @@ from agent.devnet.web import bearer_of, body_of, framed, json, plain_body, value
 
 OCTETS = {"Content-Type": "application/octet-stream"}
 _ENROL = msgspec.json.Decoder(EnrolRequest)
-MESSAGES: tuple[type[Up], ...] = (Beat, Pull, Start, Decline, Chunk, Result, Bye)
+MESSAGES: tuple[type[Up], ...] = (Beat, Pull, Start, Decline, Chunk, Result, Opening, Bye)
 
 
 class NodeRoutes:
-    """`POST /v1/{nonce,hello,enrol,beat,pull,start,decline,chunk,result,bye}` ; `PUT` and `GET /v1/blobs/{sha256}`."""
+    """`POST /v1/{nonce,hello,enrol,beat,pull,start,decline,chunk,result,opening,bye}`, and `/v1/blobs/{sha256}`."""
 
     def __init__(self, reception: Reception) -> None:
         self._reception = reception

@@ -18,7 +18,9 @@ from agent.core.wire import (
     EnrolRequest,
     Hello,
     Nonce,
+    Opening,
     Pull,
+    RefusalCode,
     Result,
     Start,
     UpFrame,
@@ -27,7 +29,7 @@ from agent.core.wire import (
 )
 from agent.devnet.core import leasing, presence, settling
 from agent.devnet.core.delivery import Sizes
-from agent.devnet.core.rules import bad_message
+from agent.devnet.core.rules import Refused, bad_message
 from agent.devnet.desk import Clock, Desk
 from agent.devnet.sessions import Session, Sessions
 
@@ -96,6 +98,8 @@ class Reception:
                 size_of = desk.blobs.size_of
                 sizes = [Sizes(size_of(it.blob), size_of(it.artifact)) for it in frame.msg.deliveries]
                 return await desk.carry_out(settling.deliver(desk.book, when, node_id, frame.msg, sizes))
+            case Opening():
+                raise Refused(RefusalCode.NOT_FOUND, "nobody asked for this opening")
             case Bye():
                 if not self.sessions.newest(session):
                     return Ack()  # said before the node came back: it must not end what was granted since

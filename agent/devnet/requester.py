@@ -13,10 +13,10 @@ import aiohttp
 import msgspec
 
 from agent.core.errors import LinkError, LinkFault
-from agent.core.model import Blob, ExecInput, TaskInput
+from agent.core.model import Blob, ExecInput
 from agent.core.program import RUNTIME
 from agent.core.wire import DownFrame, ReceiptBundle, Refusal, RefusalCode, decode_down
-from agent.devnet.core.asking import SamplingAsked, TaskAsked
+from agent.devnet.core.asking import Asked, SamplingAsked, TaskAsked
 from agent.devnet.core.rules import Refused
 from agent.devnet.streams import ChunkSeen, Restarted, StateSeen, StreamEvent
 from agent.devnet.views import Cancelled, Ledger, Nodes, Submitted, TaskView, TokenMade
@@ -57,7 +57,7 @@ class Requester:
     async def submit(
         self,
         model_digest: str,
-        input: TaskInput,
+        input: Asked,
         *,
         max_tokens: int = 0,
         sampling: SamplingAsked | None = None,

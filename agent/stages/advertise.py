@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Sequence
 
 import structlog
 
@@ -88,6 +89,7 @@ class Advertise:
         )
         for directive in ack.directives:
             self._directed(directive)
+        self._challenged(ack.challenges)
 
     def _news(self, now: float) -> Fingerprint | None:
         """The fingerprint when it changed since it was told, or five minutes are over."""
@@ -112,6 +114,12 @@ class Advertise:
                     self._spine.feed(ev.Happened(key=key, event=Event.CANCELLED, reason=reason))
                 case wire.Directed(directive=directive):
                     self._directed(directive)
+                case wire.Challenge():
+                    self._challenged((push,))
+
+    def _challenged(self, challenges: Sequence[wire.Challenge]) -> None:
+        for challenge in challenges:
+            self._log.info("challenge", challenge=challenge.challenge_id, task=challenge.key.task_id)
 
     def _directed(self, directive: wire.Directive) -> None:
         self._log.info("directive", kind=directive.kind, detail=directive.detail or None)

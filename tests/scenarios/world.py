@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from agent.core.model import ChatInput, Message, TaskInput
-from agent.devnet.core.asking import SamplingAsked
+from agent.core.model import ChatInput, Message
+from agent.devnet.core.asking import Asked, SamplingAsked
 from agent.devnet.requester import Requester
 from agent.devnet.views import NodeView
 
@@ -169,7 +169,7 @@ class World:
     async def ask(
         self,
         model: str,
-        asked: TaskInput | str = "hi",
+        asked: Asked | str = "hi",
         *,
         max_tokens: int = 16,
         deadline_s: float | None = None,

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from agent.core.errors import LinkError
-from agent.core.model import ChatInput, CompletionInput, EmbeddingInput, Message, TaskInput
-from agent.devnet.core.asking import SamplingAsked
+from agent.core.model import ChatInput, CompletionInput, EmbeddingInput, Message
+from agent.devnet.core.asking import Asked, SamplingAsked
 from agent.devnet.core.records import TaskState
 from agent.devnet.core.rules import Refused
 from agent.devnet.requester import Requester
@@ -26,7 +26,7 @@ class Shape(NamedTuple):
     """One kind of task, and its share."""
 
     weight: int
-    make: Callable[[random.Random, str], TaskInput]
+    make: Callable[[random.Random, str], Asked]
     max_tokens: int
     pool: str = "words"
     deadline_s: float | None = None

@@ -15,7 +15,6 @@ from agent.core.model import (
     ExecInput,
     Reason,
     Sampling,
-    TaskInput,
     TaskKind,
     TaskSpec,
     Value,
@@ -48,11 +47,15 @@ class SamplingAsked(Value, forbid_unknown_fields=True):
     stop: tuple[str, ...] = ()
 
 
+Asked = ChatInput | CompletionInput | EmbeddingInput | ExecInput
+"""What may be asked for. To check other nodes' work is the coordinator's own to give out."""
+
+
 class TaskAsked(Value, forbid_unknown_fields=True):
     """`POST /v1/tasks`."""
 
     model_digest: str
-    input: TaskInput
+    input: Asked
     max_tokens: int = 0
     """Required but for embeddings and programs, which generate nothing."""
     sampling: SamplingAsked = SamplingAsked()

@@ -155,7 +155,7 @@ class Conversation:
                 waiter = self._waiting.get(frame.re)
                 if waiter is not None and not waiter.done():  # otherwise its caller gave up meanwhile
                     waiter.set_result(frame)
-            elif isinstance(frame.msg, wire.Cancel | wire.Directed):
+            elif isinstance(frame.msg, wire.Push):
                 if not self._pushed(frame.msg):
                     raise broken(self._endpoint, "it floods this node with pushes")
             elif isinstance(frame.msg, wire.Refusal):

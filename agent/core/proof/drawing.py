@@ -1,0 +1,66 @@
+"""Which results are challenged, and which of their leaves: drawn from a beacon that nobody could foresee.
+
+HKDF-SHA-256 (after RFC 5869): the beacon's value is the key, the committed root the salt, so that neither the node,
+which chose the root before, nor the coordinator, which promised the beacon before, can steer it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterator
+
+MILLION = 1_000_000
+_TASK, _LEAVES = b"pos/v1/draw\x00", b"pos/v1/leaves\x00"
+_WORD = 8
+_WORDS_A_BLOCK = hashlib.sha256().digest_size // _WORD
+
+
+def is_drawn(beacon: bytes, root: str, task_id: str, rate_micros: int) -> bool:
+    """Whether the result with this root (hex) is challenged: with probability `rate_micros` / 1,000,000."""
+    word = next(_words(_key(beacon, root), _TASK + task_id.encode()))
+    return word * MILLION < rate_micros << 64
+
+
+def drawn_leaves(beacon: bytes, root: str, task_id: str, leaves: int, wanted: int, level: int = 0) -> tuple[int, ...]:
+    """The leaves to repeat, in order: the first and the last with output, and others by chance, `wanted` or all.
+
+    `leaves` counts as the commitment does: with the end leaf, which has no output.
+
+    Every level doubles how many, with fresh chance.
+    """
+    last = leaves - 2
+    if last < 0:
+        return ()
+    ends = dict.fromkeys((0, last))
+    between = range(1, last)
+    missing = min(max((wanted << level) - len(ends), 0), len(between))
+    words = _words(_key(beacon, root), _LEAVES + level.to_bytes(1, "little") + task_id.encode())
+    return tuple(sorted([*ends, *_sample(between, missing, words)]))
+
+
+def _sample(among: range, count: int, words: Iterator[int]) -> list[int]:
+    """`count` of `among`, each set as likely as any other (Fisher and Yates)."""
+    left = list(among)
+    return [left.pop(_below(len(left), words)) for _ in range(count)]
+
+
+def _below(bound: int, words: Iterator[int]) -> int:
+    """Uniform in 0 … bound - 1: words above the largest multiple of `bound` are passed over."""
+    limit = (1 << 64) // bound * bound
+    return next(word for word in words if word < limit) % bound
+
+
+def _key(beacon: bytes, root: str) -> bytes:
+    """HKDF-Extract."""
+    return hmac.digest(bytes.fromhex(root), beacon, "sha256")
+
+
+def _words(key: bytes, info: bytes) -> Iterator[int]:
+    """As HKDF-Expand, but with a counter of four bytes, so that it does not end: u64 little-endian words."""
+    block, number = b"", 0
+    while True:
+        number += 1
+        block = hmac.digest(key, block + info + number.to_bytes(4, "little"), "sha256")
+        for at in range(_WORDS_A_BLOCK):
+            yield int.from_bytes(block[at * _WORD : (at + 1) * _WORD], "little")

@@ -1,0 +1,61 @@
+"""Challenges are drawn by chance alone: at the promised rate, evenly, and the same for everybody who looks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.proof.drawing import drawn_leaves, is_drawn
+
+BEACON = hashlib.sha256(b"beacon").digest()
+ROOT = hashlib.sha256(b"root").hexdigest()
+
+
+def beacon(number: int) -> bytes:
+    return hashlib.sha256(number.to_bytes(4, "big")).digest()
+
+
+def test_a_rate_of_one_draws_everything_and_of_none_nothing() -> None:
+    assert all(is_drawn(beacon(number), ROOT, "t-1", 1_000_000) for number in range(200))
+    assert not any(is_drawn(beacon(number), ROOT, "t-1", 0) for number in range(200))
+
+
+@pytest.mark.parametrize("rate_micros", [50_000, 250_000, 900_000])
+def test_as_many_are_drawn_as_the_rate_says(rate_micros: int) -> None:
+    drawn = sum(is_drawn(beacon(number), ROOT, f"t-{number}", rate_micros) for number in range(4000))
+    expected = 4000 * rate_micros / 1e6
+    assert abs(drawn - expected) < 5 * (expected * (1 - rate_micros / 1e6)) ** 0.5
+
+
+def test_every_part_of_what_is_drawn_from_changes_the_draw() -> None:
+    def draw(number: int = 0, root: str = ROOT, task: str = "t-1", level: int = 0) -> tuple[int, ...]:
+        return drawn_leaves(beacon(number), root, task, 1000, 12, level)[1:-1]
+
+    other = hashlib.sha256(b"other").hexdigest()
+    assert len({draw(), draw(number=1), draw(root=other), draw(task="t-2"), draw(level=1)[:10]}) == 5
+
+
+@given(leaves=st.integers(1, 200), wanted=st.integers(1, 300), level=st.integers(0, 5))
+def test_the_first_and_the_last_leaf_with_output_are_always_drawn(leaves: int, wanted: int, level: int) -> None:
+    drawn = drawn_leaves(BEACON, ROOT, "t-1", leaves, wanted, level)
+    assert list(drawn) == sorted(set(drawn))
+    assert len(drawn) == min(max(wanted << level, min(leaves - 1, 2)), leaves - 1)
+    assert not drawn or (drawn[0], drawn[-1]) == (0, leaves - 2)
+
+
+def test_leaves_between_are_drawn_evenly() -> None:
+    """Chi-squared over 18 leaves, 3 of them each time: 17 degrees of freedom, 50 is beyond one in 20,000."""
+    drawn = Counter(leaf for number in range(3000) for leaf in drawn_leaves(beacon(number), ROOT, "t", 21, 5)[1:-1])
+    expected = 3000 * 3 / 18
+    assert set(drawn) == set(range(1, 19))
+    assert sum((count - expected) ** 2 / expected for count in drawn.values()) < 50
+
+
+def test_golden_draws() -> None:
+    """Other implementations must draw the same: docs/proof.md, Challenges."""
+    assert drawn_leaves(BEACON, ROOT, "t-1", 34, 6) == (0, 5, 8, 16, 21, 32)
+    assert [number for number in range(40) if is_drawn(beacon(number), ROOT, "t-1", 100_000)] == [3, 8, 21, 24, 25, 32]
