@@ -92,7 +92,7 @@ def _paths() -> Schema:
         },
         "/healthz": {"get": {"tags": ["operator"], **_operation("health", "Is it alive", reply=_ref(views.Health))}},
     }
-    for message in (wire.Beat, wire.Pull, wire.Start, wire.Decline, wire.Chunk, wire.Result, wire.Bye):
+    for message in (wire.Beat, wire.Pull, wire.Start, wire.Decline, wire.Chunk, wire.Result, wire.Opening, wire.Bye):
         tag, reply = wire.tag_of(message), wire.REPLY_TO.get(message, wire.Ack)
         operation = _operation(tag, _said(message), body=_up(message), reply=_down(reply))
         paths[f"/v1/{tag}"] = {"post": {**operation, "security": [{"session": []}]}}
