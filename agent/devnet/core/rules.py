@@ -17,6 +17,37 @@ class Instant(NamedTuple):
     """Unix seconds."""
 
 
+class ProofRules(Value):
+    """How results are checked by sampling (docs/proof.md, Challenges). Times in seconds."""
+
+    rate_micros: int = 0
+    """Probability that a result is challenged, in millionths; 0 switches challenges off. `core.proof.posp` says what it
+    must be."""
+    leaves: int = 4
+    """Repeated of every challenged result; each escalation doubles it."""
+    epoch_s: float = 60.0
+    """How long a secret beacon is kept: a challenge follows a result after this time at the latest."""
+    answer_s: float = 3600.0
+    """A node that restarts, or waits for its owner, can still open in time."""
+    verify_s: float = 600.0
+    """Deadline of a validator's task, and of its reveal."""
+    validators: int = 2
+    canary_micros: int = 20_000
+    """Of the checks that are given out, how many are known to be wrong: in millionths."""
+    escalations: int = 2
+    """Times that a suspicion leads to a closer look."""
+    suspicions: int = 2
+    """Cases that ended in suspicion and are a failure together: F and T alone are statistics."""
+    stake_micros: int = 10_000_000
+    """Simulated stake of a node at its enrolment."""
+    slash_micros: int = 2_000_000
+    """Taken from it for a failure, or for not opening."""
+    verdict_slash_micros: int = 500_000
+    """Taken from a validator that passed a canary, or copied."""
+    verdict_reward_micros: int = 50
+    """What one verdict earns."""
+
+
 class Rules(Value):
     """How this coordinator behaves. Times in seconds."""
 
@@ -41,6 +72,7 @@ class Rules(Value):
     price_micros_per_cpu_hour: int = 50_000
     """Of what a program may use at most, for the time that it ran."""
     currency: str = "credit"
+    proofs: ProofRules = ProofRules()
 
 
 PASSING = frozenset(

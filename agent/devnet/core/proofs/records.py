@@ -1,0 +1,129 @@
+"""What the coordinator remembers of challenges and validators. Frozen values; the store writes them as they are."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from agent.core.model import Blob, LeaseKey, Signed, Value
+from agent.core.payloads import Beacon, BeaconPromise, Judgement, VerdictBody
+
+
+class CaseState(StrEnum):
+    """Where one challenged result is."""
+
+    WAITING = "waiting"
+    """Its beacon is not known yet, or (an epoch's) not told yet."""
+    CHALLENGED = "challenged"
+    """The node was asked to open its leaves."""
+    CHECKING = "checking"
+    """They are here and are those that were committed to; validators repeat what was drawn."""
+    REVEALING = "revealing"
+    """All validators have committed to a verdict and are asked to open it."""
+    JUDGED = "judged"
+
+
+class CheckState(StrEnum):
+    """Where one validator's part of a case is."""
+
+    ASKED = "asked"
+    """Its `verify` task waits or runs."""
+    SEALED = "sealed"
+    """It delivered the root over its verdict."""
+    REVEALED = "revealed"
+    GONE = "gone"
+    """It did not deliver, or did not reveal, or what it revealed is no verdict: another is asked in its place."""
+
+
+class Check(Value):
+    """One validator's part of a case, or its work on a canary."""
+
+    task_id: str
+    """Of the `verify` task."""
+    level: int
+    state: CheckState = CheckState.ASKED
+    node_id: str = ""
+    """The validator, as soon as there is one."""
+    key: LeaseKey | None = None
+    root: str = ""
+    """What it committed to."""
+    verdict: VerdictBody | None = None
+    due_at: int = 0
+    """Unix seconds by which it must have revealed."""
+
+
+class Case(Value):
+    """One result under examination: of a node, or made up by the coordinator (a canary)."""
+
+    case_id: str
+    task_id: str
+    """The task whose result is examined."""
+    node_id: str
+    """Who computed it; of a canary, a node that does not exist."""
+    key: LeaseKey
+    idem_key: str
+    root: str
+    leaves: int
+    """As committed to, with the end leaf."""
+    model_digest: str
+    promise: BeaconPromise
+    state: CaseState = CaseState.WAITING
+    beacon: Beacon | None = None
+    level: int = 0
+    """How often it was escalated."""
+    due_at: int = 0
+    """Unix seconds by which the node must have opened."""
+    opening: Blob | None = None
+    evidence: Blob | None = None
+    """What validators read: a receipt bundle with the opening."""
+    checks: tuple[Check, ...] = ()
+    judgement: Judgement | None = None
+    detail: str = ""
+    canary: bool = False
+    """Its figures are wrong, and the coordinator knows: who passes it did not look."""
+
+    def drawn_id(self) -> str:
+        """Names the challenge of this level."""
+        return f"{self.case_id}/{self.level}"
+
+
+class Standing(Value):
+    """A node's record: what came of its challenges and of its work as a validator."""
+
+    node_id: str
+    stake_micros: int
+    """Simulated: what is left of it."""
+    serial: int = 0
+    """Of its latest judgement."""
+    challenged: int = 0
+    passed: int = 0
+    suspect: int = 0
+    failed: int = 0
+    unopened: int = 0
+    void: int = 0
+    suspected: int = 0
+    """Suspicions since the last slash: with `Rules.proofs.suspicions` of them it has failed."""
+    verdicts: int = 0
+    """Checks that it delivered and revealed."""
+    verdicts_wrong: int = 0
+    """Canaries passed, copies, and verdicts that all others contradicted."""
+    barred: bool = False
+    """Gets no `verify` tasks any more."""
+
+
+class Judged(Value):
+    """A judgement as it was signed."""
+
+    node_id: str
+    serial: int
+    signed: Signed
+
+
+class Epoch(Value):
+    """One secret of the coordinator: its digest is told with every receipt, the secret when the epoch is over."""
+
+    number: int
+    secret: str
+    """32 bytes, hex."""
+    begins_at: int
+    """Unix seconds."""
+    ends_at: int
