@@ -16,6 +16,7 @@ from agent.core import events as ev
 from agent.core.errors import StorageError
 from agent.core.fingerprint import Model, SandboxFacts
 from agent.core.gpu import GpuPlace, GpuReport, units
+from agent.core.gpu_policy import GpuGates
 from agent.core.health import Health
 from agent.core.node import Node
 from agent.core.watchdog import Pulse, Tally
@@ -30,7 +31,7 @@ from agent.edges.joining import join
 from agent.edges.link.baton import link_to
 from agent.edges.models.store import Progress
 from agent.edges.outbox import OUTBOX_NAME, SqliteOutbox
-from agent.edges.owner import Machine, owner_policy
+from agent.edges.owner import Machine, gpu_policy, owner_policy
 from agent.edges.sandbox.build import build_sandbox
 from agent.edges.sandbox.vram import GpuMemoryGuard
 from agent.edges.transcripts import DIRECTORY_NAME, FileTranscripts
@@ -45,6 +46,7 @@ from agent.stages.overview import Overview
 from agent.stages.owner import Owner
 from agent.stages.pausing import Pausing
 from agent.stages.probe import Probe, fingerprint
+from agent.stages.protect import Protect
 from agent.stages.prove import Prove
 from agent.stages.pull import Pull
 from agent.stages.report import Report
@@ -271,6 +273,9 @@ class Composer:
         findings = FindingsFile(config.node.state_dir)
         health = Health(xid_table(), host.facts().boot_id, await asyncio.to_thread(findings.load))
         vitals = Vitals(spine, health, findings, period_s=config.gpu.period_s)
+        hand_back_after_s = config.owner.hand_back_after_s if config.owner.running is Running.HAND_BACK else None
+        gates = GpuGates(gpu_policy(config.owner), lent_gpus(config))
+        protect = Protect(spine, gates, edges.gpu_memory.others, hand_back_after_s=hand_back_after_s)
         self._probe = probe = Probe(
             spine,
             herald,
@@ -283,14 +288,14 @@ class Composer:
             period_s=config.gpu.period_s,
             report=edges.seen,
             vitals=vitals,
-            seen=partial(_each, (edges.gpu_memory.see, self._room.see)),
+            seen=partial(_each, (edges.gpu_memory.see, self._room.see, protect.see)),
         )
         owner = Owner(
             spine,
             owner_policy(config.owner),
-            Machine(config.owner.programs, battery=not config.owner.on_battery),
+            Machine(config.owner.programs, battery=not config.owner.on_battery, presence=config.owner.idle_only),
             pulse,
-            hand_back_after_s=config.owner.hand_back_after_s if config.owner.running is Running.HAND_BACK else None,
+            hand_back_after_s=hand_back_after_s,
         )
         overview = Overview(
             spine, herald, execute, deliver, link, pulse, storage, probe, pull, name=self._name, url=url
@@ -321,6 +326,12 @@ class Composer:
 def exec_gpus(config: Config) -> tuple[str, ...]:
     """What programs get, and nobody else."""
     return (config.exec.device,) if config.exec.enabled and config.exec.device != "cpu" else ()
+
+
+def lent_gpus(config: Config) -> frozenset[str]:
+    """Where engines compute that are not ours to start."""
+    pools = (pool for pool in config.pools if pool.engine is EngineKind.EXTERNAL)
+    return frozenset(uuid for pool in pools for uuid in pool.device.split("+"))
 
 
 def _each(sees: Sequence[Callable[[GpuReport], None]], report: GpuReport) -> None:

@@ -57,6 +57,10 @@ def _owner(owner: OwnerConfig) -> Iterator[Fault]:
             yield Fault(key=f"owner.schedule[{index}]", message=f"is no window: {error}")
     if owner.time_zone is not None and owner.time_zone not in zoneinfo.available_timezones():
         yield Fault(key="owner.time_zone", message=f"is {owner.time_zone!r}; expected a name such as Europe/Berlin")
+    for limit, margin in (("max_temperature_c", "cool_down_c"), ("max_power_w", "power_margin_w")):
+        most = getattr(owner, limit)
+        if most is not None and getattr(owner, margin) >= most:
+            yield Fault(key=f"owner.{margin}", message=f"must be below owner.{limit}")
 
 
 def _listen(listen: str) -> Iterator[Fault]:

@@ -32,6 +32,34 @@ class OwnerConfig(Value):
         tuple[str, ...], says('Your programs, as ["blender"]; while one of them runs, no new task comes.')
     ] = ()
     on_battery: Annotated[bool, says("Whether to work on battery power.")] = False
+    idle_only: Annotated[
+        bool,
+        says(
+            "Whether to work only while nobody is at the machine (systemd-logind) and no program of yours uses a GPU."
+        ),
+    ] = False
+    idle_after_s: Annotated[
+        float, Meta(ge=0, le=86_400), says("With idle_only: seconds without a sign of you before work comes.")
+    ] = 300.0
+    display_mib: Annotated[
+        int,
+        Meta(ge=0, le=1 << 20),
+        says("With idle_only: GPU memory in MiB up to which a program that draws is your desktop, not your use of it."),
+    ] = 512
+    max_temperature_c: Annotated[
+        Annotated[float, Meta(ge=30, le=120)] | None,
+        says("A GPU that is hotter takes no new task; no limit of yours when not set.", example=80.0),
+    ] = None
+    cool_down_c: Annotated[
+        float, Meta(ge=1, le=60), says("Degrees below max_temperature_c at which it takes tasks again.")
+    ] = 10.0
+    max_power_w: Annotated[
+        Annotated[float, Meta(ge=10, le=10_000)] | None,
+        says("A GPU that draws more takes no new task; no limit of yours when not set.", example=300.0),
+    ] = None
+    power_margin_w: Annotated[
+        float, Meta(ge=1, le=5_000), says("Watts below max_power_w at which it takes tasks again.")
+    ] = 50.0
     running: Annotated[Running, says("What becomes of tasks that run then.")] = Running.FINISH
     hand_back_after_s: Annotated[
         float, Meta(ge=0, le=86_400), says("Seconds that they may go on before they are handed back.")

@@ -1,4 +1,4 @@
-"""What keeps pools off a GPU or MIG slice: that it is not well, or that its owner paused it."""
+"""What keeps pools off a GPU or MIG slice: that it is not well, or that its owner wants it otherwise."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ class Pause:
     """No new work, until somebody ends it or by itself at `until` (monotonic)."""
 
     until: float | None = None
+    hand_back_at: float | None = None
+    """When what still runs is handed back, monotonic; None: never."""
+
+    def deadlines(self) -> list[float]:
+        """When something of it is due."""
+        return [time for time in (self.until, self.hand_back_at) if time is not None]
 
     def tell(self, now: float | None) -> str:
         """How it ends, in words."""
@@ -44,10 +50,24 @@ class Devices:
     def __init__(self) -> None:
         self._judged: dict[str, _Judged] = {}
         self.paused: dict[str, Pause] = {}
+        self._shut: dict[str, dict[Reason, str]] = {}
 
     def judge(self, devices: Iterable[str], state: HealthState, detail: str) -> None:
         """Their health from now on."""
         self._judged.update(dict.fromkeys(devices, _Judged(state, detail)))
+
+    def gate(self, devices: Iterable[str], reason: Reason, detail: str, *, shut: bool) -> None:
+        """Shut or open a gate of these devices for `reason`."""
+        for uuid in devices:
+            gates = self._shut.setdefault(uuid, {})
+            gates.pop(reason, None)
+            if shut:
+                gates[reason] = detail
+
+    def reasons(self, uuids: Iterable[str]) -> frozenset[Reason]:
+        """Why their owner wants these devices for himself, or rested."""
+        found = {reason for uuid in uuids for reason in self._shut.get(uuid, ())}
+        return frozenset(found | ({Reason.PAUSED} if any(uuid in self.paused for uuid in uuids) else set()))
 
     def pause(self, devices: Iterable[str], pause: Pause) -> None:
         """A later pause replaces an earlier one."""
@@ -67,7 +87,13 @@ class Devices:
 
     def deadlines(self) -> list[float]:
         """When pauses end by themselves, monotonic."""
-        return [pause.until for pause in self.paused.values() if pause.until is not None]
+        return [time for pause in self.paused.values() for time in pause.deadlines()]
+
+    def handed_back(self, now: float) -> tuple[str, ...]:
+        """Devices whose pause no longer lets go on what runs; each is named once."""
+        due = [uuid for uuid, it in self.paused.items() if it.hand_back_at is not None and now >= it.hand_back_at]
+        self.paused.update({uuid: Pause(self.paused[uuid].until) for uuid in due})
+        return tuple(due)
 
     def open_to(self, pool: Pool) -> bool:
         """Whether nothing of its devices keeps the pool from taking work."""
@@ -80,6 +106,11 @@ class Devices:
             Gate(reason=Reason.PAUSED, detail=f"{pool.name}: {uuid} is paused {self.paused[uuid].tell(now)}")
             for uuid in uuids
             if uuid in self.paused
+        ]
+        found += [
+            Gate(reason=reason, detail=f"{pool.name}: {uuid}: {detail}")
+            for uuid in uuids
+            for reason, detail in self._shut.get(uuid, {}).items()
         ]
         known = [(uuid, self._judged[uuid]) for uuid in uuids if uuid in self._judged]
         for state, reason in _NOT_WELL.items():

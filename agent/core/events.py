@@ -84,6 +84,17 @@ class GateChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceGateChanged:
+    """The owner's side began or ceased to keep pools off a device."""
+
+    devices: tuple[str, ...]
+    """UUIDs, as pools name them."""
+    reason: Reason
+    shut: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ticked:
     """`Node.next_deadline()` has come."""
 
@@ -99,17 +110,21 @@ class DrainAsked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbortAsked:
-    """Hand back everything now."""
+    """Hand back now what runs: everything, or what runs on some devices."""
 
     reason: Reason
+    devices: tuple[str, ...] = ()
+    """UUIDs; none means the whole node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PauseAsked:
-    """Take nothing new; what runs goes on."""
+    """Take nothing new."""
 
     for_s: float | None = None
     """Ends by itself after so long; None: when resumed."""
+    hand_back_after_s: float | None = None
+    """How long what runs may go on; None: to its end."""
     devices: tuple[str, ...] = ()
     """UUIDs of a GPU and its MIG slices, when only they are meant."""
 
@@ -137,6 +152,7 @@ NodeEvent = (
     | PoolChanged
     | GpuMoved
     | GateChanged
+    | DeviceGateChanged
     | Ticked
     | DrainAsked
     | AbortAsked

@@ -62,6 +62,10 @@ class Intake:
             found.insert(0, Gate(reason=Reason.PAUSED, detail=f"paused {(self._pause or Pause()).tell(now)}"))
         return found
 
+    def reasons(self) -> frozenset[Reason]:
+        """Why the node takes nothing, without the words."""
+        return frozenset(gate.reason for gate in self.gates())
+
     def is_shut(self, reason: Reason) -> bool:
         """Whether this gate from outside is shut."""
         return reason in self._gates
@@ -75,8 +79,8 @@ class Intake:
 
     def deadlines(self) -> list[float]:
         """When something here ends by itself, monotonic."""
-        times = (self._drain_deadline, self._pause.until if self._pause else None)
-        return [time for time in times if time is not None]
+        drain = [] if self._drain_deadline is None else [self._drain_deadline]
+        return drain + (self._pause.deadlines() if self._pause else [])
 
     def pause(self, pause: Pause) -> list[ev.Command]:
         """Take nothing new. A pause replaces the one before; a drain, which takes nothing either, goes on."""
@@ -85,6 +89,14 @@ class Intake:
         moved = [] if self.state is NodeState.PAUSED else self.enter(NodeState.PAUSED)
         self._pause = pause
         return moved
+
+    def hands_back(self, now: float) -> bool:
+        """Whether the pause no longer lets go on what runs; true once."""
+        at = self._pause.hand_back_at if self._pause else None
+        if self._pause is None or at is None or now < at:
+            return False
+        self._pause = Pause(self._pause.until)
+        return True
 
     def pause_is_over(self, now: float) -> bool:
         """Whether the pause has come to the end that it was given."""

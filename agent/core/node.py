@@ -85,6 +85,16 @@ class Node:
         """Whether this gate from outside is shut."""
         return self._intake.is_shut(reason)
 
+    def owner_reasons(self, pool: str) -> frozenset[Reason]:
+        """Every reason of the node's and of the pool's devices against new work there, but their health."""
+        return self._intake.reasons() | self.devices.reasons(uuids_of(self.pools[pool]))
+
+    def on_devices(self, devices: Iterable[str]) -> list[LeaseKey]:
+        """Attempts of pools that have one of these devices."""
+        meant = set(devices)
+        pools = {name for name, pool in self.pools.items() if not meant.isdisjoint(uuids_of(pool))}
+        return [attempt.key for attempt in self.attempts.values() if attempt.pool in pools]
+
     def held(self) -> tuple[LeaseKey, ...]:
         """Leases to renew with the next beat: of everything that is not closed."""
         return tuple(self.attempts)
@@ -128,14 +138,18 @@ class Node:
                 return self._tick(now)
             case ev.DrainAsked():
                 return self._drain(event, now)
-            case ev.AbortAsked():
-                return self._hand_back_all(now, event.reason)
+            case ev.AbortAsked(devices=devices):
+                keys = self.on_devices(devices) if devices else list(self.attempts)
+                return self._all(keys, Event.HAND_BACK_ASKED, now, event.reason)
             case ev.PauseAsked():
                 return self._paused(event, now)
             case ev.ResumeAsked():
                 return self._resume(event, now)
             case ev.GateChanged():
                 self._intake.gate(event)
+                return []
+            case ev.DeviceGateChanged():
+                self.devices.gate(event.devices, event.reason, event.detail, shut=event.shut)
                 return []
             case ev.BreakerLimitChanged(failures=failures):
                 return self._limit_breakers(failures, now)
@@ -273,9 +287,7 @@ class Node:
         self.devices.judge(event.devices, event.state, event.detail)
         if event.state is not HealthState.LOST:
             return []
-        pools = {name for name, pool in self.pools.items() if not set(event.devices).isdisjoint(uuids_of(pool))}
-        stranded = [attempt.key for attempt in self.attempts.values() if attempt.pool in pools]
-        return self._all(stranded, Event.HAND_BACK_ASKED, now, Reason.GPU_LOST)
+        return self._all(self.on_devices(event.devices), Event.HAND_BACK_ASKED, now, Reason.GPU_LOST)
 
     def _tick(self, now: float) -> list[ev.Command]:
         commands: list[ev.Command] = []
@@ -293,9 +305,10 @@ class Node:
         return commands + self._end_pauses(now)
 
     def _end_pauses(self, now: float) -> list[ev.Command]:
-        """Those that end by themselves."""
+        """Those that end by themselves, after what they no longer let run is handed back."""
+        commands = self._hand_back_paused(now)
         over = self.devices.tick(now)
-        commands: list[ev.Command] = [ev.DevicesResumed(devices=over)] if over else []
+        commands += [ev.DevicesResumed(devices=over)] if over else []
         return commands + (self._reopen() if self._intake.pause_is_over(now) else [])
 
     def _drain(self, event: ev.DrainAsked, now: float) -> list[ev.Command]:
@@ -308,11 +321,18 @@ class Node:
         return self._all(list(self.attempts), Event.HAND_BACK_ASKED, now, reason)
 
     def _paused(self, event: ev.PauseAsked, now: float) -> list[ev.Command]:
-        pause = Pause(None if event.for_s is None else now + event.for_s)
+        until, hand_back_at = (None if it is None else now + it for it in (event.for_s, event.hand_back_after_s))
+        pause, moved = Pause(until, hand_back_at), list[ev.Command]()
         if event.devices:
             self.devices.pause(event.devices, pause)
-            return [ev.DevicesPaused(devices=event.devices)]
-        return self._intake.pause(pause)
+            moved += [ev.DevicesPaused(devices=event.devices)]
+        else:
+            moved += self._intake.pause(pause)
+        return moved + self._hand_back_paused(now)
+
+    def _hand_back_paused(self, now: float) -> list[ev.Command]:
+        keys = list(self.attempts) if self._intake.hands_back(now) else self.on_devices(self.devices.handed_back(now))
+        return self._all(keys, Event.HAND_BACK_ASKED, now, Reason.PAUSED)
 
     def _resume(self, event: ev.ResumeAsked, now: float) -> list[ev.Command]:
         over = self.devices.resume(event.devices)

@@ -19,6 +19,8 @@ class PauseOrder(Value, forbid_unknown_fields=True):
 
     for_s: Annotated[float, Meta(gt=0, le=LONGEST_PAUSE_S)] | None = None
     """The pause ends by itself after so long; None: when resumed."""
+    hand_back_after_s: Annotated[float, Meta(ge=0, le=LONGEST_PAUSE_S)] | None = None
+    """How long what runs may go on before it is handed back, 0 for not at all; None: to its end."""
     gpu: GpuName = ""
 
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from agent.core.model import Reason
 from agent.core.schedule import Window, is_open, next_change
 from agent.core.status import Gate
+from agent.core.text import span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,10 @@ class Observed:
     """Names of those of his listed programs that run."""
     on_battery: bool | None = None
     """None on a machine without one."""
+    away_s: float | None = None
+    """For how long nobody has been at the machine, 0 while somebody is; None when that is not known."""
+    unknown: str = ""
+    """Why it is not known, where it was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,8 @@ class OwnerPolicy:
     zone: tzinfo
     windows: tuple[Window, ...] = ()
     may_use_battery: bool = False
+    idle_after_s: float | None = None
+    """Work comes once nobody has been at the machine for so long; None: whether or not somebody is."""
 
     def gates(self, seen: Observed) -> list[Gate]:
         """Every reason of the owner's against new work now."""
@@ -38,9 +45,19 @@ class OwnerPolicy:
             found.append(Gate(reason=Reason.OUTSIDE_SCHEDULE, detail=self._until(seen.at)))
         if seen.programs:
             found.append(Gate(reason=Reason.OWNER_PROGRAM, detail="in use: " + ", ".join(sorted(seen.programs))))
+        if self.idle_after_s is not None and (why := self._presence(seen, self.idle_after_s)):
+            found.append(Gate(reason=Reason.OWNER_ACTIVE, detail=why))
         if seen.on_battery and not self.may_use_battery:
             found.append(Gate(reason=Reason.ON_BATTERY, detail="the machine runs on its battery"))
         return found
+
+    def _presence(self, seen: Observed, idle_after_s: float) -> str:
+        """The same words for as long as it lasts; what is not known keeps work out, since the owner comes first."""
+        if seen.away_s is None:
+            return f"whether somebody is at the machine cannot be told: {seen.unknown or 'nobody asked'}"
+        if seen.away_s >= idle_after_s:
+            return ""
+        return f"somebody is at the machine; work comes {span(idle_after_s)} after the last sign of that"
 
     def _until(self, now: datetime) -> str:
         opens = _opening(self.windows, now.replace(second=0, microsecond=0), self.zone)

@@ -19,7 +19,11 @@ class Pausing:
 
     def pause(self, order: PauseOrder) -> None:
         """Raises AgentError for a GPU that this machine does not have."""
-        self._spine.feed(ev.PauseAsked(for_s=order.for_s, devices=self._devices(order.gpu)))
+        self._spine.feed(
+            ev.PauseAsked(
+                for_s=order.for_s, hand_back_after_s=order.hand_back_after_s, devices=self._devices(order.gpu)
+            )
+        )
 
     def resume(self, order: ResumeOrder) -> None:
         """Raises AgentError for a GPU that this machine does not have."""

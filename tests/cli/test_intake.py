@@ -13,6 +13,7 @@ import pytest
 from agent.cli.intake import duration as read_duration
 from agent.core import events as ev
 from agent.core.attempt import Event
+from agent.core.model import Outcome
 from agent.core.node import Node
 from agent.core.orders import PauseOrder, ResumeOrder
 from agent.core.status import Status
@@ -47,7 +48,9 @@ class Daemon:
 
     async def pause(self, order: PauseOrder) -> None:
         devices = (order.gpu,) if order.gpu else ()
-        self.node.handle(ev.PauseAsked(for_s=order.for_s, devices=devices), 0.0)
+        self.node.handle(
+            ev.PauseAsked(for_s=order.for_s, hand_back_after_s=order.hand_back_after_s, devices=devices), 0.0
+        )
 
     async def resume(self, order: ResumeOrder) -> None:
         self.node.handle(ev.ResumeAsked(devices=(order.gpu,) if order.gpu else ()), 0.0)
@@ -182,3 +185,16 @@ def test_a_drained_node_that_resumes_may_drain_again(daemon: Daemon) -> None:
         "draining",
         "drained",
     ]
+
+
+async def test_a_pause_hands_back_what_runs_at_once_or_later_as_it_is_told(served: str, daemon: Daemon) -> None:
+    offer = builders.offer()
+    arrive(daemon.node, offer)
+    happen(daemon.node, offer.key, *WORK[:2])
+    _, out, _ = await gpu_agent("pause", "--after", "5min", "--socket", served)
+    assert "1 running task may go on for 5 min 0 s, then is handed back." in out
+    assert daemon.node.held(), "not yet"
+    await gpu_agent("pause", "--now", "--socket", served)
+    assert [it.outcome for it in daemon.node.attempts.values()] == [Outcome.HANDED_BACK]
+    code, _, err = await gpu_agent("pause", "--now", "--after", "5min", "--socket", served)
+    assert (code, "contradict each other" in err) == (2, True)

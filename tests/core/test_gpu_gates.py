@@ -6,7 +6,7 @@ import pytest
 
 from agent.core import events as ev
 from agent.core.health import HealthState
-from agent.core.model import Outcome, Reason, State
+from agent.core.model import LeaseKey, Outcome, Reason, State
 from agent.core.node import Node
 from tests import builders
 from tests.core.test_node import WORK, arrive, happen, kinds, serving
@@ -104,3 +104,66 @@ def test_a_pool_without_a_gpu_is_judged_by_none() -> None:
     node = serving()
     moved(node, HealthState.LOST)
     assert node.credit("main")
+
+
+def gate(node: Node, reason: Reason, *devices: str, shut: bool = True) -> list[ev.Command]:
+    return node.handle(ev.DeviceGateChanged(devices=devices, reason=reason, shut=shut, detail="why"), 5.0)
+
+
+def test_a_gate_of_one_gpu_keeps_its_pools_out_alone_and_says_why() -> None:
+    node = node_with_gpus()
+    gate(node, Reason.GPU_IN_USE, "GPU-1", "MIG-7")
+    gate(node, Reason.GPU_HOT, "GPU-1")
+    assert [(it.reason, it.detail) for it in node.pool_gates("first", 5.0)] == [
+        (Reason.GPU_IN_USE, "first: GPU-1: why"),
+        (Reason.GPU_HOT, "first: GPU-1: why"),
+    ]
+    assert (node.credit("first"), bool(node.credit("second")), node.gates()) == (None, True, [])
+    assert node.owner_reasons("first") == {Reason.GPU_IN_USE, Reason.GPU_HOT}
+    gate(node, Reason.GPU_IN_USE, "GPU-1", shut=False)
+    assert node.credit("first") is None
+    gate(node, Reason.GPU_HOT, "GPU-1", shut=False)
+    assert node.credit("first")
+    assert node.owner_reasons("first") == frozenset()
+
+
+def two_running(node: Node) -> tuple[LeaseKey, LeaseKey]:
+    here = builders.offer("here")
+    there = builders.offer("there", spec=builders.task("there", model=OTHER_MODEL))
+    for offer in (here, there):
+        arrive(node, offer)
+        happen(node, offer.key, *WORK[:2])
+    return here.key, there.key
+
+
+def test_what_runs_on_a_gpu_that_its_owner_wants_back_is_handed_back_and_nothing_else() -> None:
+    node = node_with_gpus()
+    here, there = two_running(node)
+    node.handle(ev.AbortAsked(reason=Reason.GPU_IN_USE, devices=("GPU-1",)), 5.0)
+    assert (node.attempts[here].outcome, node.attempts[here].reason) == (Outcome.HANDED_BACK, Reason.GPU_IN_USE)
+    assert node.attempts[there].state is State.RUNNING
+
+
+@pytest.mark.parametrize("devices", [(), ("GPU-1",)])
+def test_a_pause_hands_back_what_runs_as_soon_as_its_owner_said(devices: tuple[str, ...]) -> None:
+    node = node_with_gpus()
+    here, there = two_running(node)
+    assert stops(node.handle(ev.PauseAsked(hand_back_after_s=10.0, devices=devices), 5.0)) == 0
+    assert node.next_deadline() == 15.0
+    assert stops(node.handle(ev.Ticked(), 14.9)) == 0
+    assert stops(node.handle(ev.Ticked(), 15.0)) == (1 if devices else 2)
+    assert node.attempts[here].reason is Reason.PAUSED
+    assert (node.attempts[there].reason is Reason.PAUSED) is (not devices)
+    assert stops(node.handle(ev.Ticked(), 16.0)) == 0, "once"
+    assert node.owner_reasons("first") == {Reason.PAUSED}, "the pause itself goes on"
+
+
+@pytest.mark.parametrize("devices", [(), ("GPU-1",)])
+def test_a_pause_that_lets_nothing_go_on_hands_back_at_once(devices: tuple[str, ...]) -> None:
+    node = node_with_gpus()
+    two_running(node)
+    assert stops(node.handle(ev.PauseAsked(hand_back_after_s=0.0, devices=devices), 5.0)) == (1 if devices else 2)
+
+
+def stops(commands: list[ev.Command]) -> int:
+    return sum(isinstance(command, ev.StopWork) for command in commands)

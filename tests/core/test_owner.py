@@ -3,6 +3,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from agent.core.model import Reason
 from agent.core.owner import Observed, OwnerPolicy
 from agent.core.schedule import parse_window
@@ -38,3 +40,18 @@ def test_a_listed_program_that_runs_and_a_battery_keep_work_out() -> None:
 
 def test_a_battery_may_be_used_where_the_owner_says_so() -> None:
     assert reasons(OwnerPolicy(zone=UTC, may_use_battery=True), Observed(at=MONDAY_NOON, on_battery=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "why"),
+    [
+        ({"away_s": 0.0}, "somebody is at the machine; work comes 5 min 0 s after the last sign of that"),
+        ({"away_s": 299.0}, "somebody is at the machine; work comes 5 min 0 s after the last sign of that"),
+        ({"away_s": 300.0}, ""),
+        ({"unknown": "no bus"}, "whether somebody is at the machine cannot be told: no bus"),
+    ],
+)
+def test_work_comes_once_nobody_was_there_for_long_enough_and_never_while_that_is_not_known(seen, why) -> None:
+    found = OwnerPolicy(zone=UTC, idle_after_s=300.0).gates(Observed(at=MONDAY_NOON, **seen))
+    assert [(gate.reason, gate.detail) for gate in found] == ([(Reason.OWNER_ACTIVE, why)] if why else [])
+    assert OwnerPolicy(zone=UTC).gates(Observed(at=MONDAY_NOON, **seen)) == []

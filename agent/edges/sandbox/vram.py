@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Collection
 
 import structlog
 from msgspec.structs import replace
@@ -17,7 +18,8 @@ from agent.ports import ExitKind, Sandbox, SandboxExit, SandboxHandle, SandboxSp
 
 
 class GpuMemoryGuard:
-    """Starts sandboxes by another Sandbox, and ends those that use more GPU memory than `gpu_memory_bytes` allows.
+    """Starts sandboxes by another Sandbox, knows their processes, and ends those that use more GPU memory than
+    `gpu_memory_bytes` allows.
 
     It looks when a snapshot of the GPUs comes, and so is late by one period: a guard against a program that grows, not
     a wall.
@@ -26,6 +28,7 @@ class GpuMemoryGuard:
     def __init__(self, inner: Sandbox) -> None:
         self._inner = inner
         self._held: dict[_Held, asyncio.Task[SandboxExit]] = {}
+        self._alive: dict[asyncio.Task[SandboxExit], SandboxHandle] = {}
         self._report = GpuReport()
         self._blind = False
         self._log = structlog.get_logger("sandbox")
@@ -37,7 +40,7 @@ class GpuMemoryGuard:
     async def start(self, spec: SandboxSpec) -> SandboxHandle:
         """Raises SandboxError also when the driver does not tell what a process uses."""
         if spec.limits.gpu_memory_bytes is None or not spec.gpus:
-            return await self._inner.start(spec)
+            return self._known(await self._inner.start(spec), spec)
         if reason := unwatchable(self._report, spec.gpus):
             raise SandboxError(
                 f"the limit of GPU memory cannot be enforced here: {reason}",
@@ -47,6 +50,21 @@ class GpuMemoryGuard:
         ended = self._held[held] = asyncio.create_task(held.wait(), name=f"gpu-memory-{spec.name}")
         ended.add_done_callback(lambda _: self._held.pop(held, None))
         return held
+
+    def others(self, pids: Collection[int]) -> frozenset[int]:
+        """Of these processes of this machine, those that neither the agent nor a sandbox of its started. One that is
+        not to be seen here at all, from within a container, is nobody's."""
+        ours = {pid for holder in (*self._alive.values(), *self._held) for pid in tree(holder.pid)}
+        ours.update(tree(os.getpid()))
+        return frozenset(pid for pid in pids if pid not in ours and exists(pid))
+
+    def _known(self, handle: SandboxHandle, spec: SandboxSpec) -> SandboxHandle:
+        """Containers are no descendants of the agent: they are ours as long as they live."""
+        if spec.gpus:
+            ended = asyncio.create_task(handle.wait(), name=f"gpu-user-{spec.name}")
+            self._alive[ended] = handle
+            ended.add_done_callback(lambda task: self._alive.pop(task, None))
+        return handle
 
     def see(self, report: GpuReport) -> None:
         """Judge what runs by a new snapshot."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -119,3 +121,13 @@ async def test_pids_that_nobody_here_has_are_told_once(guard, shared, capsys: py
     await within(handle.stop(0))
 
     assert capsys.readouterr().out.count("gpu_memory_unwatched") == 1
+
+
+async def test_its_own_processes_and_those_in_its_sandboxes_are_told_from_those_of_others(guard, shared) -> None:
+    handle = await started(guard, shared, gpu_memory_bytes=None)
+    with subprocess.Popen(["sleep", "60"]) as ours:  # a child of ours, as the process that reads the driver is
+        stranger = os.getppid()
+        asked = (grandchild(handle), handle.pid, ours.pid, os.getpid(), stranger, 4_190_000)
+        assert guard.others(asked) == {stranger}, "and a number that nobody has here is nobody's"
+        ours.kill()
+    await within(handle.stop(0))
