@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from agent.core.proof.header import Header
-from agent.core.proof.leaves import Leaf
+from agent.core.proof.opening import AnyLeaf, BareLeaf
 from agent.core.proof.transcript import LeafKind
 
 _MICRO = 1_000_000
@@ -25,6 +25,8 @@ class Position(NamedTuple):
     """None when the engine withheld it."""
     ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
+    opened: bool = True
+    """False: the leaf is not shown in full. The token is then what the node says it is, without candidates."""
 
     def rank(self) -> int | None:
         """Where the token stands among the candidates, from 0; None when it does not."""
@@ -32,7 +34,7 @@ class Position(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """One leaf of tokens: what a challenge opens."""
+    """One opened leaf of tokens."""
 
     leaf: int
     start: int
@@ -59,16 +61,16 @@ class Sampler(NamedTuple):
         return self.temperature <= 0 or self.top_k == 1
 
 
-def positions(leaves: Sequence[Leaf]) -> tuple[Position, ...]:
+def positions(leaves: Sequence[AnyLeaf]) -> tuple[Position, ...]:
     """Every generated token in order. Each piece of text without an id stands for one token that was withheld."""
     return tuple(position for leaf in leaves for position in _of_leaf(leaf))
 
 
-def chunks(leaves: Sequence[Leaf]) -> tuple[Chunk, ...]:
-    """The leaves of tokens, each with the position at which it starts."""
+def chunks(leaves: Sequence[AnyLeaf]) -> tuple[Chunk, ...]:
+    """The opened leaves of tokens, each with the position at which it starts."""
     found, start = [], 0
     for leaf in leaves:
-        if leaf.kind is LeafKind.TOKENS:
+        if leaf.kind is LeafKind.TOKENS and not isinstance(leaf, BareLeaf):
             found.append(Chunk(leaf.index, start, _of_leaf(leaf)))
         start += leaf.count
     return tuple(found)
@@ -97,9 +99,11 @@ def well_formed(position: Position) -> bool:
     )
 
 
-def _of_leaf(leaf: Leaf) -> tuple[Position, ...]:
+def _of_leaf(leaf: AnyLeaf) -> tuple[Position, ...]:
     if leaf.kind is LeafKind.TEXT:
-        return (Position(None),) * leaf.count
+        return (Position(None, opened=not isinstance(leaf, BareLeaf)),) * leaf.count
+    if isinstance(leaf, BareLeaf):
+        return tuple(Position(token, opened=False) for token in leaf.ids)
     return tuple(
         Position(token, tuple(number for number, _ in listed), tuple(logprob for _, logprob in listed))
         for token, listed in zip(leaf.ids, leaf.candidates, strict=True)

@@ -29,6 +29,8 @@ class Sampled(NamedTuple):
     """Tokens whose draw depends on candidates that are not listed."""
     withheld: int = 0
     """Tokens that the engine showed nobody."""
+    unopened: int = 0
+    """Tokens of leaves that the node was not asked to show."""
 
     @property
     def passed(self) -> bool:
@@ -38,10 +40,12 @@ class Sampled(NamedTuple):
 
 def check_sampling(claimed: Sequence[Position], sampler: Sampler, n_probs: int) -> Sampled:
     """Replay every draw. `n_probs` candidates were promised for each token."""
-    checked, uncovered, withheld = 0, 0, 0
+    checked, uncovered, withheld, unopened = 0, 0, 0, 0
     mismatches, malformed = [], []
     for at, (position, number) in enumerate(zip(claimed, uniforms(sampler.seed), strict=False)):
-        if position.token is None:
+        if not position.opened:
+            unopened += 1
+        elif position.token is None:
             withheld += 1
         elif n_probs == 0:
             uncovered += 1
@@ -53,7 +57,7 @@ def check_sampling(claimed: Sequence[Position], sampler: Sampler, n_probs: int) 
             checked += 1
             if not fits:
                 mismatches.append(at)
-    return Sampled(checked, tuple(mismatches), tuple(malformed), uncovered, withheld)
+    return Sampled(checked, tuple(mismatches), tuple(malformed), uncovered, withheld, unopened)
 
 
 def drawn(position: Position, sampler: Sampler, number: float) -> bool | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 from agent.core.errors import ProofError
 from agent.core.model import Commitment, Value
@@ -62,12 +63,26 @@ def check_leaves(leaves: Sequence[bytes], commitment: Commitment) -> tuple[Leaf,
     for leaf, previous in zip(read, [NO_PREVIOUS, *hashes], strict=False):
         if leaf.previous != previous:
             raise ProofError("transcript_leaves", f"leaf {leaf.index} does not continue the one before")
-    _check_shape(read)
+    check_shape(read)
     return read
 
 
-def _check_shape(leaves: Sequence[Leaf]) -> None:
-    """Where leaves begin and end is not the node's choice: full ones, but for the last of a run of one kind."""
+class Shape(Protocol):
+    """Where a leaf stands, and how much is in it."""
+
+    @property
+    def kind(self) -> LeafKind: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+
+
+def check_shape(leaves: Sequence[Shape]) -> None:
+    """Where leaves begin and end is not the node's choice: full ones, but for the last of a run of one kind.
+
+    Raises ProofError("transcript_leaves").
+    """
     if not leaves:
         raise ProofError("transcript_leaves", "there is no end leaf")
     for index, leaf in enumerate(leaves):
@@ -79,23 +94,24 @@ def _check_shape(leaves: Sequence[Leaf]) -> None:
             and leaves[index + 1].kind == leaf.kind
         ):
             raise ProofError("transcript_leaves", f"leaf {index} is not full")
-    if leaves[-1].entries != sum(leaf.count for leaf in leaves):
+    end = leaves[-1]
+    if not isinstance(end, Leaf) or end.entries != sum(leaf.count for leaf in leaves):
         raise ProofError("transcript_leaves", "the end leaf counts otherwise")
 
 
 def read_leaf(raw: bytes) -> Leaf:
     """Take one leaf apart. Raises ProofError("encoding")."""
     reader = Reader(raw)
-    kind, index, previous = _kind(U8.read(reader)), U32.read(reader), reader.take(HASH_BYTES)
+    kind, index, previous = read_kind(reader), U32.read(reader), reader.take(HASH_BYTES)
     match kind:
         case LeafKind.END:
             leaf = Leaf(kind=kind, index=index, previous=previous, entries=U64.read(reader), end_logprob=_told(reader))
         case LeafKind.TOKENS:
-            ids = _numbers(reader, _count(reader), "I")
+            ids = read_ids(reader, read_count(reader))
             candidates = tuple(_candidates(reader) for _ in ids)
             leaf = Leaf(kind=kind, index=index, previous=previous, ids=ids, candidates=candidates)
         case LeafKind.TEXT:
-            texts = tuple(BYTES.read(reader) for _ in range(_count(reader)))
+            texts = tuple(BYTES.read(reader) for _ in range(read_count(reader)))
             leaf = Leaf(kind=kind, index=index, previous=previous, texts=texts)
         case LeafKind.ROW:
             leaf = Leaf(kind=kind, index=index, previous=previous, row=_floats(reader, U32.read(reader)))
@@ -105,7 +121,9 @@ def read_leaf(raw: bytes) -> Leaf:
     return leaf
 
 
-def _kind(number: int) -> LeafKind:
+def read_kind(reader: Reader) -> LeafKind:
+    """Raises ProofError("encoding")."""
+    number = U8.read(reader)
     try:
         return LeafKind(number)
     except ValueError as error:
@@ -119,15 +137,17 @@ def _limited(codec: Codec[int], most: int, reader: Reader) -> int:
     return value
 
 
-def _count(reader: Reader) -> int:
+def read_count(reader: Reader) -> int:
+    """Entries of a leaf: never none, never more than fit. Raises ProofError("encoding")."""
     count = _limited(U16, LEAF_TOKENS, reader)
     if count == 0:
         raise malformed("a leaf is empty")
     return count
 
 
-def _numbers(reader: Reader, count: int, letter: str) -> tuple[int, ...]:
-    return struct.unpack(f"<{count}{letter}", reader.take(4 * count))
+def read_ids(reader: Reader, count: int) -> tuple[int, ...]:
+    """Raises ProofError("encoding")."""
+    return struct.unpack(f"<{count}I", reader.take(4 * count))
 
 
 def _floats(reader: Reader, count: int) -> tuple[float, ...]:
@@ -139,7 +159,7 @@ def _floats(reader: Reader, count: int) -> tuple[float, ...]:
 
 def _candidates(reader: Reader) -> tuple[tuple[int, float], ...]:
     count = U16.read(reader)
-    return tuple(zip(_numbers(reader, count, "I"), _floats(reader, count), strict=True))
+    return tuple(zip(read_ids(reader, count), _floats(reader, count), strict=True))
 
 
 def _told(reader: Reader) -> float | None:

@@ -224,16 +224,23 @@ def read_transcript(raw: bytes) -> tuple[list[dict[str, Any]], str]:
     hashes = [tagged("pos/v1/leaf", one) for one in raws]
     leaves = [read_leaf(one) for one in raws]
     for at, leaf in enumerate(leaves):
+        if leaf["previous"] != (hashes[at - 1] if at else bytes(DIGEST)):
+            raise RefusedError("another chain")
+    check_order(leaves)
+    return leaves, root(hashes)
+
+
+def check_order(leaves: list[dict[str, Any]]) -> None:
+    for at, leaf in enumerate(leaves):
         last = at == len(leaves) - 1
-        if leaf["index"] != at or leaf["previous"] != (hashes[at - 1] if at else bytes(DIGEST)):
-            raise RefusedError("out of order, or another chain")
+        if leaf["index"] != at:
+            raise RefusedError("out of order")
         if (leaf["kind"] == 0) != last:
             raise RefusedError("one end leaf, the last")
         if size(leaf) < 32 and leaf["kind"] in (1, 2) and leaves[at + 1]["kind"] == leaf["kind"]:
             raise RefusedError("a leaf closes with its 32nd entry")
     if not leaves or leaves[-1]["entries"] != sum(map(size, leaves)):
         raise RefusedError("the end leaf counts otherwise")
-    return leaves, root(hashes)
 
 
 def size(leaf: dict[str, Any]) -> int:
@@ -243,3 +250,45 @@ def size(leaf: dict[str, Any]) -> int:
 def proof_kind(leaves: list[dict[str, Any]]) -> str:
     kinds = {leaf["kind"] for leaf in leaves}
     return "text" if 2 in kinds else "files" if 4 in kinds else "rows" if 3 in kinds else "tokens_f32"
+
+
+def read_opening(raw: bytes, committed_root: str, committed_leaves: int) -> tuple[list[dict[str, Any]], list[int]]:
+    """All leaves, and the indices of those with output that are shown in full."""
+    if len(raw) > 67_108_864:
+        raise RefusedError("longer than a blob")
+    c, leaves, hashes = Cursor(raw), [], []
+    if c.number("B") != 1:
+        raise RefusedError("another version")
+    count = c.number("I")
+    if count != committed_leaves:
+        raise RefusedError("another number of leaves")
+    for at in range(count):
+        leaves.append(opened_leaf(c, hashes[-1] if at else bytes(DIGEST)) if c.flag() else bare_leaf(c, at))
+        hashes.append(leaves[-1]["hash"])
+    c.end()
+    if root(hashes) != committed_root:
+        raise RefusedError("another root")
+    check_order(leaves)
+    return leaves, [leaf["index"] for leaf in leaves[:-1] if not leaf["bare"]]
+
+
+def opened_leaf(c: Cursor, previous: bytes) -> dict[str, Any]:
+    length = c.number("I")
+    if length > 33_554_432:
+        raise RefusedError("leaf too long")
+    raw = c.take(length)
+    leaf = read_leaf(raw)
+    if leaf["previous"] != previous:
+        raise RefusedError("another chain")
+    return {**leaf, "hash": tagged("pos/v1/leaf", raw), "bare": False}
+
+
+def bare_leaf(c: Cursor, at: int) -> dict[str, Any]:
+    leaf: dict[str, Any] = {"index": at, "bare": True, "hash": c.take(DIGEST), "kind": c.number("B")}
+    if leaf["kind"] == 1:
+        leaf["ids"] = [c.number("I") for _ in range(entries(c))]
+    elif leaf["kind"] == 2:
+        leaf["texts"] = [b""] * entries(c)
+    elif leaf["kind"] not in (3, 4):
+        raise RefusedError("no such kind, or the end leaf")
+    return leaf

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from agent.core.proof.drawing import drawn_leaves, is_drawn
 
+GOLDEN = Path(__file__).parents[2] / "golden" / "proof" / "draws.json"
 BEACON = hashlib.sha256(b"beacon").digest()
 ROOT = hashlib.sha256(b"root").hexdigest()
 
@@ -55,7 +58,16 @@ def test_leaves_between_are_drawn_evenly() -> None:
     assert sum((count - expected) ** 2 / expected for count in drawn.values()) < 50
 
 
+@pytest.mark.parametrize("case", json.loads(GOLDEN.read_text()), ids=lambda case: case["task"])
+def test_draws_are_those_of_the_second_implementation(case: dict) -> None:
+    """tests/golden/proof/make.py draws as docs/proof.md, Challenges, says."""
+    drawn, root, task = bytes.fromhex(case["beacon"]), case["root"], case["task"]
+    assert list(drawn_leaves(drawn, root, task, case["leaves"], case["wanted"], case["level"])) == case["drawn"]
+    from_here = case["drawn_from_rate_micros"]
+    assert is_drawn(drawn, root, task, from_here)
+    assert not is_drawn(drawn, root, task, from_here - 1)
+
+
 def test_golden_draws() -> None:
-    """Other implementations must draw the same: docs/proof.md, Challenges."""
     assert drawn_leaves(BEACON, ROOT, "t-1", 34, 6) == (0, 5, 8, 16, 21, 32)
     assert [number for number in range(40) if is_drawn(beacon(number), ROOT, "t-1", 100_000)] == [3, 8, 21, 24, 25, 32]

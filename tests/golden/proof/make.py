@@ -8,6 +8,7 @@ A change of any committed vector is a new version of the format.
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import struct
 from pathlib import Path
@@ -267,6 +268,76 @@ def program() -> dict:
     }
 
 
+def bare_bytes(raw: bytes) -> bytes:
+    """Hash and kind; of tokens how many and which, of text how many."""
+    kept = 0
+    if raw[0] in (1, 2):
+        kept = 2 + (4 * struct.unpack_from("<H", raw, 37)[0] if raw[0] == 1 else 0)
+    return b"\x00" + tagged("pos/v1/leaf", raw) + raw[:1] + raw[37 : 37 + kept]
+
+
+def openings(made: list[dict]) -> list[dict]:
+    """Of every transcript all leaves, and the first alone."""
+    cases = []
+    for case, chosen in [(case, chosen) for case in made for chosen in ([], [0])]:
+        raw = [bytes.fromhex(leaf) for leaf in case["leaves"]]
+        last = len(raw) - 1
+        shown = [at for at in range(len(raw)) if not chosen or at in chosen or at == last]
+        body = [b"\x01" + struct.pack("<I", len(x)) + x if at in shown else bare_bytes(x) for at, x in enumerate(raw)]
+        cases.append(
+            {
+                "name": f"{case['name']}, {'first' if chosen else 'all'}",
+                "leaves": case["leaves"],
+                "root": case["root"],
+                "chosen": chosen,
+                "opened": [at for at in shown if at != last],
+                "opening": (b"\x01" + struct.pack("<I", len(raw)) + b"".join(body)).hex(),
+            }
+        )
+    return cases
+
+
+def words(beacon: bytes, salt: str, info: bytes):
+    key = hmac.new(bytes.fromhex(salt), beacon, hashlib.sha256).digest()
+    block, number = b"", 1
+    while True:
+        block = hmac.new(key, block + info + struct.pack("<I", number), hashlib.sha256).digest()
+        yield from struct.unpack("<4Q", block)
+        number += 1
+
+
+def drawn(beacon: bytes, salt: str, task: str, leaves: int, wanted: int, level: int) -> list[int]:
+    rest, chosen = list(range(1, leaves - 2)), {0, leaves - 2} if leaves > 1 else set()
+    source = words(beacon, salt, b"pos/v1/leaves\0" + bytes([level]) + task.encode())
+    while rest and len(chosen) < wanted * 2**level:
+        word = next(source)
+        if word < 2**64 - 2**64 % len(rest):
+            chosen.add(rest.pop(word % len(rest)))
+    return sorted(chosen)
+
+
+def draws() -> list[dict]:
+    cases = []
+    for n, (leaves, wanted, level) in enumerate(
+        [(1, 6, 0), (2, 6, 0), (3, 1, 0), (34, 6, 0), (34, 6, 1), (900, 12, 2)]
+    ):
+        beacon, salt = hashlib.sha256(bytes([n])).digest(), hashlib.sha256(bytes([n, n])).hexdigest()
+        word = next(words(beacon, salt, f"pos/v1/draw\0täsk-{n}".encode()))
+        cases.append(
+            {
+                "beacon": beacon.hex(),
+                "root": salt,
+                "task": f"täsk-{n}",
+                "drawn_from_rate_micros": word * 10**6 // 2**64 + 1,
+                "leaves": leaves,
+                "wanted": wanted,
+                "level": level,
+                "drawn": drawn(beacon, salt, f"täsk-{n}", leaves, wanted, level),
+            }
+        )
+    return cases
+
+
 def commitment(made: dict) -> dict:
     raw = header_bytes(HEADER)
     return {
@@ -294,5 +365,7 @@ if __name__ == "__main__":
         "merkle": merkle(),
         "commitment": commitment(transcripts()[1]),
         "program": program(),
+        "openings": openings(transcripts()),
+        "draws": draws(),
     }.items():
         (HERE / f"{name}.json").write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
