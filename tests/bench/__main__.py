@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.bench import beside, daemon, engine, noop, parts
+from tests.bench import beside, daemon, engine, noop, parts, proof_cost
 from tests.bench.noop import Rate
 from tests.bench.redis import PEERS, measure_peer, peer_version, redis_server
 from tests.bench.table import Row, at_least, at_most, page
@@ -99,11 +99,15 @@ SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], list[Row]]]] = {
     "memory": ("Memory", memory_rows),
     "daemon": ("The daemon by itself", lambda o: run(daemon.idle(10.0 if o.quick else 60.0))),
     "proof": ("Proof and stream", lambda o: parts.proof(len(o.rounds)) + parts.signatures(len(o.rounds))),
+    "proof-cost": (
+        "What proofs cost, with gemma-3-270m",
+        lambda o: run(proof_cost.measure(len(o.rounds), long=not o.quick)),
+    ),
     "probe": ("Probe", lambda o: parts.probe(len(o.rounds))),
     "outbox": ("Outbox and transcripts", lambda o: parts.outbox(len(o.rounds))),
     "sandbox": ("Sandbox", lambda o: parts.sandbox(len(o.rounds)) + run(beside.bombs())),
 }
-USUAL = [name for name in SECTIONS if name != "demo"]
+USUAL = [name for name in SECTIONS if name not in ("demo", "proof-cost")]
 
 
 def _options() -> argparse.Namespace:
@@ -118,7 +122,7 @@ def _options() -> argparse.Namespace:
     options.rounds = range(1 if options.quick else 3)
     options.tasks = options.tasks or (400 if options.quick else 2000)
     options.many = options.many or (2000 if options.quick else 20_000)
-    options.only = options.only or (USUAL + ["demo"] * (options.model == "demo"))
+    options.only = options.only or (USUAL + ["demo", "proof-cost"] * (options.model == "demo"))
     return options
 
 
