@@ -60,6 +60,13 @@ class OwnerConfig(Value):
     power_margin_w: Annotated[
         float, Meta(ge=1, le=5_000), says("Watts below max_power_w at which it takes tasks again.")
     ] = 50.0
+    power_limit_w: Annotated[
+        Annotated[int, Meta(ge=10, le=10_000)] | None,
+        says(
+            "Watts that no GPU may draw while the service runs; set by gpu-agent-power.service (docs/owner.md).",
+            example=250,
+        ),
+    ] = None
     running: Annotated[Running, says("What becomes of tasks that run then.")] = Running.FINISH
     hand_back_after_s: Annotated[
         float, Meta(ge=0, le=86_400), says("Seconds that they may go on before they are handed back.")

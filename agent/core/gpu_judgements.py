@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from agent.core.attest.consistency import Doubt
 from agent.core.doctor import Finding, Severity
 from agent.core.findings import Advice
 from agent.core.findings import Finding as GpuFinding
@@ -70,9 +71,32 @@ def _beside_driver(report: GpuReport) -> list[Finding]:
     ]
 
 
+def power_limit(report: GpuReport, wanted_w: int | None) -> list[Finding]:
+    """Whether every GPU is held to its owner's limit, where he set one."""
+    if wanted_w is None or not report.gpus:
+        return []
+    limits = {gpu.uuid: (gpu.power_limit_mw, gpu.power_limit_min_mw or 0) for gpu in report.gpus}
+    above = {
+        uuid: f"{uuid} may draw " + ("an unknown power" if now is None else f"{now / 1000:g} W")
+        for uuid, (now, lowest) in limits.items()
+        if now is None or now > max(wanted_w * 1000, lowest)
+    }
+    return [
+        judged(
+            "owner.power_limit",
+            Severity.WARN if above else Severity.OK,
+            actual=", ".join(above.values()) or f"no GPU may draw more than {wanted_w} W or the least that it takes",
+            required=f"at most {wanted_w} W (owner.power_limit_w)",
+            purpose="the power that you allow",
+            remedy="`sudo systemctl enable gpu-agent-power`, then restart gpu-agent; journalctl -u gpu-agent-power",
+        )
+    ]
+
+
 def health(standings: Sequence[GpuStanding]) -> list[Finding]:
     """One line for each finding; one for all GPUs when there is none."""
     found = [_told(finding) for standing in standings for finding in standing.findings]
+    found += [_doubted(doubt, standing.uuid) for standing in standings for doubt in standing.doubts]
     unsure = [
         Finding(
             id="gpu.health",
@@ -99,4 +123,15 @@ def _told(finding: GpuFinding) -> Finding:
         severity=Severity.FAIL if finding.severity is GpuSeverity.LOSES else Severity.WARN,
         purpose=_PURPOSE,
         remedy=_REMEDIES[finding.advice].replace("UUID", finding.gpu_uuid),
+    )
+
+
+def _doubted(doubt: Doubt, uuid: str) -> Finding:
+    return Finding(
+        id=f"gpu.{doubt.code}",
+        actual=f"{uuid}: {doubt.evidence}",
+        required="what NVML, the kernel and the bus tell of a GPU fits together",
+        severity=Severity.WARN,
+        purpose="being attested as a GPU",
+        remedy=doubt.advice,
     )

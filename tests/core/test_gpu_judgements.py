@@ -8,7 +8,8 @@ from agent.core.doctor import Severity
 from agent.core.findings import Advice, Finding
 from agent.core.findings import Severity as GpuSeverity
 from agent.core.fingerprint import GpuStanding
-from agent.core.gpu_judgements import health
+from agent.core.gpu import Gpu, GpuReport
+from agent.core.gpu_judgements import health, power_limit
 from agent.core.health import HealthState
 
 WELL = GpuStanding(uuid="GPU-1", state=HealthState.HEALTHY)
@@ -41,3 +42,19 @@ def test_each_finding_is_a_line_with_something_to_do(severity: GpuSeverity, leve
 def test_a_gpu_that_is_watched_after_a_loss_is_a_warning_with_its_reason() -> None:
     (line,) = health([GpuStanding(uuid="GPU-2", state=HealthState.DEGRADED, detail="watched for a minute")])
     assert (line.severity, "watched for a minute" in line.actual) == (Severity.WARN, True)
+
+
+def test_a_gpu_that_may_draw_more_than_its_owner_said_is_a_warning_with_what_to_do() -> None:
+    def card(now_mw: int | None, lowest_mw: int | None = 100_000) -> GpuReport:
+        return GpuReport(
+            gpus=(Gpu(uuid="GPU-1", name="A", index=0, power_limit_mw=now_mw, power_limit_min_mw=lowest_mw),)
+        )
+
+    def level(report: GpuReport, wanted_w: int | None) -> list[Severity]:
+        return [finding.severity for finding in power_limit(report, wanted_w)]
+
+    assert level(card(450_000), None) == level(GpuReport(), 200) == []
+    assert level(card(200_000), 200) == level(card(100_000), 50) == [Severity.OK]
+    assert level(card(450_000), 200) == level(card(None), 200) == [Severity.WARN]
+    (told,) = power_limit(card(450_000), 200)
+    assert ("GPU-1 may draw 450 W" in told.actual, "gpu-agent-power" in told.remedy) == (True, True)

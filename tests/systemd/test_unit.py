@@ -13,6 +13,7 @@ from tests.systemd.box import systemd_version
 
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNIT = SYSTEMD / "gpu-agent.service"
+POWER = SYSTEMD / "gpu-agent-power.service"
 BREAKS_BUBBLEWRAP = [
     "ProtectKernelTunables",
     "ProtectKernelLogs",
@@ -44,6 +45,19 @@ def installed_as(program: str, place: Path, extra: str = "") -> Path:
 def test_verify_has_nothing_to_say(tmp_path: Path) -> None:
     verified = analyze("verify", "--man=no", str(installed_as("/bin/true", tmp_path)))
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+
+
+@needs_analyze
+def test_the_unit_of_the_power_limit_is_valid_and_tight(tmp_path: Path) -> None:
+    text = re.sub(r"(?m)^(Exec\w+)=\S+", r"\1=/bin/true", POWER.read_text())
+    copy = tmp_path / POWER.name
+    copy.write_text(text)
+    installed_as("/bin/true", tmp_path)  # that it binds to
+    verified = analyze("verify", "--man=no", str(copy))
+    assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
+    if systemd_version() >= 250:
+        judged = analyze("security", "--offline=true", "--threshold=40", "--no-pager", str(POWER))
+        assert judged.returncode == 0, judged.stdout[-300:] + judged.stderr
 
 
 @needs_analyze

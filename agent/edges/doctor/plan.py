@@ -91,6 +91,7 @@ async def _gpus(config: Config, standings: Sequence[GpuStanding]) -> list[Findin
         return [
             *gpu_judgements.driver(report, enabled=config.gpu.enabled, wanted=wanted),
             *gpu_judgements.health(known),
+            *gpu_judgements.power_limit(report, config.owner.power_limit_w),
         ]
     finally:
         await probe.close()

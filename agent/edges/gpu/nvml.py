@@ -1,4 +1,5 @@
-"""How NVML is asked, and how an answer is believed. Only this file, `facts`, `readings` and `events` import `pynvml`.
+"""How NVML is asked, and how an answer is believed. Only this file, `facts`, `readings`, `events` and `power`
+import `pynvml`.
 
 Pitfalls handled here, each seen in the field: an old driver raises NVMLLibraryMismatchError, which is no NVMLError;
 NVMLError cannot be hashed or compared with anything but its like; strings may not decode; success is no proof of

@@ -1,6 +1,7 @@
 /* A libnvidia-ml.so.1 that says what a scenario says. It reads `scenario.table` beside itself (the flat form that
  * scenario.py writes; the language is described there) once, when it is first asked.
  * Time is seconds since that moment; or, if a file `clock` lies beside it then, the double that this file holds.
+ * A power limit that somebody sets is kept in a file `power.INDEX` beside it, in milliwatts, for every process.
  * build.py adds a NOT_SUPPORTED stub for every other symbol the binding knows, and hides what an old driver lacks. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -47,6 +48,7 @@ static event events[64];
 static int n_sections, n_processes, n_faults, n_events, initialised;
 static volatile double *manual; /* the file `clock` in memory: to read it costs a call nothing */
 static double born;
+static char folder[3072];
 static pthread_once_t loaded = PTHREAD_ONCE_INIT;
 static pthread_mutex_t counting = PTHREAD_MUTEX_INITIALIZER;
 
@@ -93,8 +95,8 @@ static void load(void) {
   size_t room = 0;
   born = monotonic();
   if (!dladdr((void *)load, &self)) return;
-  int folder = (int)(strrchr(self.dli_fname, '/') - self.dli_fname);
-  snprintf(path, sizeof path, "%.*s/scenario.table", folder, self.dli_fname);
+  snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(self.dli_fname, '/') - self.dli_fname), self.dli_fname);
+  snprintf(path, sizeof path, "%s/scenario.table", folder);
   FILE *file = fopen(path, "re");
   while (file && getline(&line, &room, file) > 0) {
     char *cells[MAX_CELLS] = {0}, *rest = strdup(line); /* kept: the table points into it */
@@ -104,7 +106,7 @@ static void load(void) {
   }
   if (file) fclose(file);
   free(line);
-  snprintf(path, sizeof path, "%.*s/clock", folder, self.dli_fname);
+  snprintf(path, sizeof path, "%s/clock", folder);
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   void *at = fd < 0 ? MAP_FAILED : mmap(0, sizeof *manual, PROT_READ, MAP_SHARED, fd, 0);
   manual = at == MAP_FAILED ? 0 : at;
@@ -213,7 +215,7 @@ typedef struct { char legacy[16]; u32 domain, bus, device, id, subsystem; char b
 
 TEXT(nvmlDeviceGetName) TEXT(nvmlDeviceGetUUID) TEXT(nvmlDeviceGetSerial) TEXT(nvmlDeviceGetVbiosVersion)
 ONE(nvmlDeviceGetArchitecture, u32) ONE(nvmlDeviceGetNumGpuCores, u32) ONE(nvmlDeviceGetNumaNodeId, u32)
-ONE(nvmlDeviceGetEnforcedPowerLimit, u32) ONE(nvmlDeviceGetPowerManagementLimit, u32) ONE(nvmlDeviceGetPowerUsage, u32)
+ONE(nvmlDeviceGetPowerUsage, u32)
 ONE(nvmlDeviceGetPersistenceMode, u32) ONE(nvmlDeviceGetMaxMigDeviceCount, u32) ONE(nvmlDeviceGetMinorNumber, u32)
 ONE(nvmlDeviceGetFanSpeed, u32) ONE(nvmlDeviceGetPerformanceState, u32) ONE(nvmlDeviceGetComputeMode, u32)
 ONE(nvmlDeviceGetDisplayActive, u32) ONE(nvmlDeviceGetTotalEnergyConsumption, u64)
@@ -227,6 +229,34 @@ PAIR(nvmlDeviceGetPowerManagementLimitConstraints)
 PAIR(nvmlDeviceGetEncoderUtilization) PAIR(nvmlDeviceGetDecoderUtilization)
 ASKED(nvmlDeviceGetTemperature) ASKED(nvmlDeviceGetTemperatureThreshold)
 ASKED(nvmlDeviceGetClockInfo) ASKED(nvmlDeviceGetMaxClockInfo) ASKED(nvmlDeviceGetNvLinkState)
+
+static FILE *kept_limit(H d, const char *mode) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/power.%d", folder, d->gpu);
+  return fopen(path, mode);
+}
+
+static int limit(const char *fn, H d, u32 *out) {
+  u64 x;
+  int rc = ask(fn, d, key_of(fn), 1, &x);
+  FILE *file = rc ? 0 : kept_limit(d, "re");
+  if (file && fscanf(file, "%llu", &x) != 1) rc = INVALID;
+  if (file) fclose(file);
+  if (!rc) *out = (u32)x;
+  return rc;
+}
+API nvmlDeviceGetEnforcedPowerLimit(H d, u32 *out) { return limit("nvmlDeviceGetEnforcedPowerLimit", d, out); }
+API nvmlDeviceGetPowerManagementLimit(H d, u32 *out) { return limit("nvmlDeviceGetPowerManagementLimit", d, out); }
+
+API nvmlDeviceSetPowerManagementLimit(H d, u32 mw) {
+  u64 range[2];
+  int rc = enter("nvmlDeviceSetPowerManagementLimit", d);
+  if (!rc) rc = numbers(d, "PowerManagementLimitConstraints", 2, range);
+  if (!rc && (mw < range[0] || mw > range[1])) rc = INVALID;
+  FILE *file = rc ? 0 : kept_limit(d, "we");
+  if (file) fprintf(file, "%u", mw), fclose(file);
+  return rc;
+}
 
 API nvmlDeviceGetUtilizationRates(H d, utilisation *out) {
   u64 x[2];

@@ -48,6 +48,8 @@ class FakeLibrary:
         self._sections = list(scenario.answers)
         """A handle is an index into this list, plus 1."""
         self._calls = [0] * len(scenario.faults)
+        self.limits: dict[str, int] = {}
+        """Section → milliwatts that somebody set."""
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         if not name.startswith("nvml") or self._scenario.lacks(name):
@@ -155,6 +157,26 @@ class FakeLibrary:
             answer = self._answer(section, f"Field.{entry.fieldId}")
             entry.nvmlReturn, entry.valueType = answer.rc, _UNSIGNED_LONG_LONG
             entry.value.ullVal = 0 if answer.rc else answer.numbers(self._now())[0]
+        return 0
+
+    def _limit(self, name: str, section: str, arguments: tuple[Any, ...]) -> int:
+        rc = self._told(name, section, arguments)
+        if not rc and section in self.limits:
+            arguments[1]._obj.value = self.limits[section]
+        return rc
+
+    _nvmlDeviceGetEnforcedPowerLimit = _limit
+    _nvmlDeviceGetPowerManagementLimit = _limit
+
+    def _nvmlDeviceSetPowerManagementLimit(self, name: str, section: str, arguments: tuple[Any, ...]) -> int:
+        answer = self._answer(section, "PowerManagementLimitConstraints")
+        if answer.rc:
+            return answer.rc
+        lowest, highest = answer.numbers(self._now())
+        wanted = _plain(arguments[1])
+        if not lowest <= wanted <= highest:
+            return CODES["INVALID_ARGUMENT"]
+        self.limits[section] = wanted
         return 0
 
     # Events: those of the scenario whose time came after the set was made. There is one set.

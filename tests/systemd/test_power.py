@@ -1,0 +1,82 @@
+"""The unit of the power limit beside the agent's under a real systemd, on a compiled driver: what it sets, it gives
+back, however the agent ends."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.nvml.build import Builder, compiler
+from tests.fakes.nvml.scenario import load
+from tests.systemd.box import Box
+
+pytestmark = pytest.mark.slow
+
+UNIT, POWER = "gpu-agent.service", "gpu-agent-power.service"
+DRIVER = "/opt/driver"
+CONFIG = f'[gpu]\nlibrary = "{DRIVER}/libnvidia-ml.so.1"\n[owner]\npower_limit_w = 250\n'
+STAND_IN = "[Service]\nType=exec\nWatchdogSec=0\nRestartSec=100ms\nExecStart=\nExecStart=/bin/sleep 1000\n"
+# The fake keeps what it is told beside itself, which the real driver does not.
+WRITABLE = f"[Service]\nReadWritePaths={DRIVER}\n"
+
+
+@pytest.fixture(scope="module")
+def held(box: Box, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """A box with a GPU, the unit installed as the page says, and something that stands in for the agent."""
+    if compiler() is None:
+        pytest.skip("no C compiler here, so the driver cannot be faked as a real library")
+    place = tmp_path_factory.mktemp("driver")
+    hosts = Path(__file__).parents[1] / "hosts"
+    driver = Builder(place).place(load(hosts / "geforce.ini"), place / "driver")
+    box.run("mkdir", DRIVER)
+    for file in ("libnvidia-ml.so.1", "scenario.table"):
+        content = base64.b64encode((driver.folder / file).read_bytes()).decode()
+        box.run("sh", "-c", f"base64 -d > {DRIVER}/{file}", stdin=content)
+    box.write("/etc/gpu-agent/config.toml", CONFIG, "0640")
+    box.write(f"/etc/systemd/system/{UNIT}.d/stand-in.conf", STAND_IN)
+    box.write(f"/etc/systemd/system/{POWER}.d/fake.conf", WRITABLE)
+    box.run("install", "-m", "0644", f"/opt/source/systemd/{POWER}", "/etc/systemd/system/")
+    box.run("systemctl", "daemon-reload")
+    box.run("systemctl", "enable", POWER)
+    yield box
+    box.run("systemctl", "stop", UNIT, POWER, check=False)
+    box.run("systemctl", "disable", POWER)
+    box.run("rm", "-r", f"/etc/systemd/system/{UNIT}.d", f"/etc/systemd/system/{POWER}.d")
+    box.run("rm", f"/etc/systemd/system/{POWER}")
+    box.run("systemctl", "daemon-reload")
+
+
+def limit_w(box: Box) -> str:
+    """What the driver was told last."""
+    return box.run("cat", f"{DRIVER}/power.0", check=False).stdout.removesuffix("000")
+
+
+def test_the_limit_holds_while_the_agent_runs_and_is_given_back_when_it_is_stopped(held: Box) -> None:
+    held.run("systemctl", "start", UNIT)
+    assert limit_w(held) == "250", held.story(POWER)
+    assert "250 W instead of 450 W" in held.journal(f"_SYSTEMD_UNIT={POWER}")
+    held.run("systemctl", "stop", UNIT)
+    held.until(POWER, lambda now: now["ActiveState"] == "inactive", "ActiveState")
+    assert limit_w(held) == "450", held.story(POWER)
+
+
+def test_an_agent_that_is_killed_gives_the_limit_back_and_takes_it_again_when_it_is_started_again(held: Box) -> None:
+    held.run("systemctl", "start", UNIT)
+    before = held.show(UNIT, "MainPID")
+    held.run("systemctl", "kill", "-s", "KILL", UNIT)
+    held.until(
+        UNIT,
+        lambda now: now["ActiveState"] == "active" and now["MainPID"] not in ("0", before["MainPID"]),
+        "ActiveState",
+        "MainPID",
+    )
+    held.eventually(lambda: limit_w(held) == "250", POWER)
+    # And one that is not started again.
+    held.write(f"/etc/systemd/system/{UNIT}.d/ends.conf", "[Service]\nRestart=no\n")
+    held.run("systemctl", "daemon-reload")
+    held.run("systemctl", "kill", "-s", "KILL", UNIT)
+    held.eventually(lambda: limit_w(held) == "450", POWER)
+    held.until(POWER, lambda now: now["ActiveState"] == "inactive", "ActiveState")
