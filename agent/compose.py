@@ -19,10 +19,12 @@ from agent.core.gpu import GpuPlace, GpuReport, units
 from agent.core.gpu_policy import GpuGates
 from agent.core.health import Health
 from agent.core.node import Node
+from agent.core.proof.challenged import epoch_kept
 from agent.core.watchdog import Pulse, Tally
 from agent.edges.engines.build import PoolBuilder, build_pools
 from agent.edges.engines.placement import GpuRoom
 from agent.edges.gpu.findings import FindingsFile
+from agent.edges.gpu.models import card_table
 from agent.edges.gpu.probe import NoGpuProbe, NvmlProbe
 from agent.edges.gpu.xids import xid_table
 from agent.edges.host import Host
@@ -32,6 +34,7 @@ from agent.edges.link.baton import link_to
 from agent.edges.models.store import Progress
 from agent.edges.outbox import OUTBOX_NAME, SqliteOutbox
 from agent.edges.owner import Machine, gpu_policy, owner_policy
+from agent.edges.proofs import PROOFS_NAME, SqliteProofs
 from agent.edges.sandbox.build import build_sandbox
 from agent.edges.sandbox.vram import GpuMemoryGuard
 from agent.edges.transcripts import DIRECTORY_NAME, FileTranscripts
@@ -41,6 +44,7 @@ from agent.stages.calls import Caller
 from agent.stages.deliver import Deliver
 from agent.stages.drain import Drain
 from agent.stages.execute import Execute
+from agent.stages.hearing import Hearing
 from agent.stages.herald import Herald
 from agent.stages.overview import Overview
 from agent.stages.owner import Owner
@@ -81,6 +85,7 @@ class Edges(NamedTuple):
 
     identity: NodeIdentity
     outbox: SqliteOutbox
+    proofs: SqliteProofs
     transcripts: FileTranscripts
     gpu: GpuProbe
     seen: GpuReport
@@ -100,6 +105,7 @@ class Parts(NamedTuple):
     drain: Drain
     overview: Overview
     pausing: Pausing
+    hearing: Hearing
     pulse: Pulse
     storage: StorageGate
     loops: dict[str, Coroutine[Any, Any, None]]
@@ -143,7 +149,7 @@ class Composer:
     async def _open(self) -> Edges:
         config = self._config
         identity = await self._when_there_is_room(lambda: join(config, self._name, self._clock, self._rng))
-        outbox = await self._outbox()
+        outbox, proofs = await self._outbox(), await self._proofs()
         gpu = self._gpu()
         self._stack.push_async_callback(gpu.close)
         seen = await self._first_look(gpu)
@@ -159,7 +165,7 @@ class Composer:
         pools: dict[str, EnginePool] = {pool.facts.name: pool for pool in built.pools}
         if programs := await self._programs(sandbox, facts):
             pools[programs.pool.facts.name] = programs.pool
-        return Edges(identity, outbox, transcripts, gpu, seen, sandbox, facts, pools, built.models, programs)
+        return Edges(identity, outbox, proofs, transcripts, gpu, seen, sandbox, facts, pools, built.models, programs)
 
     def _free(self, seen: GpuReport) -> list[str]:
         """GPUs that an engine may take: one that programs get is not shared."""
@@ -180,8 +186,16 @@ class Composer:
         self._stack.push_async_callback(outbox.close)
         return outbox
 
-    def _damaged(self, what: str) -> None:
-        _log.error("outbox.recovered", detail=what)
+    async def _proofs(self) -> SqliteProofs:
+        path = self._config.node.state_dir / PROOFS_NAME
+        proofs = await self._when_there_is_room(
+            lambda: SqliteProofs.open(path, lambda what: self._damaged(what, "proofs.recovered"))
+        )
+        self._stack.push_async_callback(proofs.close)
+        return proofs
+
+    def _damaged(self, what: str, event: str = "outbox.recovered") -> None:
+        _log.error(event, detail=what)
         if self._storage is None:
             self._damage.append(what)
         else:
@@ -258,6 +272,8 @@ class Composer:
         report = Report(spine, caller, identity, edges.outbox, storage, deliver)
         supply = Supply(caller, programs.stock) if programs else None
         execute = Execute(spine, caller, pools, stream, top_logprobs=top, supply=supply)
+        hearing = Hearing(clock, caller, identity, edges.outbox, edges.transcripts, edges.proofs, epoch_kept)
+        await hearing.recall()
         retention_s = config.proof.retention_s
         prove = Prove(
             spine,
@@ -267,12 +283,14 @@ class Composer:
             retention_s=retention_s,
             storage=storage,
             artifacts=artifacts,
+            swept_until=hearing.swept_until,
         )
         pull = Pull(spine, caller, identity, edges.outbox)
-        advertise = Advertise(spine, caller, herald, pulse, self._rng, drain_limit_s=config.node.drain_limit_s)
+        limit_s = config.node.drain_limit_s
+        advertise = Advertise(spine, caller, herald, pulse, self._rng, drain_limit_s=limit_s, hearing=hearing)
         findings = FindingsFile(config.node.state_dir)
         health = Health(xid_table(), host.facts().boot_id, await asyncio.to_thread(findings.load))
-        vitals = Vitals(spine, health, findings, period_s=config.gpu.period_s)
+        vitals = Vitals(spine, health, findings, period_s=config.gpu.period_s, cards=card_table())
         hand_back_after_s = config.owner.hand_back_after_s if config.owner.running is Running.HAND_BACK else None
         gates = GpuGates(gpu_policy(config.owner), lent_gpus(config))
         protect = Protect(spine, gates, edges.gpu_memory.others, hand_back_after_s=hand_back_after_s)
@@ -316,11 +334,12 @@ class Composer:
             "prove": prove.run(),
             "report": report.run(),
             "deliver": deliver.run(),
+            "hearing": hearing.run(),
             "owner": owner.run(),
             "watch": Watch(spine, pulse, tallies).run(),
         }
         drain, pausing = Drain(spine, pull, deliver, link), Pausing(spine, herald)
-        return Parts(spine, advertise, drain, overview, pausing, pulse, storage, loops)
+        return Parts(spine, advertise, drain, overview, pausing, hearing, pulse, storage, loops)
 
 
 def exec_gpus(config: Config) -> tuple[str, ...]:

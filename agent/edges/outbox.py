@@ -18,7 +18,7 @@ from agent.edges.database import Database
 from agent.edges.outbox_salvage import salvage
 from agent.edges.sqlite_faults import DamagedError
 from agent.edges.sqlite_file import read_only
-from agent.ports import OutboxRow
+from agent.ports import Delivered, OutboxRow
 
 OUTBOX_NAME = "outbox.db"
 DEFAULT_BUDGET_BYTES = 2 << 30
@@ -74,7 +74,7 @@ class LedgerLine(Value):
 
 
 class SqliteOutbox:
-    """The port `Outbox`."""
+    """The ports `Outbox` and `Ledger`."""
 
     def __init__(self, database: Database, recovered: Callable[[str], None], budget_bytes: int) -> None:
         self._database = database
@@ -126,6 +126,10 @@ class SqliteOutbox:
 
     async def settled_many(self, offers: Sequence[tuple[LeaseKey, str]]) -> Sequence[bool]:
         return await self._database.read(lambda file: _known(file, offers))
+
+    async def delivered(self, key: LeaseKey) -> Delivered | None:
+        """See the port `Ledger`."""
+        return await self._database.read(lambda file: _delivered(file, key))
 
     async def close(self) -> None:
         await self._database.close()
@@ -303,6 +307,21 @@ def _bundle(file: sqlite3.Connection, task_id: str) -> wire.ReceiptBundle | None
     return wire.ReceiptBundle(
         coordinator_key=receipt.key, offer=offer, result=result, receipt=receipt, output=papers[3]
     )
+
+
+def _delivered(file: sqlite3.Connection, key: LeaseKey) -> Delivered | None:
+    found = file.execute(
+        "SELECT offer, result, receipt FROM attempts LEFT JOIN papers USING (seq) LEFT JOIN receipts USING (seq) "
+        "WHERE task_id = ? AND attempt = ? AND fence = ?",
+        (key.task_id, key.attempt, key.fence),
+    ).fetchone()
+    if found is None:
+        return None
+    try:
+        offer, result, receipt = (None if text is None else _signed(text) for text in found)
+    except DamagedError:  # of this one row: the page itself could be read
+        return Delivered()
+    return Delivered(offer=offer, result=result, receipt=receipt)
 
 
 def _json(value: Any) -> str:

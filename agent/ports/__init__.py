@@ -14,14 +14,26 @@ from agent.ports.engines import (
 )
 from agent.ports.link import Greeter, Link
 from agent.ports.machine import Clock, Findings, GpuProbe, HostFacts, HostProbe, OwnerView
-from agent.ports.replay import Replayer
+from agent.ports.replay import Calibrations, Replayer
 from agent.ports.sandbox import ExitKind, Limits, Sandbox, SandboxExit, SandboxHandle, SandboxSpec, Used
-from agent.ports.storage import Artifacts, Identity, Outbox, OutboxRow, Room, Transcripts
+from agent.ports.storage import (
+    Artifacts,
+    Delivered,
+    Identity,
+    Ledger,
+    Outbox,
+    OutboxRow,
+    Proofs,
+    Room,
+    Transcripts,
+)
 
 __all__ = [
     "Artifact",
     "Artifacts",
+    "Calibrations",
     "Clock",
+    "Delivered",
     "EngineOutput",
     "EnginePool",
     "ExitKind",
@@ -33,6 +45,7 @@ __all__ = [
     "HostProbe",
     "Identity",
     "Incoming",
+    "Ledger",
     "Limits",
     "Link",
     "Outbox",
@@ -40,6 +53,7 @@ __all__ = [
     "OwnerView",
     "Piece",
     "Printed",
+    "Proofs",
     "Ran",
     "Replayer",
     "Room",

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from agent.core import wire
+from agent.core.challenges import ChallengeLine, ProofStory, ProofTotals
 from agent.core.model import Blob, LeaseKey, Signed, Value
 from agent.ports.engines import Artifact
 
@@ -123,4 +124,47 @@ class Outbox(Protocol):
 
     async def settled_many(self, offers: Sequence[tuple[LeaseKey, str]]) -> Sequence[bool]:
         """`settled` of each, all in one look that waits for no write. Raises StorageError."""
+        ...
+
+
+class Delivered(Value):
+    """One attempt that ended here. Without offer and result: its papers were dropped to save space, or are damaged."""
+
+    offer: Signed | None = None
+    result: Signed | None = None
+    receipt: Signed | None = None
+    """None beside a result: it waits for its receipt."""
+
+
+class Ledger(Protocol):
+    """What became of attempts."""
+
+    async def delivered(self, key: LeaseKey) -> Delivered | None:
+        """None when no such attempt ended here. Raises StorageError, which may pass."""
+        ...
+
+
+class Proofs(Protocol):
+    """What a node remembers of challenges and judgements. A damaged store is put aside for an empty one at any time:
+    judgements come again then, for the coordinator keeps them.
+    """
+
+    async def note(self, lines: Sequence[ChallengeLine]) -> ProofTotals:
+        """The latest of each challenge counts. A power cut may undo it. Raises StorageError."""
+        ...
+
+    async def keep(self, judgement: Signed, body: wire.JudgementBody) -> ProofTotals:
+        """Durable when it returns, if its serial follows the latest that is kept; otherwise nothing changes. Raises
+        StorageError.
+        """
+        ...
+
+    async def recall(self, now: float) -> tuple[ProofTotals, Sequence[ChallengeLine]]:
+        """The totals, and the challenges that wait for an answer at `now` (Unix seconds); those whose time passed
+        before are missed from now on. Raises StorageError.
+        """
+        ...
+
+    async def story(self, limit: int) -> ProofStory:
+        """The newest `limit` challenges and judgements. Raises StorageError."""
         ...

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Sequence
 
 import structlog
 
@@ -16,6 +15,7 @@ from agent.core.errors import LinkError
 from agent.core.fingerprint import Fingerprint
 from agent.core.watchdog import Pulse
 from agent.stages.calls import Caller
+from agent.stages.hearing import Hearing
 from agent.stages.herald import Herald
 from agent.stages.spine import Spine
 
@@ -27,13 +27,23 @@ class Advertise:
     """One loop beats, one listens to pushes."""
 
     def __init__(
-        self, spine: Spine, caller: Caller, herald: Herald, pulse: Pulse, rng: random.Random, *, drain_limit_s: float
+        self,
+        spine: Spine,
+        caller: Caller,
+        herald: Herald,
+        pulse: Pulse,
+        rng: random.Random,
+        *,
+        drain_limit_s: float,
+        hearing: Hearing | None = None,
     ) -> None:
+        """`hearing`: where challenges go, and what comes of them; None where there are none."""
         self._spine = spine
         self._caller = caller
         self._herald = herald
         self._pulse = pulse
         self._rng = rng
+        self._hearing = hearing
         self.drain_limit_s = drain_limit_s
         """For a drain that the coordinator asks for; a reload may change it."""
         self._log = structlog.get_logger("advertise")
@@ -72,6 +82,7 @@ class Advertise:
             state=node.state.value,
             reason=gates[0].reason.value if gates else "",
             fingerprint=fingerprint,
+            judged=self._hearing.judged if self._hearing else 0,
         )
         ack = await self._caller.ask(beat, wire.BeatAck)
         if fingerprint is not None:
@@ -89,7 +100,8 @@ class Advertise:
         )
         for directive in ack.directives:
             self._directed(directive)
-        self._challenged(ack.challenges)
+        if self._hearing is not None:
+            self._hearing.heard(ack)
 
     def _news(self, now: float) -> Fingerprint | None:
         """The fingerprint when it changed since it was told, or five minutes are over."""
@@ -114,12 +126,8 @@ class Advertise:
                     self._spine.feed(ev.Happened(key=key, event=Event.CANCELLED, reason=reason))
                 case wire.Directed(directive=directive):
                     self._directed(directive)
-                case wire.Challenge():
-                    self._challenged((push,))
-
-    def _challenged(self, challenges: Sequence[wire.Challenge]) -> None:
-        for challenge in challenges:
-            self._log.info("challenge", challenge=challenge.challenge_id, task=challenge.key.task_id)
+                case wire.Challenge() if self._hearing is not None:
+                    self._hearing.challenged((push,))
 
     def _directed(self, directive: wire.Directive) -> None:
         self._log.info("directive", kind=directive.kind, detail=directive.detail or None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import msgspec
@@ -39,8 +39,11 @@ class Prove:
         retention_s: float,
         storage: StorageGate,
         artifacts: Artifacts | None = None,
+        swept_until: Callable[[float], float] = lambda now: now,
     ) -> None:
-        """`artifacts`: where what programs leave is kept; None where none run."""
+        """`artifacts`: where what programs leave is kept; None where none run. `swept_until`: by when (Unix seconds)
+        transcripts must have passed their time to be deleted now: an open challenge holds that up.
+        """
         self._spine = spine
         self._identity = identity
         self._pools = pools
@@ -48,6 +51,7 @@ class Prove:
         self._retention_s = retention_s
         self._storage = storage
         self._artifacts = artifacts
+        self._swept_until = swept_until
         self._mailbox = spine.mailbox(ev.Prove)
         self._log = structlog.get_logger("prove")
 
@@ -120,7 +124,7 @@ class Prove:
     async def _sweep(self) -> None:
         while True:
             try:
-                if gone := await self._transcripts.sweep(self._spine.clock.wall()):
+                if gone := await self._transcripts.sweep(self._swept_until(self._spine.clock.wall())):
                     self._log.info("transcripts.swept", deleted=gone)
             except StorageError as error:  # nothing is lost but room, and the next sweep tries again
                 self._log.warning("transcripts.unswept", detail=str(error))

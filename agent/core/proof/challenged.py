@@ -1,0 +1,80 @@
+"""Whether a challenge may be asked: a coordinator that shows no beacon, or another one, learns nothing of a prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from agent.core import wire
+from agent.core.model import TaskKind
+from agent.core.proof.drawing import drawn_leaves, is_drawn
+
+MAX_LEVEL = 32
+"""Each doubles the leaves: more than 2³² of them has no transcript."""
+
+_VALUE = re.compile(r"[0-9a-f]{64}")
+Kept = Callable[[wire.BeaconPromise, wire.Beacon], bool]
+"""Whether a beacon is the promised one (`core.proof.beacon.kept`)."""
+
+
+def epoch_kept(promise: wire.BeaconPromise, beacon: wire.Beacon) -> bool:
+    """Of an epoch: whether its secret is the one whose digest was told."""
+    if (beacon.source, beacon.round) != (promise.source, promise.round) or not _VALUE.fullmatch(beacon.value):
+        return False
+    told = hashlib.sha256(bytes.fromhex(beacon.value)).hexdigest()
+    return promise.source is wire.BeaconSource.EPOCH and told == promise.commitment
+
+
+class Papers(NamedTuple):
+    """What was signed about one attempt."""
+
+    offer: wire.OfferBody
+    result: wire.ResultBody
+    receipt: wire.ReceiptBody
+
+
+def objection(challenge: wire.Challenge, papers: Papers, kept: Kept) -> str:
+    """Why `challenge` is not answered with leaves, in words for the coordinator's operator; empty when it is.
+
+    Draws leaves, which for a transcript of a hundred thousand takes a second.
+    """
+    if papers.result.commitment is None:
+        return "nothing was committed to: the attempt did not succeed"
+    if challenge.kind is wire.ChallengeKind.REVEAL:
+        return _unrevealable(papers)
+    return _undrawn(challenge, papers, kept)
+
+
+def _unrevealable(papers: Papers) -> str:
+    """A customer's transcript is opened for the beacon alone."""
+    if papers.offer.task.kind is not TaskKind.VERIFY:
+        return f"only verdicts are revealed, and this is a task of the kind {papers.offer.task.kind.value}"
+    return ""
+
+
+def _undrawn(challenge: wire.Challenge, papers: Papers, kept: Kept) -> str:
+    promise, beacon = papers.receipt.beacon, challenge.beacon
+    if promise is None:
+        return "the receipt promised no beacon: this result is not to be challenged"
+    if beacon is None:
+        return "no beacon is shown"
+    if not kept(promise, beacon):
+        source = f"{promise.source.value} round {promise.round}, {promise.commitment}"
+        return f"the beacon is not the promised one ({source})"
+    return _spared(challenge, papers, promise, bytes.fromhex(beacon.value))
+
+
+def _spared(challenge: wire.Challenge, papers: Papers, promise: wire.BeaconPromise, value: bytes) -> str:
+    """Why the promised beacon's `value` does not ask for this."""
+    commitment, task_id, level = papers.result.commitment, papers.result.task_id, challenge.level
+    assert commitment is not None
+    if not is_drawn(value, commitment.root, task_id, promise.rate_micros):
+        return f"the beacon does not draw this task at {promise.rate_micros} in a million"
+    if not challenge.leaves:
+        return ""
+    if level > MAX_LEVEL:
+        return f"level {level} is beyond {MAX_LEVEL}"
+    drawn = drawn_leaves(value, commitment.root, task_id, commitment.leaves, promise.leaves, level)
+    return "" if set(challenge.leaves) == set(drawn) else f"the beacon draws other leaves at level {level}"
