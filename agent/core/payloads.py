@@ -20,6 +20,7 @@ class Role(StrEnum):
     RECEIPT = "ga/v1/receipt"
     BATCH = "ga/v1/batch"
     BUNDLE = "ga/v1/bundle"
+    CALIBRATION = "ga/v1/calibration"
     JUDGEMENT = "ga/v1/judgement"
 
 
@@ -117,6 +118,8 @@ class Beacon(Value, forbid_unknown_fields=True):
     """Hex: the epoch's secret; drand's randomness. 32 bytes each."""
     signature: str = ""
     """drand's, hex."""
+    previous: str = ""
+    """Likewise, of the round before: where a chain's signatures cover it."""
 
 
 class ReceiptBody(Value, forbid_unknown_fields=True):

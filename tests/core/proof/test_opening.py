@@ -17,6 +17,7 @@ from agent.core.errors import ProofError
 from agent.core.model import Commitment
 from agent.core.proof import opening
 from agent.core.proof.canonical import U16, U32
+from agent.core.proof.files import leaves_of
 from agent.core.proof.leaves import Leaf, join_leaves, read_leaf
 from agent.core.proof.merkle import leaf_hash, root
 from agent.core.proof.opening import BareLeaf, open_leaves, read_opening
@@ -219,8 +220,6 @@ def test_the_second_reader_agrees(kinds: list, chosen: set[int], flip: int | Non
 
 
 def test_what_a_program_left_is_opened_file_by_file() -> None:
-    from agent.core.proof.files import leaves_of
-
     builder = TranscriptBuilder(0)
     builder.add_files(leaves_of(ARCHIVE))
     made = builder.finish()
