@@ -99,6 +99,7 @@ def _page(report: GpuReport, standings: Sequence[GpuStanding]) -> Iterator[str]:
         ("Slices (MIG)", _slices(report)),
         ("Not usable", _faults(report)),
         ("Not healthy", _unwell(report, standings)),
+        ("Does not fit together, so it is not attested", _doubted(report, standings)),
         (f"Not told ({NOTHING} above)", _reasons(report)),
         ("Beside the driver", _beside_driver(report)),
     ):
@@ -180,6 +181,18 @@ def _unwell(report: GpuReport, standings: Sequence[GpuStanding]) -> Iterator[str
             yield f"{places.get(standing.uuid, standing.uuid)}  {standing.state.value}: {told}"
         if standing.detail and not standing.findings:
             yield f"{places.get(standing.uuid, standing.uuid)}  {standing.state.value}: {standing.detail}"
+
+
+def _doubted(report: GpuReport, standings: Sequence[GpuStanding]) -> Iterator[str]:
+    """A line for each doubt, with all GPUs that share it."""
+    places = {gpu.uuid: str(gpu.index) for gpu in report.gpus}
+    told: dict[tuple[str, str, str], list[str]] = {}
+    for standing in standings:
+        for doubt in standing.doubts:
+            line = (doubt.code, doubt.evidence, doubt.advice)
+            told.setdefault(line, []).append(places.get(standing.uuid, standing.uuid))
+    for (code, evidence, advice), gpus in told.items():
+        yield f"{','.join(gpus)}  {evidence} ({code}). {advice}"
 
 
 def _beside_driver(report: GpuReport) -> Iterator[str]:

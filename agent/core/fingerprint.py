@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent.core.attest.consistency import Doubt
 from agent.core.findings import Finding
 from agent.core.gpu import Gpu
 from agent.core.health import GpuHealth, HealthState, explained
@@ -103,11 +104,13 @@ class GpuStanding(Value):
     """What is wrong, the gravest first."""
     detail: str = ""
     """Why it takes no work, in one line; empty when it does."""
+    doubts: tuple[Doubt, ...] = ()
+    """What is told of it and does not fit together: it takes work all the same, and is never attested."""
 
 
-def standing_of(uuid: str, health: GpuHealth) -> GpuStanding:
-    """What is told of one GPU's health."""
-    return GpuStanding(uuid=uuid, state=health.state, findings=health.findings, detail=explained(health))
+def standing_of(uuid: str, health: GpuHealth, doubts: tuple[Doubt, ...] = ()) -> GpuStanding:
+    """What is told of one GPU."""
+    return GpuStanding(uuid=uuid, state=health.state, findings=health.findings, detail=explained(health), doubts=doubts)
 
 
 class Fingerprint(Value):

@@ -161,6 +161,29 @@ class PciGpu(Value):
     """Kernel driver that is bound: `nvidia`, `vfio-pci` for one handed to a virtual machine, `nouveau`, or none."""
     answers: bool = True
     """False when it no longer answers on the bus."""
+    device: str = ""
+    """Device id, four hex digits: which chip and board it is, by its own word."""
+    bar_bytes: tuple[int, ...] = ()
+    """Sizes of its windows (BARs)."""
+
+
+class KernelCard(Value):
+    """One GPU as the driver's kernel module tells it in /proc/driver/nvidia/gpus; empty where it does not tell."""
+
+    address: str
+    name: str = ""
+    uuid: str = ""
+    vbios: str = ""
+
+
+class KernelFacts(Value):
+    """What /proc tells of NVIDIA's driver."""
+
+    version: str = ""
+    """Of the kernel module; empty where there is none."""
+    cards: tuple[KernelCard, ...] = ()
+    wsl: bool = False
+    """A kernel of WSL 2: the driver is Windows', and neither it nor the bus shows here."""
 
 
 class Gpu(Value):
@@ -179,6 +202,8 @@ class Gpu(Value):
     minor: int | None = None
     """N of the device node /dev/nvidiaN; the index need not be the same."""
     memory_total_bytes: int | None = None
+    bar1_total_bytes: int | None = None
+    """Size of the window through which the processor sees the memory."""
     slowdown_temperature_c: int | None = None
     shutdown_temperature_c: int | None = None
     power_limit_min_mw: int | None = None
@@ -218,6 +243,8 @@ class GpuReport(Value):
     """Version of the kernel module that runs; empty where the kernel does not tell."""
     installed: str = ""
     """Version of the driver library on the disk: an upgrade changes it under a driver that runs."""
+    kernel: KernelFacts | None = None
+    """None where nobody looked."""
     absent: dict[str, str] = msgspec.field(default_factory=dict)
     """Source (`events`, `kernel_log`) → why it tells nothing here."""
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from msgspec.structs import replace
 
-from agent.core.gpu import Gpu, GpuFault, GpuReport, PciGpu, bus_address
+from agent.core.gpu import Gpu, GpuFault, GpuReport, KernelFacts, PciGpu, bus_address
 from agent.core.model import Value
 
 
@@ -16,6 +16,7 @@ class Surroundings(Value):
     bus: tuple[PciGpu, ...] = ()
     module: str = ""
     installed: str = ""
+    kernel: KernelFacts | None = None
 
 
 def with_surroundings(report: GpuReport, around: Surroundings, seen: Collection[str] = ()) -> GpuReport:
@@ -26,7 +27,8 @@ def with_surroundings(report: GpuReport, around: Surroundings, seen: Collection[
     """
     here = {bus_address(device.address): device for device in around.bus}
     gpus = tuple(_on_bus(gpu, here, seen) for gpu in report.gpus)
-    return replace(report, gpus=gpus, bus=around.bus, module=around.module, installed=around.installed)
+    told = {name: getattr(around, name) for name in ("bus", "module", "installed", "kernel")}
+    return replace(report, gpus=gpus, **told)
 
 
 def _on_bus(gpu: Gpu, here: Mapping[str, PciGpu], seen: Collection[str]) -> Gpu:

@@ -30,10 +30,10 @@ class ChildEnded(Exception):
     """The child will never answer; the message says why, in plain words."""
 
 
-def worker_command(library: Path | None = None, bus: Path | None = None) -> tuple[str, ...]:
+def worker_command(library: Path | None = None, bus: Path | None = None, proc: Path | None = None) -> tuple[str, ...]:
     """The command of a child of this process. A `library` without a folder is left to the loader to find.
 
-    `bus`: folder of the PCI devices, None for the kernel's.
+    `bus`, `proc`: folders of the PCI devices and of /proc, None for the kernel's; `proc` comes with a `bus`.
     `-P` and `-s`: neither the working directory nor the user's site-packages decide what code reads the driver.
     """
     command = [sys.executable, "-P", "-s", "-m", "agent.edges.gpu.worker", str(os.getpid())]
@@ -41,6 +41,7 @@ def worker_command(library: Path | None = None, bus: Path | None = None) -> tupl
         command.append(str(library.absolute() if len(library.parts) > 1 else library))
     if bus is not None:
         command += [str(bus.absolute())] if library is not None else ["", str(bus.absolute())]
+        command += [str(proc.absolute())] if proc is not None else []
     return tuple(command)
 
 

@@ -95,6 +95,10 @@ FACTS: tuple[Question, ...] = (
     one("numa_node", lambda h: number(ask(lambda: pynvml.nvmlDeviceGetNumaNodeId(h)))),
     one("minor", lambda h: number(ask(lambda: pynvml.nvmlDeviceGetMinorNumber(h)))),
     one("memory_total_bytes", lambda h: number(memory(h).total, 1, U64_NONE - 1)),
+    one(
+        "bar1_total_bytes",
+        lambda h: number(ask(lambda: pynvml.nvmlDeviceGetBAR1MemoryInfo(h)).bar1Total, 1, U64_NONE - 1),
+    ),
     one("slowdown_temperature_c", lambda h: _threshold(pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN, h)),
     one("shutdown_temperature_c", lambda h: _threshold(pynvml.NVML_TEMPERATURE_THRESHOLD_SHUTDOWN, h)),
     (("power_limit_min_mw", "power_limit_max_mw"), _power_range),

@@ -10,6 +10,8 @@ BUS = Path("/sys/bus/pci/devices")
 _NVIDIA = "0x10de"
 _DISPLAY = "0x03"
 """PCI base class of VGA (0x0300) and 3D (0x0302) controllers; the card's audio function is 0x0403."""
+_BARS = 6
+"""Lines of `resource` that are the device's own windows; then come its ROM and its bridges'."""
 _NOBODY = b"\xff\xff"
 """What a read of the vendor id gives when no device answers it."""
 
@@ -21,7 +23,13 @@ def nvidia_devices(bus: Path = BUS) -> tuple[PciGpu, ...]:
     """
     devices = sorted(bus.glob("*"))
     return tuple(
-        PciGpu(address=device.name, driver=_driver(device), answers=_answers(device))
+        PciGpu(
+            address=device.name,
+            driver=_driver(device),
+            answers=_answers(device),
+            device=_device_id(device),
+            bar_bytes=_bars(device),
+        )
         for device in devices
         if _is_nvidia_gpu(device)
     )
@@ -50,3 +58,20 @@ def _answers(device: Path) -> bool:
             return config.read(2) != _NOBODY
     except OSError:
         return True
+
+
+def _device_id(device: Path) -> str:
+    try:
+        return (device / "device").read_text().strip().removeprefix("0x")
+    except OSError:
+        return ""
+
+
+def _bars(device: Path) -> tuple[int, ...]:
+    """Of each window that is there: its first and last address stand in a line, with flags behind."""
+    try:
+        lines = (device / "resource").read_text().splitlines()[:_BARS]
+        ends = [[int(word, 16) for word in line.split()[:2]] for line in lines]
+    except (OSError, ValueError):
+        return ()
+    return tuple(last - first + 1 for first, last in ends if last)

@@ -46,16 +46,17 @@ class NvmlProbe:
         open_patience_s: float = OPEN_PATIENCE_S,
         command: Sequence[str] = (),
         bus: Path | None = None,
+        proc: Path | None = None,
         kernel_log: Path = KMSG,
     ) -> None:
         """`library`: path of libnvidia-ml, None for the loader's. `command` replaces the child's command line.
 
-        `bus`: folder of the PCI devices, None for the kernel's.
+        `bus`, `proc`: folders of the PCI devices and of /proc, None for the kernel's; `proc` comes with a `bus`.
         """
         self._clock = clock
         self._deadline_s = deadline_s
         self._open_patience_s = open_patience_s
-        self._command = tuple(command) or worker_command(library, bus)
+        self._command = tuple(command) or worker_command(library, bus, proc)
         self._kernel_log = KernelLog(kernel_log)
         self._around = Surroundings()
         self._on_bus: frozenset[str] = frozenset()

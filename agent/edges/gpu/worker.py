@@ -1,4 +1,4 @@
-"""The child process that owns NVML: `python -m agent.edges.gpu.worker PARENT_PID [LIBRARY [PCI_BUS]]`.
+"""The child process that owns NVML: `python -m agent.edges.gpu.worker PARENT_PID [LIBRARY [PCI_BUS [PROC]]]`.
 
 NVML calls hang in the field and vendor libraries crash; here that costs a child, which the parent kills and replaces.
 Each line on stdin asks for a snapshot. Lines on stdout: `around` and Surroundings (JSON), at the first question and
@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from agent.core.gpu import GpuEventKind, GpuReport
 from agent.core.surroundings import Surroundings
+from agent.edges.gpu.consistency import PROC, kernel_facts
 from agent.edges.gpu.events import EventWatch
 from agent.edges.gpu.nvml import DriverError
 from agent.edges.gpu.pci import BUS as PCI_BUS
@@ -55,10 +56,11 @@ _RESHAPING = frozenset({GpuEventKind.MIG_CHANGED, GpuEventKind.RECOVERY_ACTION})
 class Server:
     """Answers questions until they end or the driver fails."""
 
-    def __init__(self, library: str, bus: Path, replies: BinaryIO) -> None:
+    def __init__(self, library: str, bus: Path, proc: Path, replies: BinaryIO) -> None:
         self._library = library
         self._reader = Reader(library)
         self._bus = bus
+        self._proc = proc
         self._replies = replies
         self._events = EventWatch()
         self._opened = False
@@ -96,7 +98,10 @@ class Server:
             return
         self._around_at = now + SLOW_S
         around = Surroundings(
-            bus=nvidia_devices(self._bus), module=module_version(), installed=library_version(self._library)
+            bus=nvidia_devices(self._bus),
+            module=module_version(),
+            installed=library_version(self._library),
+            kernel=kernel_facts(self._proc),
         )
         self._say(AROUND + msgspec.json.encode(around))
 
@@ -109,7 +114,8 @@ def main(argv: list[str]) -> None:
     die_with(int(argv[1]))
     library = argv[2] if len(argv) > 2 else ""
     bus = Path(argv[3]) if len(argv) > 3 else PCI_BUS
-    Server(library, bus, take_stdout()).serve(sys.stdin.buffer)
+    proc = Path(argv[4]) if len(argv) > 4 else PROC
+    Server(library, bus, proc, take_stdout()).serve(sys.stdin.buffer)
     os._exit(0)  # no nvmlShutdown and no destructors of a vendor library
 
 

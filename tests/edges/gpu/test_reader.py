@@ -41,6 +41,7 @@ def test_a_data_centre_gpu_tells_every_field(in_process) -> None:
         numa_node=0,
         minor=0,
         memory_total_bytes=150754820096,
+        bar1_total_bytes=256 << 30,
         slowdown_temperature_c=89,
         shutdown_temperature_c=92,
         power_limit_min_mw=200_000,

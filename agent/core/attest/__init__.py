@@ -1,0 +1,1 @@
+"""Is it a GPU: what its own facts say, and the matrix challenge that only a GPU answers in time."""
