@@ -28,10 +28,10 @@ def command(directory: Path, output: Path, key_file: Path, new_key: bool) -> Non
 
     from agent.edges.programs.bundling import BundleError, bundle
 
-    keys = _keys(key_file, new_key=new_key)
+    mine = keys(key_file, new_key=new_key)
     try:
         with output.open("w+b") as file:
-            made = bundle(directory, file, keys)
+            made = bundle(directory, file, mine)
         signature_of(output).write_bytes(msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
     except OSError as error:
         raise BundleError(f"{error.filename or output} cannot be read or written: {error.strerror}") from error
@@ -45,15 +45,16 @@ def signature_of(bundle_file: Path) -> Path:
     return bundle_file.with_name(f"{bundle_file.name}.json")
 
 
-def _keys(path: Path, *, new_key: bool) -> KeyPair:
+def keys(path: Path, *, new_key: bool) -> KeyPair:
+    """A publisher's key, made first where that is asked for. Raises IdentityError."""
     from agent.core.errors import IdentityError
     from agent.edges.signing import KeyPair
 
     try:
         if new_key:
-            keys = KeyPair.generate()
-            keys.save(path)
-            return keys
+            made = KeyPair.generate()
+            made.save(path)
+            return made
         return KeyPair.load(path)
     except FileExistsError as error:
         raise IdentityError(f"{path} is there already", remedy="Leave --new-key out to use it") from error

@@ -43,6 +43,7 @@ VERBS = {
     "doctor": Verb("agent.cli.doctor", "Check everything that the node needs, with remedies."),
     "receipt": Verb("agent.cli.receipt", "Write the receipt of one task, to keep or to verify."),
     "verify": Verb("agent.cli.verify", "Check a task offline: its receipt, its draws, its model."),
+    "calibrate": Verb("agent.cli.calibrate", "Measure the noise of honest work on a model, for verifiers."),
     "config": Verb("agent.cli.config", "Write, check and show the configuration."),
     "schema": Verb("agent.cli.schema", "Write or check the protocol's schemas."),
     "version": Verb("agent.cli.version", "Versions of the agent and of what it runs on."),

@@ -13,6 +13,7 @@ import msgspec
 from agent.core.checks.claims import chunks
 from agent.core.checks.verdict import Judged, Metrics, Thresholds, Verdict, closeness_limit, judge, long_enough
 from agent.core.engines import SAMPLERS
+from agent.core.errors import ProofError
 from agent.core.model import EmbeddingInput, ExecInput, FinishReason, TaskKind, VerifyInput
 from agent.core.proof.header import Header
 from agent.core.proof.leaves import read_leaf, split_leaves
@@ -47,6 +48,8 @@ class Rechecked(NamedTuple):
     chunks: int
     """All of them."""
     limits: Thresholds
+    uncalibrated: str = ""
+    """Why F, T and rows were not judged: without a calibration nobody knows what noise is. Empty when they were."""
 
 
 class _Output(msgspec.Struct):
@@ -76,7 +79,18 @@ def level_two(claim: Claim) -> Rechecked:
     return _rechecked(claim, without_model(claim), 2)
 
 
-async def level_three(claim: Claim, asked_digest: str, model: Model, most_chunks: int) -> Rechecked:
+class Judging(NamedTuple):
+    """By which limits level 3 judges."""
+
+    files: tuple[Path, ...] = ()
+    """Calibrations, besides those that came with the agent."""
+    keys: tuple[str, ...] = ()
+    """Whom to trust, besides the publisher of the agent."""
+    uncalibrated: bool = False
+    """Judge by the defaults where there is no calibration."""
+
+
+async def level_three(claim: Claim, asked_digest: str, model: Model, most_chunks: int, judging: Judging) -> Rechecked:
     """With the model. Raises ModelError when it is another than the asked one, EngineError, SandboxError."""
     from agent.edges.clock import SystemClock
     from agent.edges.models.store import ModelStore
@@ -87,18 +101,44 @@ async def level_three(claim: Claim, asked_digest: str, model: Model, most_chunks
         home = Path(folder)
         store = ModelStore(home)
         await store.verify(model.name, model.weights, chat_template=model.chat_template, expected=asked_digest)
-        settings = _settings(model, asked_digest, home, claim.header.task_kind)
+        kind = claim.header.task_kind
+        kinds = (kind,) if kind is TaskKind.EMBEDDING else (TaskKind.CHAT, TaskKind.COMPLETION)
+        settings = engine_settings(model, asked_digest, home, kinds)
         exact = await _same_class(settings, store, claim.header)
         async with llama_replayer(settings, Bubblewrap(home), SystemClock()) as replayer:
             found = await with_model(claim, replayer, chosen=_choice(_leaves(claim), most_chunks), exact=exact)
-    return _rechecked(claim, found, 3)
+    limits, lacks = _limits(claim.header, asked_digest, model, judging)
+    if limits is None and not exact:  # what is equal to the bit needs no limits
+        return _rechecked(claim, found, 3)._replace(judged=_certain(found), uncalibrated=lacks)
+    return _rechecked(claim, found, 3, limits)
 
 
-def _settings(model: Model, digest: str, home: Path, kind: TaskKind) -> LlamaSettings:
+def _limits(header: Header, digest: str, model: Model, judging: Judging) -> tuple[Thresholds | None, str]:
+    """Those of a calibration; or why there are none. Raises ProofError for a file that was named and is not relied
+    upon."""
+    from agent.edges.models.thresholds import shelf
+
+    shelved = shelf(keys=judging.keys, files=judging.files)
+    for fault in shelved.faults:
+        raise ProofError(fault.check, f"{fault.path}: {fault.message}")
+    embeds = header.task_kind is TaskKind.EMBEDDING
+    found = shelved.thresholds_for(digest, header.engine, embeds=embeds, args=model.args)
+    if found is None and judging.uncalibrated:
+        found = Thresholds()
+    return found, f"there is no calibration for this model on {header.engine}: --calibration, or --uncalibrated"
+
+
+def _certain(found: Metrics) -> Judged:
+    """The verdict without F, T and rows."""
+    return judge(found._replace(chunks=(), rows=None), Thresholds())
+
+
+def engine_settings(
+    model: Model, digest: str, home: Path, kinds: tuple[TaskKind, ...], slots: int = 1
+) -> LlamaSettings:
+    """A llama-server of one's own, with its socket in a fresh directory below `home`."""
     from agent.edges.engines.launch import LlamaSettings, find_llama_server
 
-    sockets = home / "engine"
-    sockets.mkdir()
     return LlamaSettings(
         name="verify",
         binary=find_llama_server(model.binary),
@@ -106,9 +146,10 @@ def _settings(model: Model, digest: str, home: Path, kind: TaskKind) -> LlamaSet
         model_digest=digest,
         weights=model.weights.resolve(),
         chat_template=model.chat_template.resolve() if model.chat_template else None,
-        socket_dir=sockets,
+        socket_dir=Path(tempfile.mkdtemp(dir=home)),
         context_tokens=model.context_tokens,
-        kinds=(kind,) if kind is TaskKind.EMBEDDING else (TaskKind.CHAT, TaskKind.COMPLETION),
+        kinds=kinds,
+        slots=slots,
         args=model.args,
     )
 
@@ -116,10 +157,11 @@ def _settings(model: Model, digest: str, home: Path, kind: TaskKind) -> LlamaSet
 async def _same_class(settings: LlamaSettings, store: ModelStore, header: Header) -> bool:
     """Whether this machine promises the node's bits."""
     from agent.edges.engines.build import processor
-    from agent.edges.engines.launch import determinism_class, engine_digest, engine_files
+    from agent.edges.engines.launch import computes_on, determinism_class, engine_digest, engine_files
 
     hashes = {file.name: (await store.sha256(file)).sha256 for file in engine_files(settings.binary)}
-    ours = determinism_class(settings, engine_digest(hashes), processor(Path("/proc/cpuinfo")) + settings.device)
+    computes = computes_on(settings, processor(Path("/proc/cpuinfo")), "")
+    ours = determinism_class(settings, engine_digest(hashes), computes)
     return ours == header.determinism and ours.startswith("X-")
 
 
@@ -135,8 +177,8 @@ def _choice(leaves: tuple[int, ...], most: int) -> frozenset[int]:
     return frozenset([*ends, *random.SystemRandom().sample(leaves[1:-1], most - len(ends))])
 
 
-def _rechecked(claim: Claim, found: Metrics, level: int) -> Rechecked:
-    limits = Thresholds()
+def _rechecked(claim: Claim, found: Metrics, level: int, limits: Thresholds | None = None) -> Rechecked:
+    limits = limits or Thresholds()
     return Rechecked(claim, found, judge(found, limits), level, len(_leaves(claim)), limits)
 
 
@@ -162,9 +204,11 @@ def _rows(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
     if rows is not None and checked.metrics.same_class:
         yield rows.equal == rows.compared, f"{rows.equal} of {rows.compared} rows repeated: equal to the bit"
     elif rows is not None:
-        limit = checked.limits.parallel
-        words = f"{rows.compared} rows repeated: at least {rows.least:.4f} parallel (limit {limit})"
-        yield rows.least >= limit, words
+        limit, words = checked.limits.parallel, f"{rows.compared} rows repeated: at least {rows.least:.4f} parallel"
+        if checked.uncalibrated:
+            yield None, f"{words}; {checked.uncalibrated}"
+        else:
+            yield rows.least >= limit, f"{words} (limit {limit}{_by(checked.limits)})"
 
 
 def _draws(checked: Rechecked) -> tuple[bool | None, str]:
@@ -195,7 +239,7 @@ def _end(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
 
 
 def _repetition(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
-    found, limits = checked.metrics, checked.limits
+    found = checked.metrics
     if found.prompt is not None:
         yield found.prompt, "the prompt is what the model's template makes of the task"
     if found.exact is not None and found.exact.compared:
@@ -206,17 +250,23 @@ def _repetition(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
     if found.unknown:
         yield None, f"{found.unknown} tokens could not be repeated: the engine did not show the one before them"
     if found.chunks:
-        judged = long_enough(found.chunks)
-        worst = max(judged, key=lambda chunk: chunk.close.mean / closeness_limit(chunk, limits))
-        far = sum(chunk.plausible.far + chunk.plausible.unlisted for chunk in found.chunks)
-        over = judge(Metrics(chunks=found.chunks), limits).verdict
-        text = (
-            f"{len(found.chunks)} of {checked.chunks} chunks repeated: log-probabilities at most {worst.close.mean:.2f}"
-        )
-        yield (
-            over is Verdict.PASS,
-            f"{text} apart (limit {closeness_limit(worst, limits):.2f}), {far} tokens out of place",
-        )
+        yield _closeness(checked)
+
+
+def _closeness(checked: Rechecked) -> tuple[bool | None, str]:
+    found, limits = checked.metrics, checked.limits
+    worst = max(long_enough(found.chunks), key=lambda chunk: chunk.close.mean / closeness_limit(chunk, limits))
+    far = sum(chunk.plausible.far + chunk.plausible.unlisted for chunk in found.chunks)
+    text = f"{len(found.chunks)} of {checked.chunks} chunks repeated: log-probabilities at most {worst.close.mean:.2f}"
+    if checked.uncalibrated:
+        return None, f"{text} apart, {far} tokens out of place; {checked.uncalibrated}"
+    over = judge(Metrics(chunks=found.chunks), limits).verdict
+    limit = f"limit {closeness_limit(worst, limits):.2f}{_by(limits)}"
+    return over is Verdict.PASS, f"{text} apart ({limit}), {far} tokens out of place"
+
+
+def _by(limits: Thresholds) -> str:
+    return ", uncalibrated" if limits.version == Thresholds().version else ""
 
 
 def as_object(checked: Rechecked) -> dict[str, object]:
@@ -226,7 +276,8 @@ def as_object(checked: Rechecked) -> dict[str, object]:
         "level": checked.level,
         "verdict": checked.judged.verdict.value,
         "reasons": list(checked.judged.reasons),
-        "thresholds": checked.limits.version,
+        "thresholds": None if checked.uncalibrated else checked.limits.version,
+        "uncalibrated": checked.uncalibrated,
         "determinism": checked.claim.header.determinism,
         "uses_our_samplers": checked.claim.header.samplers == SAMPLERS,
         "sampling": found.sampled and {**found.sampled._asdict(), "passed": found.sampled.passed},

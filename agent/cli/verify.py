@@ -14,7 +14,7 @@ import click
 from agent.core.text import plain
 
 if TYPE_CHECKING:
-    from agent.cli.rechecking import Model, Rechecked
+    from agent.cli.rechecking import Judging, Model, Rechecked
     from agent.core.model import ExecInput
     from agent.core.proof.receipt import Verdict
     from agent.core.wire import ReceiptBundle, ResultBody
@@ -57,6 +57,15 @@ class _Unable(click.ClickException):
 @click.option("--binary", default="auto", show_default=True, metavar="PATH", help="llama-server.")
 @click.option("--context-tokens", default=4096, show_default=True, help="Of the engine; the node's for exact checks.")
 @click.option("--engine-arg", multiple=True, metavar="ARG", help="As in the node's pools.args; may be repeated.")
+@click.option(
+    "--calibration",
+    "calibrations",
+    multiple=True,
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    help="Limits of noise (`gpu-agent calibrate`), besides those that came with the agent.",
+)
+@click.option("--calibration-key", multiple=True, metavar="HEX", help="By whom such a file may be.")
+@click.option("--uncalibrated", is_flag=True, help="Without a calibration, judge by limits for any model.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(
     file: Path,
@@ -70,6 +79,9 @@ def command(
     binary: str,
     context_tokens: int,
     engine_arg: tuple[str, ...],
+    calibrations: tuple[Path, ...],
+    calibration_key: tuple[str, ...],
+    uncalibrated: bool,
     as_json: bool,
 ) -> int:
     """Check the receipt bundle in FILE (- for standard input); nothing is sent anywhere.
@@ -92,12 +104,14 @@ def command(
     left = _read(artifact, MAX_BUNDLE_BYTES) if artifact else None
     bundle = _bundle(file)
     verdict = examine(bundle, verify, coordinator_key=key, transcript=leaves, artifact=left)
-    engine = None
+    keys = tuple(_key(each, "--calibration-key") for each in calibration_key)
+    engine = judging = None
     if model:
-        from agent.cli.rechecking import Model
+        from agent.cli.rechecking import Judging, Model
 
         engine = Model(model, model_name or model.stem, chat_template, binary, context_tokens, engine_arg)
-    deeper = _deeper(verdict, engine, chunks)
+        judging = Judging(calibrations, keys, uncalibrated)
+    deeper = _deeper(verdict, engine, chunks, judging)
     if as_json:
         import json
 
@@ -107,7 +121,7 @@ def command(
     return FAILED if verdict.error else _status(deeper)
 
 
-def _deeper(verdict: Verdict, model: Model | None, chunks: int) -> Rechecked | None:
+def _deeper(verdict: Verdict, model: Model | None, chunks: int, judging: Judging | None) -> Rechecked | None:
     """Levels 2 and 3, where there is something to check them on."""
     if verdict.error or verdict.case is None or verdict.case.transcript is None:
         return None
@@ -119,10 +133,10 @@ def _deeper(verdict: Verdict, model: Model | None, chunks: int) -> Rechecked | N
     claim = rechecking.claim_of(verdict.case)
     if claim is None:
         return None
-    if model is None:
+    if model is None or judging is None:
         return rechecking.level_two(claim)
     try:
-        return asyncio.run(rechecking.level_three(claim, verdict.case.offer.task.model_digest, model, chunks))
+        return asyncio.run(rechecking.level_three(claim, verdict.case.offer.task.model_digest, model, chunks, judging))
     except AgentError as error:
         raise _Unable(plain(str(error), 1000)) from error
 
@@ -132,13 +146,15 @@ def _status(deeper: Rechecked | None) -> int:
 
     if deeper is None:
         return 0
+    if deeper.uncalibrated and deeper.judged.verdict is Verdict.PASS:
+        return UNABLE
     return {Verdict.PASS: 0, Verdict.SUSPECT: SUSPECT, Verdict.FAIL: FAILED}[deeper.judged.verdict]
 
 
-def _key(text: str) -> str:
+def _key(text: str, option: str = "--coordinator-key") -> str:
     key = text.strip().lower()
     if key and (len(key) != 64 or set(key) - set("0123456789abcdef")):
-        raise click.BadParameter("64 hex digits are wanted", param_hint="--coordinator-key")
+        raise click.BadParameter("64 hex digits are wanted", param_hint=option)
     return key
 
 
@@ -224,7 +240,9 @@ def _line(holds: bool | None, words: str) -> str:
 def _conclusion(verdict: Verdict, deeper: Rechecked | None) -> Iterable[str]:
     status = _status(deeper)
     if deeper and status:
-        word, colour = ("SUSPECT", "yellow") if status == SUSPECT else ("NOT VERIFIED", "red")
+        word, colour = {SUSPECT: ("SUSPECT", "yellow"), UNABLE: ("UNDECIDED", "yellow")}.get(
+            status, ("NOT VERIFIED", "red")
+        )
         yield from (f"      {plain(reason, _DETAIL)}" for reason in deeper.judged.reasons[:_MOST_REASONS])
         yield click.style(word, fg=colour, bold=True) + f": {_MEANS[status]}"
         return
@@ -234,6 +252,7 @@ def _conclusion(verdict: Verdict, deeper: Rechecked | None) -> Iterable[str]:
 _MOST_REASONS = 5
 _MEANS = {
     SUSPECT: "no proof of a fault, but not what an honest node shows; repeat more --chunks",
+    UNABLE: "nothing speaks against the node, but whether this model was run could not be judged",
     FAILED: "the node did not do what it committed to",
 }
 

@@ -241,6 +241,9 @@ class PoolConfig(Value):
         tuple[TaskKind, ...], Meta(min_length=1), says('Kinds of task taken: "chat", "completion", "embedding".')
     ] = (TaskKind.CHAT, TaskKind.COMPLETION)
     args: Annotated[tuple[str, ...], says("More arguments for an engine that the agent starts.")] = ()
+    validate: Annotated[
+        bool | None, says("Whether it also checks what other nodes computed; as proof.validate when not set.")
+    ] = None
 
 
 class ProofConfig(Value):
@@ -255,6 +258,24 @@ class ProofConfig(Value):
         Meta(ge=64, le=1 << 30),
         says("Disk for transcripts in MiB; no new task is taken while they fill nearly all of it."),
     ] = 16_384
+    validate: Annotated[
+        bool,
+        says("Whether to check, for pay, what other nodes computed with your pools' models; each check takes a slot."),
+    ] = False
+    calibrations: Annotated[
+        Path | None,
+        says(
+            "Directory of calibrations (`gpu-agent calibrate`), besides those that came with the agent.",
+            example="/etc/gpu-agent/calibrations",
+        ),
+    ] = None
+    calibration_keys: Annotated[
+        tuple[PublicKey, ...],
+        says(
+            "Public keys of those whose calibrations you trust; the publisher of gpu-agent always is.",
+            example=("0" * 64,),
+        ),
+    ] = ()
 
 
 class ExecConfig(Value):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from agent.core.checks.calibration import Device
 from agent.core.checks.claims import Position
+from agent.core.checks.verdict import Thresholds
 from agent.core.model import ChatInput, CompletionInput
 
 
@@ -36,4 +38,24 @@ class Replayer(Protocol):
 
     async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
         """An embedding of each text."""
+        ...
+
+
+class Calibrations(Protocol):
+    """What is known of the noise of engines."""
+
+    def thresholds_for(
+        self,
+        model_digest: str,
+        engine: str,
+        *,
+        embeds: bool = False,
+        args: tuple[str, ...] = (),
+        device: Device | None = None,
+    ) -> Thresholds | None:
+        """Limits for work of `engine` (profile and version, as a header tells it) with this model; None: uncalibrated.
+
+        `args`: more arguments of the engine, the same on both sides. `device`: what the node computes on; a verifier,
+        who does not know it, leaves it out.
+        """
         ...

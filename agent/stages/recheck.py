@@ -52,9 +52,12 @@ def without_model(claim: Claim) -> Metrics:
     )
 
 
-async def with_model(claim: Claim, replayer: Replayer, *, chosen: Collection[int] = (), exact: bool = False) -> Metrics:
+async def with_model(
+    claim: Claim, replayer: Replayer, *, chosen: Collection[int] = (), exact: bool = False, apart: bool = False
+) -> Metrics:
     """Everything. `chosen`: the leaves to replay; none means all that can be. `exact`: the replayer is of
-    the header's determinism class, so that all is repeated in one go and must be equal, bit by bit.
+    the header's determinism class, so that all is repeated in one go and must be equal, bit by bit. `apart`: each leaf
+    by itself even where all are wanted, as a verifier does who sees but some of them.
 
     Raises EngineError.
     """
@@ -71,7 +74,8 @@ async def with_model(claim: Claim, replayer: Replayer, *, chosen: Collection[int
     wanted = [chunk for chunk in chunks if exact or not chosen or chunk.leaf in chosen]
     replay = _Replay(header, prompt, claimed[:known], replayer)
     # All at once costs as much as the generation did; each chunk by itself also reads all that is before it.
-    figures = await (replay.at_once(wanted) if len(wanted) == len(chunks) else replay.one_by_one(wanted))
+    at_once = len(wanted) == len(chunks) and not apart
+    figures = await (replay.at_once(wanted) if at_once else replay.one_by_one(wanted))
     return found._replace(
         prompt=bool(header.prompt_sha256) or None,
         ending=await _ending(claim, claimed, replayer),

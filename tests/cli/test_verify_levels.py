@@ -12,10 +12,12 @@ import pytest
 
 from agent.cli.main import run
 from agent.core import wire
+from agent.core.checks.calibration import Work
 from agent.core.model import EmbeddingInput, TaskKind
 from agent.core.proof.header import ProofKind
 from agent.core.proof.leaves import join_leaves
 from agent.edges.models.store import ModelStore
+from tests import calibrations
 from tests.edges.verifier import claiming
 from tests.edges.verifier.claiming import Done
 from tests.tiny_model import write_tiny_model
@@ -38,6 +40,11 @@ class Shown:
         code = run(["verify", str(self.receipt), "--transcript", str(self.transcript), *map(str, more)])
         out, err = self._capsys.readouterr()
         return code, out, err
+
+    def calibrated(self, **changes: object) -> tuple[object, ...]:
+        """The options of who has a calibration of the task's model, and trusts it."""
+        file = calibrations.written(self.home, self.done.offer.task.model_digest, **changes)
+        return ("--calibration", file, "--calibration-key", calibrations.KEYS.public_key)
 
     def lie(self, **header: object) -> None:
         """Commit to another header, as a cheating node would: signed, and consistent in itself."""
@@ -100,7 +107,7 @@ def test_another_seed_than_promised_is_seen_without_a_model(shown: Shown):
 
 
 def test_with_the_model_the_work_is_repeated_on_one_screen(shown: Shown, weights: Path):
-    code, out, _ = shown.verify("--model", weights, "--model-name", NAME)
+    code, out, _ = shown.verify("--model", weights, "--model-name", NAME, *shown.calibrated())
     assert code == 0, out
     assert "the prompt is what the model's template makes of the task" in out
     assert "1 of 1 chunks repeated: log-probabilities at most 0.00 apart" in out
@@ -109,8 +116,9 @@ def test_with_the_model_the_work_is_repeated_on_one_screen(shown: Shown, weights
 
 
 def test_json_has_every_figure(shown: Shown, weights: Path):
-    code, out, _ = shown.verify("--model", weights, "--model-name", NAME, "--json")
+    code, out, _ = shown.verify("--model", weights, "--model-name", NAME, "--json", *shown.calibrated())
     told = json.loads(out)
+    assert told["recheck"]["thresholds"].startswith("calibration ")
     assert (code, told["verified"], told["level"]) == (0, True, 3)
     assert told["recheck"]["verdict"] == "pass"
     assert told["recheck"]["sampling"]["checked"] == 12
@@ -125,11 +133,35 @@ def test_a_node_that_used_another_model_is_suspect_after_one_chunk(
     cheaper.chmod(0o644)
     shown = Shown(tmp_path, work(weights, cheaper), capsys)
     assert shown.verify()[0] == 0  # its own draws are right
-    code, out, _ = shown.verify("--model", weights, "--model-name", NAME)
+    code, out, _ = shown.verify("--model", weights, "--model-name", NAME, *shown.calibrated())
     assert code == 3
     assert "✗ 1 of 1 chunks repeated" in out
     assert "SUSPECT: no proof of a fault" in out
-    assert "(limit 0.49)" in out
+    assert "(limit 0.42)" in out
+
+
+def test_without_a_calibration_nobody_judges_what_noise_is(shown: Shown, weights: Path):
+    code, out, _ = shown.verify("--model", weights, "--model-name", NAME)
+    assert code == 4, out
+    assert "✓ 12 tokens: each is what seed" in out  # what needs no limits was checked
+    assert "· 1 of 1 chunks repeated" in out
+    assert f"no calibration for this model on {calibrations.ENGINE}" in out
+    assert "UNDECIDED: nothing speaks against the node" in out.splitlines()[-1]
+    code, out, _ = shown.verify("--model", weights, "--model-name", NAME, "--uncalibrated")
+    assert code == 0
+    assert "(limit 0.49, uncalibrated)" in out
+
+
+def test_a_wrong_draw_fails_without_any_calibration(shown: Shown, weights: Path):
+    shown.lie(seed=shown.done.claim.header.seed + 1)
+    assert shown.verify("--model", weights, "--model-name", NAME)[0] == 1
+
+
+def test_a_calibration_by_a_stranger_is_not_relied_upon(shown: Shown, weights: Path):
+    option, file, *_ = shown.calibrated()
+    code, out, err = shown.verify("--model", weights, "--model-name", NAME, option, file)
+    assert (code, out) == (4, "")
+    assert "whom nobody here trusts" in err
 
 
 def test_another_file_than_the_asked_model_is_not_even_started(shown: Shown, tmp_path: Path):
@@ -152,9 +184,13 @@ def test_an_embedding_is_repeated_too(weights: Path, tmp_path: Path, capsys: pyt
     assert code == 0
     assert "the delivered rows are those of the transcript" in out
     pooling = ("--engine-arg", "--pooling", "--engine-arg", "mean")
-    code, out, _ = shown.verify("--model", weights, "--model-name", NAME, *pooling)
+    how = ("--model", weights, "--model-name", NAME, *pooling)
+    code, out, _ = shown.verify(*how)
+    assert code == 4
+    assert "· 2 rows repeated: at least 1.0000 parallel; there is no calibration" in out
+    code, out, _ = shown.verify(*how, *shown.calibrated(work=Work.EMBEDDING, args=("--pooling", "mean")))
     assert code == 0
-    assert "2 rows repeated: at least 1.0000 parallel (limit 0.995)" in out
+    assert "2 rows repeated: at least 1.0000 parallel (limit 0.9974)" in out
 
 
 def test_the_model_alone_has_nothing_to_be_compared_with(shown: Shown, weights: Path, capsys):

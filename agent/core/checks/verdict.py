@@ -128,10 +128,14 @@ def long_enough(chunks: Iterable[Replayed]) -> list[Replayed]:
     return joined
 
 
-def closeness_limit(chunk: Replayed, limits: Thresholds) -> float:
+def allowance(tokens: int) -> float:
     """The mean of few tokens varies more than that of many: by the square root of their number."""
-    tokens = max(chunk.plausible.compared, 1)
-    return limits.closeness * min(max(1.0, sqrt(CHUNK_TOKENS / tokens)), _MOST_ALLOWANCE)
+    return min(max(1.0, sqrt(CHUNK_TOKENS / max(tokens, 1))), _MOST_ALLOWANCE)
+
+
+def closeness_limit(chunk: Replayed, limits: Thresholds) -> float:
+    """F's limit for a chunk of this length."""
+    return limits.closeness * allowance(chunk.plausible.compared)
 
 
 def _certain(found: Metrics) -> Iterable[str]:

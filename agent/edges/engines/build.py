@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
+
+import structlog
 
 from agent.config import Config
 from agent.config.schema import EngineKind, ModelConfig, PoolConfig
@@ -25,7 +28,10 @@ from agent.edges.engines.llama import EngineFacts, LlamaPool
 from agent.edges.engines.placement import GpuRoom, Placement
 from agent.edges.host import Host
 from agent.edges.models.store import ModelStore, Progress, Verified
-from agent.ports import Clock, EnginePool, Limits, Sandbox
+from agent.edges.models.thresholds import shelf
+from agent.ports import Calibrations, Clock, EnginePool, Limits, Sandbox
+
+_log = structlog.get_logger("engine")
 
 
 class Built(NamedTuple):
@@ -71,14 +77,23 @@ async def build_pools(
     store = ModelStore(config.node.cache_dir)
     verified = {model.name: await _verified(store, model, progress) for model in config.models}
     room = room or GpuRoom()
+    calibrations = await asyncio.to_thread(_calibrations, config)
     pools: list[EnginePool] = []
     for pool in config.pools:
         model = config.model_named(pool.model)
         if pool.engine is EngineKind.EXTERNAL:
             pools.append(_external(config, pool, verified[pool.model], clock))
         else:
-            pools.append(_llama(config, pool, model, verified[pool.model], store, sandbox, clock, gpus, room))
+            made = _llama(config, pool, model, verified[pool.model], store, sandbox, clock, gpus, room, calibrations)
+            pools.append(made)
     return Built(tuple(pools), tuple(found.facts for found in verified.values()))
+
+
+def _calibrations(config: Config) -> Calibrations:
+    found = shelf(config.proof.calibrations, config.proof.calibration_keys)
+    for fault in found.faults:
+        _log.warning("calibration.refused", path=str(fault.path), check=fault.check, detail=fault.message)
+    return found
 
 
 async def _verified(store: ModelStore, model: ModelConfig, progress: Progress) -> Verified:
@@ -116,6 +131,7 @@ def _external(config: Config, pool: PoolConfig, model: Verified, clock: Clock) -
         slots=pool.slots,
         context_tokens=pool.context_tokens,
         api_key_file=pool.api_key_file,
+        validates=validates(config, pool),
     )
     return ExternalPool(settings, clock=clock, top_logprobs=config.proof.top_logprobs)
 
@@ -130,6 +146,7 @@ def _llama(
     clock: Clock,
     gpus: Sequence[str],
     room: GpuRoom,
+    calibrations: Calibrations,
 ) -> LlamaPool:
     if model.path is None:
         raise ConfigError([f"pools.{pool.name}: model {model.name} has no path, which llama-server needs"])
@@ -172,8 +189,16 @@ def _llama(
             chooses=pool.device == "auto",
             host_memory_bytes=lambda: Host().facts().memory_bytes,
         ),
+        calibrations=calibrations,
         top_logprobs=config.proof.top_logprobs,
+        validates=validates(config, pool),
     )
+
+
+def validates(config: Config, pool: PoolConfig) -> bool:
+    """Whether this pool checks what other nodes computed."""
+    wanted = config.proof.validate if pool.validate is None else pool.validate
+    return wanted and PROFILES[pool.profile].replays
 
 
 def _gpus(device: str, binary: Path, available: Sequence[str]) -> tuple[str, ...]:

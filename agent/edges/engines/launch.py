@@ -14,6 +14,7 @@ from agent.ports import Limits, SandboxSpec
 
 SOCKET_NAME = "llm.sock"
 CPU = "cpu"
+UNVERIFIABLE = "U"
 _SYSTEM = tuple(map(Path, ("/bin", "/usr/bin", "/usr/sbin", "/usr/local/bin")))
 """Directories of many programs: only the binary itself is the engine there."""
 
@@ -45,13 +46,18 @@ class LlamaSettings(Value):
 
     def __post_init__(self) -> None:
         """Raises ValueError when one server cannot do all `kinds`."""
-        if TaskKind.EMBEDDING in self.kinds and len(set(self.kinds)) > 1:
+        if self.embeds and len(set(self.kinds)) > 1:
             raise ValueError("one llama-server either embeds or generates: use two pools")
 
     @property
     def device(self) -> str:
         """As the fingerprint tells it."""
         return "+".join(self.gpus) or CPU
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it makes embeddings; else it generates."""
+        return TaskKind.EMBEDDING in self.kinds
 
     @property
     def socket(self) -> Path:
@@ -145,21 +151,32 @@ def _determining(settings: LlamaSettings) -> list[str]:
     if len(settings.gpus) > 1 and settings.tensor_split:
         # CUDA numbers them in the order of CUDA_VISIBLE_DEVICES, which is that of `gpus`.
         argv += ["--tensor-split", ",".join(map(str, settings.tensor_split)), "--main-gpu", "0"]
-    if TaskKind.EMBEDDING in settings.kinds:
+    if settings.embeds:
         argv.append("--embeddings")
     return [*argv, *settings.args]
 
 
-def determinism_class(settings: LlamaSettings, engine: str, processor: str) -> str:
+def computes_on(settings: LlamaSettings, processor: str, cards: str) -> str:
+    """What computes: kernels are chosen by it. `cards`: `core.determinism.cards` of the GPUs. Empty: not known."""
+    if not settings.gpus:
+        return processor + CPU
+    return f"{processor}\n{cards}" if cards else ""
+
+
+def determinism_class(settings: LlamaSettings, engine: str, computes: str, *, calibrated: bool = False) -> str:
     """`X-…` when equal ids promise bit-equal output, `F-…` when only close log-probabilities are promised (proof.md).
 
-    `engine` is the digest of its files; `processor` names what computes, since kernels are chosen by CPU features.
+    `engine` is the digest of its files, `computes` is told by `computes_on`. How close is close says a calibration:
+    without one, class F would promise nothing that anybody can check, and the pool is unverifiable.
     """
+    alone = settings.slots == 1
+    if not computes or not (alone or calibrated):
+        return UNVERIFIABLE
     known = {
         "args": _determining(settings),
         "engine": engine,
-        "processor": processor,
+        "processor": computes,
         "samplers": SAMPLERS,
     }
     tag = hashlib.sha256(canonical_json(known)).hexdigest()[:16]
-    return f"{'X' if settings.slots == 1 else 'F'}-{tag}"
+    return f"{'X' if alone else 'F'}-{tag}"

@@ -15,16 +15,17 @@ import msgspec
 import structlog
 
 from agent.core import backoff
+from agent.core.checks.calibration import Device
 from agent.core.engines import PROFILES
 from agent.core.errors import EngineError, ModelError, SandboxError
 from agent.core.fingerprint import Pool
 from agent.core.model import Reason, TaskSpec, Value
 from agent.edges.engines import exits
-from agent.edges.engines.launch import LlamaSettings, determinism_class, sandbox_spec
+from agent.edges.engines.launch import UNVERIFIABLE, LlamaSettings, computes_on, determinism_class, sandbox_spec
 from agent.edges.engines.openai import OpenAIClient, Patience
 from agent.edges.engines.placement import Placement
 from agent.edges.sandbox.sockets import SandboxConnector
-from agent.ports import Clock, EngineOutput, Sandbox, SandboxExit, SandboxHandle
+from agent.ports import Calibrations, Clock, EngineOutput, Sandbox, SandboxExit, SandboxHandle
 
 _PROFILE = PROFILES["llama-server"]
 _log = structlog.get_logger("engine")
@@ -80,18 +81,20 @@ class LlamaPool:
         clock: Clock,
         measure: Callable[[], Awaitable[EngineFacts]],
         placement: Placement | None = None,
+        calibrations: Calibrations | None = None,
         top_logprobs: int = 40,
         patience: Patience | None = None,
         tempo: Tempo | None = None,
         rand: Callable[[], float] = random.random,
     ) -> None:
         """`measure` hashes the engine's files; it is called before each start. Without a `placement` it starts on its
-        GPUs whether or not it fits."""
+        GPUs whether or not it fits. Without `calibrations` several slots are unverifiable."""
         self._settings = settings
         self._sandbox = sandbox
         self._clock = clock
         self._measure = measure
         self._placement = placement
+        self._calibrations = calibrations
         self._top = top_logprobs
         self._patience = patience
         self._tempo = tempo or Tempo()
@@ -204,7 +207,13 @@ class LlamaPool:
                 self._placement.ready()
             self._tell(ready=True, detail="")
             took_ms = round((self._clock.monotonic() - began) * 1000)
-            _log.info("engine.ready", pool=settings.name, engine=self._facts.engine, took_ms=took_ms)
+            _log.info(
+                "engine.ready",
+                pool=settings.name,
+                engine=self._facts.engine,
+                determinism=self._facts.determinism,
+                took_ms=took_ms,
+            )
             await self._watch(life)
         except EngineError as fault:
             if await self._died(life):
@@ -254,13 +263,30 @@ class LlamaPool:
         """Facts that only the running engine knows. Raises EngineError."""
         version = await life.client.version()
         context = await life.client.slot_context() or self._settings.context_tokens
+        engine = f"{_PROFILE.name} {version}".rstrip()
         self._facts = msgspec.structs.replace(
             self._facts,
-            engine=f"{_PROFILE.name} {version}".rstrip(),
+            engine=engine,
             engine_digest=measured.digest,
             context_tokens=min(context, self._settings.context_tokens),
-            determinism=determinism_class(settings, measured.digest, measured.processor + settings.device),
+            determinism=self._determinism(settings, measured, engine),
         )
+
+    def _determinism(self, settings: LlamaSettings, measured: EngineFacts, engine: str) -> str:
+        cards = self._placement.cards(settings.gpus) if self._placement else ""
+        calibrated = self._calibrations is not None and self._calibrations.thresholds_for(
+            settings.model_digest,
+            engine,
+            embeds=settings.embeds,
+            args=settings.args,
+            device=Device.GPU if settings.gpus else Device.CPU,
+        )
+        computes = computes_on(settings, measured.processor, cards)
+        chosen = determinism_class(settings, measured.digest, computes, calibrated=bool(calibrated))
+        if chosen == UNVERIFIABLE:
+            why = "its GPU is not known well enough" if not computes else "there is no calibration for its model"
+            _log.warning("engine.unverifiable", pool=settings.name, model=settings.model, engine=engine, detail=why)
+        return chosen
 
     async def _watch(self, life: _Life) -> None:
         """Returns once the engine has ended, by itself or because it stopped answering."""

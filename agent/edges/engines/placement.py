@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 import structlog
 from msgspec.structs import replace
 
+from agent.core.determinism import cards
 from agent.core.errors import EngineError
 from agent.core.gpu import GpuReport, units
 from agent.core.model import Reason
 from agent.core.model_memory import ModelShape, Need, need
 from agent.core.placement import Answer, Wish, never_in, place, plan_of, rooms, split, used_by
+from agent.core.release import Holding, untold_bytes
 from agent.edges.engines.launch import LlamaSettings
 from agent.edges.models.gguf import model_shape
 from agent.edges.sandbox.processes import tree
@@ -72,6 +74,10 @@ class GpuRoom:
         known = rooms(self._report)
         return split([known.get(uuid) for uuid in gpus])
 
+    def cards(self, gpus: Sequence[str]) -> str:
+        """`core.determinism.cards` by the latest reading."""
+        return cards(self._report, gpus)
+
     def started(self, name: str, pid: int) -> None:
         """The engine runs as this process and those below it."""
         if name in self._seats:
@@ -85,6 +91,15 @@ class GpuRoom:
     def leave(self, name: str) -> None:
         """It has ended."""
         self._seats.pop(name, None)
+
+    def holding(self, name: str) -> Holding | None:
+        """What its engine holds now, by the latest reading; None for one that has no place on a GPU."""
+        seat = self._seats.get(name)
+        if seat is None or seat.pid is None or not seat.bytes_by_gpu:
+            return None
+        pids = frozenset(tree(seat.pid))
+        held = used_by(self._report, pids, seat.bytes_by_gpu) or seat.bytes_by_gpu
+        return Holding(bytes_by_gpu=held, pids=pids, untold=untold_bytes(self._report, held))
 
     def _sum(self, of: Callable[[_Seat], dict[str, int]]) -> dict[str, int]:
         found: dict[str, int] = {}
@@ -171,6 +186,9 @@ class Placement:
         if why:
             remedy = "Set fewer slots or context_tokens, or take a smaller model"
             raise EngineError(Reason.ENGINE_UNAVAILABLE, why, remedy=remedy)
+
+    def cards(self, gpus: Sequence[str]) -> str:
+        return self._room.cards(gpus)
 
     def started(self, pid: int) -> None:
         self._room.started(self._name, pid)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.config.schema import Config, EngineKind, EngineProfile, ModelConfig, NodeConfig, PoolConfig
+from agent.core.determinism import cards
 from agent.core.errors import ConfigError, ModelError
+from agent.core.gpu import Gpu, GpuReport, MigSlice
 from agent.core.model import TaskKind
 from agent.edges.clock import SystemClock
 from agent.edges.engines.build import Built, build_pools, processor
-from agent.edges.engines.launch import LlamaSettings, determinism_class, find_llama_server, sandbox_spec
+from agent.edges.engines.launch import LlamaSettings, computes_on, determinism_class, find_llama_server, sandbox_spec
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 
 
@@ -106,7 +109,7 @@ def test_threads_do_not_change_the_determinism_class_but_what_computes_does(tiny
     others = [
         determinism_class(llama(tiny_model), "other", "cpu a"),
         determinism_class(llama(tiny_model), "e", "cpu b"),
-        determinism_class(llama(tiny_model, slots=2), "e", "cpu a"),
+        determinism_class(llama(tiny_model, slots=2), "e", "cpu a", calibrated=True),
         determinism_class(llama(tiny_model, args=("-ctk", "q8_0")), "e", "cpu a"),
     ]
     assert len({base, *others}) == 5
@@ -125,3 +128,67 @@ def test_a_processor_is_named_by_model_and_features(tmp_path: Path) -> None:
     cpuinfo.write_text("processor: 0\nmodel name: X\nMHz: 1\nflags: avx2\n\nprocessor: 1\nflags: other\n")
     assert processor(cpuinfo) == "flags: avx2\nmodel name: X"
     assert processor(tmp_path / "absent") == ""
+
+
+REPORT = GpuReport(
+    driver="580.82",
+    gpus=(
+        Gpu(uuid="GPU-a", name="NVIDIA H100 80GB HBM3", index=0, compute_capability="9.0"),
+        Gpu(uuid="GPU-b", name="NVIDIA H100 80GB HBM3", index=1, compute_capability="9.0"),
+        Gpu(uuid="GPU-c", name="NVIDIA L4", index=2, compute_capability="8.9"),
+        Gpu(
+            uuid="GPU-d",
+            name="NVIDIA H100 80GB HBM3",
+            index=3,
+            compute_capability="9.0",
+            mig=(
+                MigSlice(uuid="MIG-1", name="NVIDIA H100 80GB HBM3 MIG 1g.10gb", memory_total_bytes=1),
+                MigSlice(uuid="MIG-2", name="NVIDIA H100 80GB HBM3 MIG 1g.10gb", memory_total_bytes=1),
+                MigSlice(uuid="MIG-3", name="NVIDIA H100 80GB HBM3 MIG 3g.40gb", memory_total_bytes=1),
+            ),
+        ),
+    ),
+)
+
+
+def on(weights: Path, *gpus: str, report: GpuReport = REPORT, **changes: object) -> str:
+    settings = llama(weights, gpus=gpus, **changes)
+    return determinism_class(settings, "e", computes_on(settings, "cpu a", cards(report, gpus)))
+
+
+def test_equal_cards_share_a_determinism_class_and_others_do_not(tiny_model: Path) -> None:
+    one = on(tiny_model, "GPU-a")
+    assert one.startswith("X-")
+    assert on(tiny_model, "GPU-b") == one
+    assert on(tiny_model, "MIG-1") == on(tiny_model, "MIG-2")
+    newer = msgspec.structs.replace(REPORT, driver="590.1")
+    others = {
+        on(tiny_model),
+        on(tiny_model, "GPU-c"),
+        on(tiny_model, "MIG-1"),
+        on(tiny_model, "MIG-3"),
+        on(tiny_model, "GPU-a", report=newer),
+    }
+    assert len({one, *others}) == 6
+
+
+def test_how_a_model_is_cut_over_gpus_is_part_of_the_class(tiny_model: Path) -> None:
+    both = on(tiny_model, "GPU-a", "GPU-b", tensor_split=(1, 1))
+    assert on(tiny_model, "GPU-b", "GPU-a", tensor_split=(1, 1)) == both
+    others = {
+        on(tiny_model, "GPU-a"),
+        on(tiny_model, "GPU-a", "GPU-b", tensor_split=(2, 1)),
+        on(tiny_model, "GPU-a", "GPU-c", tensor_split=(1, 1)),
+    }
+    assert len({both, *others}) == 4
+
+
+def test_a_gpu_of_which_too_little_is_known_is_unverifiable(tiny_model: Path) -> None:
+    assert on(tiny_model, "GPU-new") == "U"
+    assert on(tiny_model, "GPU-a", report=GpuReport(gpus=REPORT.gpus)) == "U"
+
+
+def test_several_slots_are_verifiable_by_a_calibration_alone(tiny_model: Path) -> None:
+    assert determinism_class(llama(tiny_model, slots=2), "e", "cpu a") == "U"
+    assert determinism_class(llama(tiny_model, slots=2), "e", "cpu a", calibrated=True).startswith("F-")
+    assert determinism_class(llama(tiny_model), "e", "cpu a").startswith("X-")

@@ -33,9 +33,11 @@ from agent.edges.models.demo import CHAT_TEMPLATE
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.sandbox.oci.facts import EngineName
 from agent.ports import EngineOutput, Finished, Limits, Piece, Vectors
+from tests.calibrations import shelved
 from tests.sandboxes import make_backend, require_sandbox
 
 LIMIT_S = 30.0
+DIGEST = "sha256:" + "0" * 64
 CHAT_PAGE = Path(__file__).parent / "question-answer.txt"
 """What the demo's template puts before the first question."""
 TEMPO = Tempo(poll_s=0.05, health_every_s=0.1, health_s=0.2, misses=2, stop_s=0.2, restart_cap_s=0.1)
@@ -106,11 +108,12 @@ async def start(tiny_model: Path, short_dir: Path) -> AsyncIterator[Start]:
         socket_dir.mkdir()
         measure = changes.pop("measure", measured)
         sandbox = changes.pop("sandbox", None) or Bubblewrap(short_dir)
+        calibrations = changes.pop("calibrations", None)
         fields = {
             "name": "test",
             "binary": find_llama_server("auto"),
             "model": "tiny",
-            "model_digest": "sha256:" + "0" * 64,
+            "model_digest": DIGEST,
             "weights": tiny_model,
             "socket_dir": socket_dir,
             "slots": 2,
@@ -123,6 +126,7 @@ async def start(tiny_model: Path, short_dir: Path) -> AsyncIterator[Start]:
             sandbox=sandbox,
             clock=SystemClock(),
             measure=measure,
+            calibrations=calibrations,
             top_logprobs=4,
             patience=Patience(idle_s=LIMIT_S, first_token_s=LIMIT_S),
             tempo=TEMPO,
@@ -143,8 +147,8 @@ def engine_pid(watched: Watched) -> int:
     return int(Path(f"/proc/{life.handle.pid}/task/{life.handle.pid}/children").read_text().split()[0])
 
 
-async def test_a_chat_a_completion_and_what_the_pool_tells_of_itself(start: Start) -> None:
-    watched = start()
+async def test_a_chat_a_completion_and_what_the_pool_tells_of_itself(start: Start, tmp_path: Path) -> None:
+    watched = start(calibrations=shelved(tmp_path, DIGEST))
     assert not watched.pool.facts.ready
     await watched.ready()
     facts = watched.pool.facts
@@ -188,6 +192,7 @@ async def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(start
 async def test_two_tasks_run_at_once_and_do_not_mix(start: Start) -> None:
     watched = start()
     await watched.ready()
+    assert watched.pool.facts.determinism == "U"  # nobody measured how far several requests at once move it
     alone = await watched.outputs(task(max_tokens=200))
     long = [asyncio.create_task(watched.outputs(task(max_tokens=200))) for _ in range(2)]
     for got in await asyncio.gather(*long):
