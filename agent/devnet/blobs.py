@@ -98,6 +98,11 @@ class Blobs:
         if (blob := self._forget(sha256)) is not None:
             self._kept[sha256] = blob.bytes
 
+    def release(self, sha256: str) -> None:
+        """It is kept elsewhere now; nobody will name it here."""
+        if self._forget(sha256) is not None:
+            self.path_of(sha256).unlink(missing_ok=True)
+
     def sweep(self) -> None:
         """Delete what nobody named in time."""
         limit = self._clock() - ORPHAN_S

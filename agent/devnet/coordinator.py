@@ -16,16 +16,21 @@ from types import TracebackType
 
 from aiohttp import web
 
+from agent.core.attest.cards import Card
 from agent.core.errors import AgentError, StorageError
 from agent.core.loopback import is_loopback
 from agent.core.model import Value
 from agent.core.wire import Directive
+from agent.devnet.attest import Attester
 from agent.devnet.blobs import Blobs
 from agent.devnet.core import leasing, presence
 from agent.devnet.core.book import Book
+from agent.devnet.core.proofs import sweeping as proving
 from agent.devnet.core.restoring import restore
 from agent.devnet.core.rules import Instant, Refused, Rules
 from agent.devnet.desk import Clock, Desk
+from agent.devnet.examining import Examiner
+from agent.devnet.exhibits import Exhibits
 from agent.devnet.keys import read_or_make_key, read_or_make_secret, verify
 from agent.devnet.node_routes import NodeRoutes
 from agent.devnet.reception import Reception
@@ -51,6 +56,8 @@ class Options(Value):
     """What may be set apart from the rules."""
 
     rules: Rules = Rules()
+    cards: tuple[Card, ...] = ()
+    """What is known of GPU models, by which nodes' GPUs are judged (`Rules.attest_every_s`)."""
     session_ttl_s: float = 1800.0
     nonce_ttl_s: float = 60.0
     sweep_s: float = 0.25
@@ -105,9 +112,14 @@ class Coordinator:
         async with AsyncExitStack() as stack:
             _lock(_made(self._state_dir), stack)
             self.desk = await self._open_desk(stack)
+            self._attester = Attester(self.desk, self._options.cards)
+            self.sweep()  # the secret of an epoch is there before the first result
+            examiner = asyncio.create_task(Examiner(self.desk).run(), name="coordinator-examiner")
+            examiner.add_done_callback(self._ended_early)
+            stack.push_async_callback(_ended, examiner)
             await self._serve(stack, tls)
             sweeper = asyncio.create_task(self._sweep_for_ever(), name="coordinator-sweeper")
-            sweeper.add_done_callback(self._swept)
+            sweeper.add_done_callback(self._ended_early)
             stack.push_async_callback(_ended, sweeper)
             self._stack = stack.pop_all()
         return self
@@ -132,6 +144,8 @@ class Coordinator:
     def sweep(self) -> None:
         """Look at the time now; done every `sweep_s` anyway."""
         self.desk.begin(leasing.sweep(self.desk.book, self.desk.when()))
+        self.desk.begin(proving.sweep(self.desk.book, self.desk.when(), secrets.token_hex(32)))
+        self._attester.sweep()
         self.desk.blobs.sweep()
 
     async def _sweep_for_ever(self) -> None:
@@ -142,10 +156,10 @@ class Coordinator:
             except Refused:
                 return  # it stops, or its store failed
 
-    def _swept(self, sweeper: asyncio.Task[None]) -> None:
-        """Without the sweeper no lease would ever end: a bug in it must not pass unseen."""
-        if not sweeper.cancelled() and (error := sweeper.exception()):
-            logger.critical("coordinator.sweeper_failed", exc_info=error)
+    def _ended_early(self, task: asyncio.Task[None]) -> None:
+        """Without the sweeper no lease would ever end, without the examiner no case: a bug must not pass unseen."""
+        if not task.cancelled() and (error := task.exception()):
+            logger.critical("%s.failed", task.get_name().replace("-", "."), exc_info=error)
             self.failed.set()
 
     async def _open_desk(self, stack: AsyncExitStack) -> Desk:
@@ -159,7 +173,9 @@ class Coordinator:
         blobs = Blobs(self._state_dir / "blobs", await store.read(blobs_in_use), self._clock.monotonic)
         book = Book(self._options.rules, keys.public, keys.sign, verify)
         restore(book, Instant(self._clock.monotonic(), int(self._clock.wall())), remembered)
-        return Desk(book, store, blobs, self._clock)
+        exhibits = Exhibits(self._state_dir / "exhibits")
+        exhibits.clear(book.docket.names)
+        return Desk(book, store, blobs, exhibits, self._clock)
 
     def _broken(self, fault: StorageError) -> None:
         self.desk.broken(fault)
@@ -167,7 +183,7 @@ class Coordinator:
 
     async def _serve(self, stack: AsyncExitStack, tls: ssl.SSLContext | None) -> None:
         sessions = Sessions(self._options.session_ttl_s, self._options.nonce_ttl_s, secrets.token_bytes)
-        reception = Reception(self.desk, sessions, self._clock)
+        reception = Reception(self.desk, sessions, self._clock, self._attester)
         stream = WebSocketRoute(reception)
         application = web.Application(middlewares=[refusing])
         application.add_routes(NodeRoutes(reception).routes())

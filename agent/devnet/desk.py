@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, TypeVar, assert_never
 
 from agent.core.errors import StorageError
@@ -13,8 +14,9 @@ from agent.core.wire import Chunk, Offers, Pull, Push, RefusalCode
 from agent.devnet.blobs import Blobs
 from agent.devnet.core import leasing
 from agent.devnet.core.book import Book
-from agent.devnet.core.effects import Decision, Granted, Moved, Notice, PushTo, blobs_named
+from agent.devnet.core.effects import Decision, Discard, Examine, Granted, Moved, Notice, PushTo, blobs_named
 from agent.devnet.core.rules import Instant, Refused
+from agent.devnet.exhibits import Exhibits
 from agent.devnet.store import Store
 from agent.devnet.streams import Streams
 
@@ -34,10 +36,13 @@ class Clock(Protocol):
 class Desk:
     """The book, its store, and everybody who waits for something."""
 
-    def __init__(self, book: Book, store: Store, blobs: Blobs, clock: Clock) -> None:
+    def __init__(self, book: Book, store: Store, blobs: Blobs, exhibits: Exhibits, clock: Clock) -> None:
         self.book = book
         self.store = store
         self.blobs = blobs
+        self.exhibits = exhibits
+        self.unexamined: asyncio.Queue[str] = asyncio.Queue()
+        """Cases with an opening that nobody has looked at; for `Examiner`."""
         self.streams = Streams()
         self.fault: StorageError | None = None
         """Set when the store failed: nothing is decided any more."""
@@ -94,6 +99,12 @@ class Desk:
         if self.book.held_by(node_id, chunk.key):
             self.streams.chunk(chunk)
 
+    def path_of(self, sha256: str) -> Path | None:
+        """Where a blob or an exhibit lies; None when it is not here."""
+        if self.blobs.size_of(sha256) is not None:
+            return self.blobs.path_of(sha256)
+        return self.exhibits.path_of(sha256) if self.book.docket.names(sha256) else None
+
     def connect(self, node_id: str, push: Callable[[Push], None]) -> None:
         """A node has a stream open."""
         self._lines.setdefault(node_id, set()).add(push)
@@ -142,5 +153,9 @@ class Desk:
                         line(push)
                 case Moved():
                     self.streams.moved(notice)
+                case Examine(case_id=case_id):
+                    self.unexamined.put_nowait(case_id)
+                case Discard(sha256s=sha256s):
+                    self.exhibits.discard(sha256s)
                 case _:
                     assert_never(notice)

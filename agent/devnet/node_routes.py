@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
+from agent.core.attest.messages import MatrixCommitted, MatrixOpened, MatrixReady, MatrixReread
 from agent.core.wire import (
     Beat,
     Bye,
@@ -27,7 +28,8 @@ from agent.devnet.web import bearer_of, body_of, framed, json, plain_body, value
 
 OCTETS = {"Content-Type": "application/octet-stream"}
 _ENROL = msgspec.json.Decoder(EnrolRequest)
-MESSAGES: tuple[type[Up], ...] = (Beat, Pull, Start, Decline, Chunk, Result, Opening, Bye)
+_MATRIX: tuple[type[Up], ...] = (MatrixReady, MatrixCommitted, MatrixReread, MatrixOpened)
+MESSAGES: tuple[type[Up], ...] = (Beat, Pull, Start, Decline, Chunk, Result, Opening, Bye, *_MATRIX)
 
 
 class NodeRoutes:
@@ -81,9 +83,10 @@ class NodeRoutes:
         """What a task of this node needs, and nothing else: a digest is no secret."""
         node_id, sha256 = self._session(request).node_id, request.match_info["sha256"]
         desk = self._reception.desk
-        if not leasing.may_read(desk.book, node_id, sha256) or desk.blobs.size_of(sha256) is None:
+        path = desk.path_of(sha256) if leasing.may_read(desk.book, node_id, sha256) else None
+        if path is None:
             raise Refused(RefusalCode.NOT_FOUND, "no task that this node holds names such a blob")
-        return web.FileResponse(desk.blobs.path_of(sha256), headers=OCTETS)
+        return web.FileResponse(path, headers=OCTETS)
 
     def _session(self, request: web.Request) -> Session:
         now = self._reception.desk.when().now

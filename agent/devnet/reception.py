@@ -6,6 +6,7 @@ from typing import assert_never
 
 import msgspec
 
+from agent.core.attest.messages import MatrixCommitted, MatrixOpened, MatrixReady, MatrixReread
 from agent.core.wire import (
     PROTO_MAX,
     Ack,
@@ -27,8 +28,10 @@ from agent.core.wire import (
     Welcome,
     decode_up,
 )
+from agent.devnet.attest import Attester
 from agent.devnet.core import leasing, presence, settling
 from agent.devnet.core.delivery import Sizes
+from agent.devnet.core.proofs import opening
 from agent.devnet.core.rules import Refused, bad_message
 from agent.devnet.desk import Clock, Desk
 from agent.devnet.sessions import Session, Sessions
@@ -40,10 +43,11 @@ MAX_CHUNK_BYTES = 64 << 10
 class Reception:
     """Opens sessions and answers messages. Every method raises Refused."""
 
-    def __init__(self, desk: Desk, sessions: Sessions, clock: Clock) -> None:
+    def __init__(self, desk: Desk, sessions: Sessions, clock: Clock, attester: Attester) -> None:
         self.desk = desk
         self.sessions = sessions
         self._clock = clock
+        self._attester = attester
 
     def nonce(self) -> Nonce:
         """The first word of a handshake."""
@@ -85,7 +89,8 @@ class Reception:
         desk, node_id = self.desk, session.node_id
         match frame.msg:
             case Beat():
-                return await desk.carry_out(presence.beat(desk.book, when, node_id, frame.msg))
+                ack = await desk.carry_out(presence.beat(desk.book, when, node_id, frame.msg))
+                return self._attester.with_question(ack, when, node_id)
             case Pull():
                 return await desk.pull(node_id, frame.msg)
             case Start():
@@ -99,7 +104,9 @@ class Reception:
                 sizes = [Sizes(size_of(it.blob), size_of(it.artifact)) for it in frame.msg.deliveries]
                 return await desk.carry_out(settling.deliver(desk.book, when, node_id, frame.msg, sizes))
             case Opening():
-                raise Refused(RefusalCode.NOT_FOUND, "nobody asked for this opening")
+                return await self._opening(node_id, frame.msg)
+            case MatrixReady() | MatrixCommitted() | MatrixReread() | MatrixOpened():
+                return await self._attester.answer(when, node_id, frame.msg)
             case Bye():
                 if not self.sessions.newest(session):
                     return Ack()  # said before the node came back: it must not end what was granted since
@@ -108,6 +115,20 @@ class Reception:
                 raise bad_message("this session is open already")
             case _:
                 assert_never(frame.msg)
+
+    async def _opening(self, node_id: str, message: Opening) -> Ack:
+        """What a case names is on the disk before it names it."""
+        desk = self.desk
+        case = opening.owed(desk.book, node_id, message)
+        if case is not None and message.blob is not None:
+            if desk.blobs.size_of(message.blob.sha256) != message.blob.bytes:
+                what = "the opening is not here, or of another size: PUT /v1/blobs/<sha256> first"
+                raise Refused(RefusalCode.NOT_FOUND, what)
+            await desk.exhibits.take_over(message.blob.sha256, desk.blobs.path_of(message.blob.sha256))
+        ack = await desk.carry_out(opening.take(desk.book, desk.when(), node_id, message))
+        if message.blob is not None and desk.book.docket.names(message.blob.sha256):
+            desk.blobs.release(message.blob.sha256)
+        return ack
 
     def _chunk(self, node_id: str, chunk: Chunk) -> Ack:
         if len(chunk.text) > MAX_CHUNK_BYTES:

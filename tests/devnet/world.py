@@ -30,6 +30,7 @@ from agent.devnet.core import asking, leasing, presence, settling
 from agent.devnet.core.book import Book
 from agent.devnet.core.delivery import Sizes
 from agent.devnet.core.effects import Decision, Granted, PushTo, Write
+from agent.devnet.core.proofs.records import Case
 from agent.devnet.core.records import TaskState
 from agent.devnet.core.restoring import Remembered, restore
 from agent.devnet.core.rules import Instant, Rules
@@ -261,7 +262,28 @@ def remembered(writes: list[Write]) -> Remembered:
         receipts=tuple(it.settlement.receipt_body for it in writes if isinstance(it, e.SaveSettlement)),
         nodes=tuple(nodes.values()),
         tokens=tuple(tokens.values()),
+        **_docket(writes),
     )
+
+
+def _docket(writes: list[Write]) -> dict[str, Any]:
+    from agent.devnet.core import effects as e
+
+    cases: dict[str, Case] = {}
+    for it in writes:
+        if isinstance(it, e.SaveCase):
+            cases[it.case.case_id] = it.case
+        elif isinstance(it, e.DropCase):
+            del cases[it.case_id]
+    epochs = [it.epoch for it in writes if isinstance(it, e.SaveEpoch)]
+    standings = {it.standing.node_id: it.standing for it in writes if isinstance(it, e.SaveStanding)}
+    judged = [it.judged for it in writes if isinstance(it, e.SaveJudged)]
+    return {
+        "epoch": epochs[-1] if epochs else None,
+        "cases": tuple(cases.values()),
+        "standings": tuple(standings.values()),
+        "judged": tuple(sorted(judged, key=lambda it: (it.node_id, it.serial))),
+    }
 
 
 def transcript_of(tokens: int) -> Transcript:

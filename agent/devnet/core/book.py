@@ -11,6 +11,7 @@ from agent.core.proof.signed import Sign, Verify
 from agent.core.text import plain
 from agent.core.wire import RefusalCode
 from agent.devnet.core.effects import Decision, Moved, Notice, SaveProgress, Write
+from agent.devnet.core.proofs.docket import Docket
 from agent.devnet.core.queue import PAUSE, Alarms, Queue
 from agent.devnet.core.records import Episode, Node, Progress, Task, TaskState, UsedToken
 from agent.devnet.core.rules import Instant, Refused, Rules
@@ -30,7 +31,7 @@ MOVES: Final[dict[TaskState, frozenset[TaskState]]] = {
 
 
 class Book:
-    """Tasks, nodes, leases and parked pulls. `key` is the coordinator's public key, hex; `sign` signs with it."""
+    """Tasks, nodes, leases, pulls and cases. `key` is the coordinator's public key, hex; `sign` signs with it."""
 
     def __init__(self, rules: Rules, key: str, sign: Sign, verify: Verify) -> None:
         self.rules = rules
@@ -44,6 +45,7 @@ class Book:
         self.queue = Queue()
         self.alarms = Alarms()
         self.waiting = Waiting()
+        self.docket = Docket()
         self.freed: set[str] = set()
         """Tasks that somebody may have now who could not before this event."""
         self.stirred: set[str] = set()

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 from agent.core.model import ExecInput, LeaseKey, Value
 from agent.core.program import blobs_of
 from agent.core.wire import Offers, Push
+from agent.devnet.core.proofs.records import Case, Epoch, Judged, Standing
 from agent.devnet.core.records import (
     Demand,
     Episode,
@@ -59,7 +60,38 @@ class SaveToken(Value):
     token: UsedToken
 
 
-Write = SaveDemand | SaveProgress | SaveSettlement | SaveLedgerLine | SaveNode | SaveToken
+class SaveEpoch(Value):
+    """A secret was promised for the first time, or told."""
+
+    epoch: Epoch
+
+
+class SaveCase(Value):
+    """A result is under examination, or that went a step further."""
+
+    case: Case
+
+
+class DropCase(Value):
+    """A result was not drawn after all."""
+
+    case_id: str
+
+
+class SaveStanding(Value):
+    """A node's record changed."""
+
+    standing: Standing
+
+
+class SaveJudged(Value):
+    """A judgement was signed."""
+
+    judged: Judged
+
+
+ProofWrite = SaveEpoch | SaveCase | DropCase | SaveStanding | SaveJudged
+Write = SaveDemand | SaveProgress | SaveSettlement | SaveLedgerLine | SaveNode | SaveToken | ProofWrite
 
 
 def blobs_named(write: Write) -> tuple[str, ...]:
@@ -99,7 +131,19 @@ class Moved(Value):
     """The attempt that ended just now, if one did."""
 
 
-Notice = Granted | PushTo | Moved
+class Examine(Value):
+    """An opening is here: somebody with time is to look at it (`proofs.opening.examined`)."""
+
+    case_id: str
+
+
+class Discard(Value):
+    """Exhibits that no case needs any more."""
+
+    sha256s: tuple[str, ...]
+
+
+Notice = Granted | PushTo | Moved | Examine | Discard
 
 R = TypeVar("R")
 

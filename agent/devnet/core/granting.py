@@ -16,6 +16,7 @@ from agent.core.proof.signed import seal_all
 from agent.core.wire import Credit, OfferBody, Offers, Role, encode
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Granted
+from agent.devnet.core.proofs.standing import has_stake
 from agent.devnet.core.records import Lease, Node, Task, TaskState
 from agent.devnet.core.rules import LEASES_PER_SLOT, MAX_LEASES, MAX_OFFERS_BYTES, PATH_BYTES, Instant
 from agent.devnet.core.waiting import ParkedPull
@@ -46,6 +47,8 @@ def grant(book: Book, when: Instant, node: Node, credits: tuple[Credit, ...], si
 
     `since` is when the node asked: it counts what an offer says from then.
     """
+    if not has_stake(book, node.record.node_id):
+        return ()
     picked = _Picked(Counter({index: credit.count for index, credit in enumerate(credits)}))
     room = MAX_OFFERS_BYTES
     while (found := _oldest(book, when, node, credits, picked)) and found[0].bytes + PATH_BYTES <= room:
@@ -87,6 +90,8 @@ def _taker(book: Book, when: Instant, task: Task) -> ParkedPull | None:
     """The pull that waits longest of those that can have the task."""
     for parked in book.waiting.line(task.model_digest):
         node = book.node(parked.node_id)
+        if not has_stake(book, parked.node_id):
+            continue
         if not _avoids(task, node, when) and any(_can(node, credit, task) for credit in parked.credits):
             return parked
     return None

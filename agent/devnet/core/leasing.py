@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
-from agent.core.model import ExecInput, LeaseKey, Outcome, Reason
+from agent.core.model import ExecInput, LeaseKey, Outcome, Reason, TaskInput, VerifyInput
 from agent.core.program import blobs_of
 from agent.core.wire import MAX_PULL_WAIT_S, Ack, Cancel, Confirmed, Decline, Offers, Pull, StartAck
 from agent.devnet.core.book import Book
@@ -50,7 +52,17 @@ def _confirm(book: Book, when: Instant, node_id: str, key: LeaseKey) -> Confirme
 def may_read(book: Book, node_id: str, sha256: str) -> bool:
     """Whether a task that this node holds needs this blob."""
     held = (book.tasks[task_id].demand.spec.input for task_id in book.node(node_id).leases)
-    return any(isinstance(asked, ExecInput) and sha256 in blobs_of(asked) for asked in held)
+    return any(sha256 in _needed(asked) for asked in held)
+
+
+def _needed(asked: TaskInput) -> Collection[str]:
+    match asked:
+        case ExecInput():
+            return blobs_of(asked)
+        case VerifyInput():
+            return (asked.evidence.sha256,)
+        case _:
+            return ()
 
 
 def decline(book: Book, when: Instant, node_id: str, message: Decline) -> Decision[Ack]:

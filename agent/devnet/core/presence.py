@@ -33,6 +33,8 @@ from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Granted, PushTo, SaveNode, SaveToken
 from agent.devnet.core.granting import conclude
 from agent.devnet.core.leasing import avoid_after_return, renew
+from agent.devnet.core.proofs.cases import challenges_for
+from agent.devnet.core.proofs.judging import judged_since
 from agent.devnet.core.records import Node, NodeRecord, Task, TaskState, UsedToken
 from agent.devnet.core.rules import Instant, Refused, bad_message
 
@@ -140,6 +142,8 @@ def beat(book: Book, when: Instant, node_id: str, message: Beat) -> Decision[Bea
         lost=tuple(key for key in gone if key not in cancelled),
         cancelled=cancelled,
         directives=directives,
+        challenges=challenges_for(book, when, node_id),
+        judged=tuple(it.signed for it in judged_since(book, node_id, message.judged)),
     )
     return conclude(book, when, reply)
 

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from agent.core.attest.messages import Attestation
 from agent.core.fingerprint import Fingerprint, Pool
 from agent.core.model import Blob, LeaseKey, Outcome, Reason, Signed, TaskSpec, Usage, Value
 from agent.core.wire import Directive, PoolLoad, ReceiptBody
@@ -108,17 +109,33 @@ class Settlement(Value):
     """What a program left."""
 
 
+class LedgerKind(StrEnum):
+    """Why money moved."""
+
+    EARNED = "earned"
+    """An accepted result."""
+    VERDICT = "verdict"
+    """A validator's verdict that was revealed."""
+    SLASHED = "slashed"
+    """Taken from a node's stake."""
+
+
 class LedgerLine(Value):
-    """What one accepted result earned."""
+    """What one accepted result or verdict earned, or what a judgement cost."""
 
     receipt_id: str
+    """Of what was slashed: the case."""
     node_id: str
     task_id: str
     idem_key: str
+    """Names the line for ever."""
     usage: Usage
     amount_micros: int
+    """Below zero where it was taken."""
     currency: str
     at: int
+    kind: LedgerKind = LedgerKind.EARNED
+    detail: str = ""
 
 
 class NodeRecord(Value):
@@ -130,6 +147,8 @@ class NodeRecord(Value):
     enrolled_at: int
     directives: tuple[Directive, ...] = ()
     """Not heeded yet, as far as its beats tell."""
+    attestations: tuple[Attestation, ...] = ()
+    """The latest verdict about each of its devices."""
 
 
 class UsedToken(Value):

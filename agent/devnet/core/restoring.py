@@ -8,9 +8,14 @@ from agent.core.model import Value
 from agent.core.wire import ReceiptBody
 from agent.devnet.core.asking import live
 from agent.devnet.core.book import Book
+from agent.devnet.core.effects import Examine
+from agent.devnet.core.proofs.records import Case, CaseState, Epoch, Judged, Standing
 from agent.devnet.core.queue import DEADLINE
 from agent.devnet.core.records import ENDED, Demand, Node, NodeRecord, Progress, TaskState, UsedToken
 from agent.devnet.core.rules import Instant
+
+COME_BACK_S = 120.0
+"""A node could not open anything while the coordinator was away: so long it has at least, if it ever had."""
 
 
 class Remembered(Value):
@@ -22,6 +27,13 @@ class Remembered(Value):
     receipts: tuple[ReceiptBody, ...] = ()
     nodes: tuple[NodeRecord, ...] = ()
     tokens: tuple[UsedToken, ...] = ()
+    epoch: Epoch | None = None
+    """The latest that was promised."""
+    cases: tuple[Case, ...] = ()
+    """In the order in which they appeared."""
+    standings: tuple[Standing, ...] = ()
+    judged: tuple[Judged, ...] = ()
+    """By node, each node's in the order of their serials."""
 
 
 def restore(book: Book, when: Instant, remembered: Remembered) -> None:
@@ -37,6 +49,7 @@ def restore(book: Book, when: Instant, remembered: Remembered) -> None:
         _restore_task(book, when, demand, remembered.progress[demand.spec.task_id])
     for receipt in remembered.receipts:
         book.tasks[receipt.task_id].receipts[receipt.idem_key] = receipt
+    _restore_docket(book, when, remembered)
 
 
 def _restore_task(book: Book, when: Instant, demand: Demand, progress: Progress) -> None:
@@ -48,3 +61,26 @@ def _restore_task(book: Book, when: Instant, demand: Demand, progress: Progress)
         task.started = True
         task.expires = when.now + book.rules.lease_s
         book.alarms.set(task.expires, task.task_id, progress.lease.key.fence)
+
+
+def _restore_docket(book: Book, when: Instant, remembered: Remembered) -> None:
+    docket = book.docket
+    epoch = remembered.epoch
+    if epoch is not None:
+        # What was told decides nothing any more; the sweep that has the next secret makes the next epoch.
+        docket.epoch, docket.last_epoch = (None if epoch.told else epoch), epoch.number
+    docket.standings.update((standing.node_id, standing) for standing in remembered.standings)
+    for judged in remembered.judged:
+        docket.judged.setdefault(judged.node_id, []).append(judged.signed)
+    for case in remembered.cases:
+        docket.put(_restored(book, when, case))
+    for case_id in docket.unexamined():
+        book.tell(Examine(case_id=case_id))  # it leaves with the first decision
+
+
+def _restored(book: Book, when: Instant, case: Case) -> Case:
+    if case.state is not CaseState.CHALLENGED:
+        return case
+    left_s = max(case.due_at - when.at, min(COME_BACK_S, book.rules.proofs.answer_s))
+    book.docket.alarms.set(when.now + left_s, case.case_id, case.level)
+    return msgspec.structs.replace(case, due_at=when.at + int(left_s))

@@ -38,6 +38,10 @@ class ProofRules(Value):
     """Times that a suspicion leads to a closer look."""
     suspicions: int = 2
     """Cases that ended in suspicion and are a failure together: F and T alone are statistics."""
+    forgiven_after: int = 10
+    """Challenges passed in a row after which a suspicion is forgotten: noise alone must not add up to a failure."""
+    keep_s: float = 7 * 86_400.0
+    """What was opened is kept so long after the judgement; what a node was slashed for, for ever."""
     stake_micros: int = 10_000_000
     """Simulated stake of a node at its enrolment."""
     slash_micros: int = 2_000_000
@@ -72,6 +76,14 @@ class Rules(Value):
     price_micros_per_cpu_hour: int = 50_000
     """Of what a program may use at most, for the time that it ran."""
     currency: str = "credit"
+    attest_every_s: float = 0.0
+    """How old a verdict about a GPU (docs/gpus.md, Is it a GPU) may get before it is challenged again; 0: never is one."""
+    attest_latency_s: float = 0.6
+    """For the network, there and back, on top of what the devices may take."""
+    attest_ready_s: float = 900.0
+    """To finish what runs on the devices, and to load the engine."""
+    attest_columns: int = 0
+    """Width of the matrices; 0: what suits the devices."""
     proofs: ProofRules = ProofRules()
 
 

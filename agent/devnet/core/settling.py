@@ -31,6 +31,7 @@ from agent.devnet.core.effects import Decision, SaveLedgerLine, SaveSettlement
 from agent.devnet.core.granting import conclude
 from agent.devnet.core.judging import faults_of
 from agent.devnet.core.leasing import avoid_after_return
+from agent.devnet.core.proofs import epochs
 from agent.devnet.core.records import UNHARMED, Episode, Lease, LedgerLine, Settlement, Task, TaskState
 from agent.devnet.core.rules import PASSING, Instant, Refused, bad_message
 
@@ -166,6 +167,7 @@ def _settle(book: Book, when: Instant, task: Task, body: ResultBody, receipt: Re
         at=when.at,
     )
     book.write(SaveLedgerLine(line=line))
+    epochs.consider(book, task, body, receipt)
 
 
 def _unsettled(book: Book, when: Instant, task: Task, lease: Lease, body: ResultBody) -> None:
@@ -228,4 +230,5 @@ def _receipt_body(
         commitment_root=body.commitment.root if body.commitment else "",
         amount_micros=_amount_micros(book, body) if pays else 0,
         currency=book.rules.currency if pays else "",
+        beacon=epochs.promise(book, when, node_id, book.tasks[body.task_id]) if pays else None,
     )

@@ -66,6 +66,8 @@ class Case(Value):
     """As committed to, with the end leaf."""
     model_digest: str
     promise: BeaconPromise
+    whole: bool = True
+    """All leaves are asked for; else those that the beacon drew, for all of them would be too much to send."""
     state: CaseState = CaseState.WAITING
     beacon: Beacon | None = None
     level: int = 0
@@ -78,6 +80,10 @@ class Case(Value):
     checks: tuple[Check, ...] = ()
     judgement: Judgement | None = None
     detail: str = ""
+    serial: int = 0
+    """Of the judgement that it ended in, among those of its node."""
+    judged_at: int = 0
+    """Unix seconds."""
     canary: bool = False
     """Its figures are wrong, and the coordinator knows: who passes it did not look."""
 
@@ -101,7 +107,9 @@ class Standing(Value):
     unopened: int = 0
     void: int = 0
     suspected: int = 0
-    """Suspicions since the last slash: with `Rules.proofs.suspicions` of them it has failed."""
+    """Suspicions that count: with `Rules.proofs.suspicions` of them it has failed."""
+    clean: int = 0
+    """Challenges passed since the last suspicion: with `Rules.proofs.forgiven_after` of them it is forgotten."""
     verdicts: int = 0
     """Checks that it delivered and revealed."""
     verdicts_wrong: int = 0
@@ -124,6 +132,8 @@ class Epoch(Value):
     number: int
     secret: str
     """32 bytes, hex."""
-    begins_at: int
-    """Unix seconds."""
-    ends_at: int
+    begins_at: int = 0
+    """Unix seconds; 0 while no receipt has promised it: until then it is not even written down."""
+    ends_at: int = 0
+    told: bool = False
+    """It is over: anybody may know the secret, and no receipt promises it any more."""

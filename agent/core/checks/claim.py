@@ -1,0 +1,87 @@
+"""A node's whole claim about one generation, and what can be said of it without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from agent.core import engines
+from agent.core.checks import claims
+from agent.core.checks.claims import Position, Sampler
+from agent.core.checks.ending import Ending, check_ending
+from agent.core.checks.rows import check_rows, rows_of
+from agent.core.checks.sampling import Sampled, check_sampling
+from agent.core.checks.verdict import Metrics
+from agent.core.model import ChatInput, CompletionInput, EmbeddingInput
+from agent.core.proof.header import Header
+from agent.core.proof.leaves import Leaf
+from agent.core.proof.opening import AnyLeaf
+from agent.core.proof.receipt import Case
+
+
+class Claim(NamedTuple):
+    """What was asked of a node, and what it committed to."""
+
+    given: ChatInput | CompletionInput | EmbeddingInput
+    header: Header
+    leaves: tuple[AnyLeaf, ...]
+    delivered: str | None = None
+    """The text that the requester got, if it is at hand."""
+    vectors: tuple[tuple[float, ...], ...] | None = None
+    """Likewise the embeddings."""
+
+
+class _Output(msgspec.Struct):
+    text: str | None = None
+    vectors: tuple[tuple[float, ...], ...] | None = None
+
+
+def claim_with(case: Case, leaves: Sequence[AnyLeaf]) -> Claim | None:
+    """What a node claims to have generated, by a verified receipt and leaves; None where nothing was generated."""
+    given, header = case.offer.task.input, case.header
+    if not isinstance(header, Header) or not isinstance(given, ChatInput | CompletionInput | EmbeddingInput):
+        return None
+    output = _output(case.bundle.output)
+    return Claim(given, header, tuple(leaves), output.text, output.vectors)
+
+
+def _output(output: str | None) -> _Output:
+    try:
+        return msgspec.json.decode(output or "{}", type=_Output)
+    except (msgspec.DecodeError, RecursionError):
+        return _Output()
+
+
+def without_model(claim: Claim) -> Metrics:
+    """S, where the node was told its sampler chain, and the end as far as it can be told without a tokenizer."""
+    if isinstance(claim.given, EmbeddingInput):
+        return Metrics(ending=_delivered_rows(claim))
+    claimed = claims.positions(claim.leaves)
+    return Metrics(
+        sampled=_sampled(claim.header, claimed),
+        ending=check_ending(claim.header, claimed, delivered=claim.delivered),
+        candidates=claim.header.n_probs if claimed else None,
+    )
+
+
+def sampler_of(header: Header) -> Sampler | None:
+    """None where the engine draws in a way of its own. The likeliest token is the same everywhere."""
+    sampler = claims.sampler(header)
+    return sampler if header.samplers == engines.SAMPLERS or sampler.greedy else None
+
+
+def _sampled(header: Header, claimed: Sequence[Position]) -> Sampled | None:
+    sampler = sampler_of(header)
+    return None if sampler is None else check_sampling(claimed, sampler, header.n_probs)
+
+
+def _delivered_rows(claim: Claim) -> Ending:
+    rows = [leaf for leaf in claim.leaves if isinstance(leaf, Leaf)]
+    if claim.vectors is None or len(rows) < len(claim.leaves):
+        return Ending(decided=False)
+    found = check_rows(claim.vectors, rows_of(rows))
+    return (
+        Ending() if found.equal == found.compared else Ending(("the delivered rows are not those of the transcript",))
+    )

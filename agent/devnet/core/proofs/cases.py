@@ -1,0 +1,95 @@
+"""How a case moves: from a result that was drawn to one judgement. `move` and `keep` are the only ways."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from agent.core.proof.drawing import drawn_leaves
+from agent.core.wire import Challenge, ChallengeKind
+from agent.devnet.core.book import Book
+from agent.devnet.core.effects import DropCase, PushTo, SaveCase
+from agent.devnet.core.proofs.docket import challenged
+from agent.devnet.core.proofs.records import Case, CaseState
+from agent.devnet.core.rules import Instant
+
+_S = CaseState
+MOVES: Final[dict[CaseState, frozenset[CaseState]]] = {
+    _S.WAITING: frozenset({_S.CHALLENGED}),
+    _S.CHALLENGED: frozenset({_S.CHECKING, _S.JUDGED}),
+    _S.CHECKING: frozenset({_S.REVEALING, _S.JUDGED}),
+    _S.REVEALING: frozenset({_S.CHECKING, _S.JUDGED}),
+    _S.JUDGED: frozenset(),
+}
+"""Where a case may go. REVEALING → CHECKING is a closer look. One that WAITs for a beacon may also be dropped."""
+
+MAX_OPENING_BYTES = 47 << 20
+"""In the evidence it is base64 and has a receipt beside it, and that is a blob of 64 MiB at most."""
+MAX_CHALLENGES = 16
+"""In the answer to one beat; the others come with the next."""
+
+
+def add(book: Book, case: Case) -> None:
+    """A new case."""
+    book.docket.put(case)
+    book.write(SaveCase(case=case))
+
+
+def move(book: Book, when: Instant, case: Case, state: CaseState, **changes: Any) -> Case:
+    """The case in another state, with `changes` of its fields; whoever owes something by that is told."""
+    if state not in MOVES[case.state]:
+        raise AssertionError(f"case {case.case_id} cannot go {case.state} → {state}: {case}")
+    return _put(book, when, case, msgspec.structs.replace(case, state=state, **changes))
+
+
+def keep(book: Book, when: Instant, case: Case, **changes: Any) -> Case:
+    """The case as it is now, in the state that it was in."""
+    return _put(book, when, case, msgspec.structs.replace(case, **changes))
+
+
+def drop(book: Book, case: Case) -> None:
+    """Its beacon did not draw it."""
+    book.docket.drop(case)
+    book.write(DropCase(case_id=case.case_id))
+
+
+def challenges_for(book: Book, when: Instant, node_id: str) -> tuple[Challenge, ...]:
+    """What a beat's answer asks a node to open: the oldest first, and not all at once."""
+    owed = list(book.docket.owed(node_id))[:MAX_CHALLENGES]
+    return tuple(_challenge(when, name, case) for name, case in owed)
+
+
+def _put(book: Book, when: Instant, before: Case, after: Case) -> Case:
+    book.docket.put(after)
+    book.write(SaveCase(case=after))
+    known = challenged(before)
+    for name, node_id in challenged(after).items():
+        if name not in known:
+            book.tell(PushTo(node_id=node_id, push=_challenge(when, name, after)))
+    return after
+
+
+def _challenge(when: Instant, name: str, case: Case) -> Challenge:
+    if case.state is CaseState.CHALLENGED:
+        return Challenge(
+            challenge_id=name,
+            key=case.key,
+            kind=ChallengeKind.DRAWN,
+            answer_s=max(case.due_at - when.at, 0),
+            leaves=() if case.whole else asked_leaves(case),
+            beacon=case.beacon,
+            level=case.level,
+        )
+    check = next(it for it in case.checks if it.task_id == name)
+    assert check.key is not None
+    return Challenge(
+        challenge_id=name, key=check.key, kind=ChallengeKind.REVEAL, answer_s=max(check.due_at - when.at, 0)
+    )
+
+
+def asked_leaves(case: Case) -> tuple[int, ...]:
+    """The leaves that the beacon draws to be repeated, at the level of now."""
+    assert case.beacon is not None
+    beacon = bytes.fromhex(case.beacon.value)
+    return drawn_leaves(beacon, case.root, case.task_id, case.leaves, case.promise.leaves, case.level)

@@ -1,0 +1,119 @@
+"""Beacons: which one is promised with a receipt, and what happens when it is known.
+
+The embedded beacon is a secret for each epoch. Its digest stands in every receipt of the epoch, itself it is told when
+the epoch is over. The coordinator knows it all the time, so it can keep the results that are drawn and forget the
+others at once; nobody else sees a difference before the epoch's end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+from agent.core.model import Commitment, LeaseKey, TaskKind
+from agent.core.payloads import Beacon, BeaconPromise, BeaconSource, ReceiptBody, ResultBody
+from agent.core.proof.commitment import header_bytes
+from agent.core.proof.drawing import MILLION, is_drawn
+from agent.core.proof.header import decode_header
+from agent.devnet.core.book import Book
+from agent.devnet.core.effects import SaveEpoch
+from agent.devnet.core.proofs import cases
+from agent.devnet.core.proofs.records import Case, CaseState, Epoch
+from agent.devnet.core.proofs.standing import standing_of
+from agent.devnet.core.records import Task
+from agent.devnet.core.rules import Instant
+
+CHALLENGED_KINDS: Final = frozenset({TaskKind.CHAT, TaskKind.COMPLETION, TaskKind.EMBEDDING})
+"""What programs leave is not drawn: it could only be compared with another run. Verdicts are judged in their case."""
+
+
+def turn(book: Book, when: Instant, chance: str) -> None:
+    """Close the epoch when it is over and have another ready; `chance` is 32 fresh random bytes, hex.
+
+    An epoch begins with the first receipt that promises it, so that an idle coordinator writes nothing.
+    """
+    epoch = book.docket.epoch
+    if epoch is None:
+        book.docket.epoch = Epoch(number=book.docket.last_epoch + 1, secret=chance)
+    elif epoch.begins_at and not epoch.begins_at <= when.at < epoch.ends_at:
+        told = msgspec.structs.replace(epoch, told=True)
+        book.write(SaveEpoch(epoch=told))
+        book.docket.epoch = Epoch(number=epoch.number + 1, secret=chance)
+        arrived(book, when, Beacon(source=BeaconSource.EPOCH, round=epoch.number, value=epoch.secret))
+
+
+def promise(book: Book, when: Instant, node_id: str, task: Task) -> BeaconPromise | None:
+    """What a receipt says now of a coming challenge; None when there will be none."""
+    rules = book.rules.proofs
+    if not rules.rate_micros or task.demand.spec.kind not in CHALLENGED_KINDS or book.docket.epoch is None:
+        return None
+    epoch = _begun(book, when, book.docket.epoch)
+    suspected = standing_of(book, node_id).suspected > 0
+    return BeaconPromise(
+        source=BeaconSource.EPOCH,
+        round=epoch.number,
+        commitment=hashlib.sha256(bytes.fromhex(epoch.secret)).hexdigest(),
+        rate_micros=MILLION if suspected else rules.rate_micros,
+        leaves=rules.leaves,
+    )
+
+
+def consider(book: Book, task: Task, result: ResultBody, receipt: ReceiptBody) -> None:
+    """A result was accepted: make a case of it, unless its beacon is known here already and does not draw it."""
+    commitment = result.commitment
+    if receipt.beacon is None or commitment is None:
+        return
+    case = Case(
+        case_id="c-" + receipt.receipt_id.removeprefix("r-"),
+        task_id=receipt.task_id,
+        node_id=receipt.node_id,
+        key=LeaseKey(task_id=receipt.task_id, attempt=receipt.attempt, fence=receipt.fence),
+        idem_key=receipt.idem_key,
+        root=commitment.root,
+        leaves=commitment.leaves,
+        model_digest=task.model_digest,
+        promise=receipt.beacon,
+        whole=_opening_bytes(commitment) <= cases.MAX_OPENING_BYTES,
+    )
+    epoch = book.docket.epoch
+    if receipt.beacon.source is BeaconSource.EPOCH and epoch and not _drawn(case, epoch.secret):
+        return
+    cases.add(book, case)
+
+
+def arrived(book: Book, when: Instant, beacon: Beacon) -> None:
+    """A promised round is known: challenge what it draws, forget the rest."""
+    for case_id in tuple(book.docket.waiting.get((beacon.source, beacon.round), ())):
+        case = book.docket.cases[case_id]
+        if _drawn(case, beacon.value):
+            challenge(book, when, case, beacon)
+        else:
+            cases.drop(book, case)
+
+
+def challenge(book: Book, when: Instant, case: Case, beacon: Beacon) -> None:
+    """Ask the node for its leaves."""
+    answer_s = book.rules.proofs.answer_s
+    book.docket.alarms.set(when.now + answer_s, case.case_id, case.level)
+    cases.move(book, when, case, CaseState.CHALLENGED, beacon=beacon, due_at=when.at + int(answer_s))
+
+
+def _opening_bytes(commitment: Commitment) -> int:
+    """All leaves as an opening, by what the node says of them: they cannot have more candidates than were asked for."""
+    header = decode_header(header_bytes(commitment))
+    return header.completion_tokens * (8 * header.n_probs + 6) + 64 * commitment.leaves
+
+
+def _begun(book: Book, when: Instant, epoch: Epoch) -> Epoch:
+    if not epoch.begins_at:
+        ends_at = when.at + max(int(book.rules.proofs.epoch_s), 1)
+        epoch = msgspec.structs.replace(epoch, begins_at=when.at, ends_at=ends_at)
+        book.docket.epoch, book.docket.last_epoch = epoch, epoch.number
+        book.write(SaveEpoch(epoch=epoch))
+    return epoch
+
+
+def _drawn(case: Case, value: str) -> bool:
+    return is_drawn(bytes.fromhex(value), case.root, case.task_id, case.promise.rate_micros)

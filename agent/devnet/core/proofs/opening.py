@@ -1,0 +1,109 @@
+"""What a challenged node answers: taken in, looked at, and what follows."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agent.core.checks.verdict import Verdict
+from agent.core.model import Blob
+from agent.core.payloads import Judgement
+from agent.core.text import plain
+from agent.core.wire import Ack, Opening, OpeningRefusal, RefusalCode
+from agent.devnet.core.book import Book
+from agent.devnet.core.effects import Decision, Examine
+from agent.devnet.core.granting import conclude
+from agent.devnet.core.proofs import cases
+from agent.devnet.core.proofs.docket import is_unexamined
+from agent.devnet.core.proofs.judging import judge
+from agent.devnet.core.proofs.level_two import Found
+from agent.devnet.core.proofs.records import Case, CaseState
+from agent.devnet.core.records import Settlement
+from agent.devnet.core.rules import Instant, ProofRules, Refused, bad_message
+
+_WHY: Final = {
+    OpeningRefusal.NOT_DRAWN: "the node says that it was not drawn; the promise and the beacon say that it was",
+    OpeningRefusal.UNKNOWN: "the node says that it knows no such result",
+    OpeningRefusal.GONE: "the node has deleted its transcript",
+    OpeningRefusal.DAMAGED: "the node cannot read its transcript",
+}
+
+
+def owed(book: Book, node_id: str, message: Opening) -> Case | None:
+    """The case that the message answers; None when the node has answered it before. Raises Refused."""
+    if (message.blob is None) is (message.refusal is None):
+        raise bad_message("an opening has either leaves or a refusal")
+    if case := book.docket.owed_by(node_id, message.challenge_id):
+        return case
+    if _answered(book, node_id, message.challenge_id):
+        return None
+    raise Refused(RefusalCode.NOT_FOUND, "this node was not asked to open anything by this name")
+
+
+def take(book: Book, when: Instant, node_id: str, message: Opening) -> Decision[Ack]:
+    """The node opened, or says why it does not. What it opened lies here as an exhibit already. Raises Refused."""
+    case = owed(book, node_id, message)
+    if case is None or case.state is not CaseState.CHALLENGED:
+        return conclude(book, when, Ack())
+    if message.blob is None:
+        assert message.refusal is not None
+        detail = f"{_WHY[message.refusal]}: {message.detail}" if message.detail else _WHY[message.refusal]
+        judge(book, when, case, Judgement.UNOPENED, plain(detail, 500))
+    elif message.blob.bytes > cases.MAX_OPENING_BYTES:
+        detail = f"the opening has {message.blob.bytes} bytes; at most {cases.MAX_OPENING_BYTES}"
+        judge(book, when, case, Judgement.UNOPENED, detail)
+    else:
+        cases.move(book, when, case, CaseState.CHECKING, opening=message.blob)
+        book.tell(Examine(case_id=case.case_id))
+    return conclude(book, when, Ack())
+
+
+def goes_on(found: Found, rules: ProofRules) -> bool:
+    """Whether validators are to look at it, too."""
+    return not found.fault and found.verdict is not Verdict.FAIL and found.repeatable and rules.validators > 0
+
+
+def examined(
+    book: Book,
+    when: Instant,
+    case_id: str,
+    found: Found,
+    settlement: Settlement,
+    evidence: Blob | None,  # noqa: ARG001
+) -> Decision[None]:
+    """Somebody looked at what was opened. `evidence` is what validators would read, where it was written."""
+    case = book.docket.cases[case_id]
+    if not is_unexamined(case):
+        return book.decide(None)
+    if found.fault:
+        judge(book, when, case, Judgement.UNOPENED, f"not the leaves that were committed to: {found.fault}")
+    elif found.verdict is Verdict.FAIL:
+        judge(book, when, case, Judgement.FAILED, found.said())
+    elif evidence is not None:
+        cases.keep(book, when, case, evidence=evidence)
+    else:
+        passed = found.verdict is Verdict.PASS
+        detail = "; ".join(filter(None, (found.said(), "no model was run")))
+        judge(book, when, case, Judgement.PASSED if passed else Judgement.SUSPECT, detail)
+    return conclude(book, when, None)
+
+
+def unexaminable(book: Book, when: Instant, case_id: str, why: str) -> Decision[None]:
+    """Nobody could look at it, by no fault of the node's."""
+    case = book.docket.cases[case_id]
+    if is_unexamined(case):
+        judge(book, when, case, Judgement.VOID, why)
+    return conclude(book, when, None)
+
+
+def overdue(book: Book, when: Instant, case_id: str, level: int) -> None:
+    """The time to open is over."""
+    case = book.docket.cases.get(case_id)
+    if case and case.state is CaseState.CHALLENGED and case.level == level:
+        detail = f"it did not open its leaves within {book.rules.proofs.answer_s:g} s"
+        judge(book, when, case, Judgement.UNOPENED, detail)
+
+
+def _answered(book: Book, node_id: str, challenge_id: str) -> bool:
+    """Whether a challenge by this name was this node's and is closed."""
+    case = book.docket.cases.get(challenge_id.rpartition("/")[0])
+    return case is not None and case.node_id == node_id and case.state is not CaseState.WAITING

@@ -1,0 +1,75 @@
+"""A node's record: its simulated stake, what came of its challenges, and what is held against it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from agent.core.payloads import Judgement
+from agent.devnet.core.book import Book
+from agent.devnet.core.effects import SaveStanding
+from agent.devnet.core.proofs.records import Standing
+from agent.devnet.core.rules import ProofRules
+
+_COUNTED: Final = {
+    Judgement.PASSED: "passed",
+    Judgement.SUSPECT: "suspect",
+    Judgement.FAILED: "failed",
+    Judgement.UNOPENED: "unopened",
+    Judgement.VOID: "void",
+}
+
+
+def standing_of(book: Book, node_id: str) -> Standing:
+    """A node's record; one that nothing is known of has its whole stake."""
+    known = book.docket.standings.get(node_id)
+    return known or Standing(node_id=node_id, stake_micros=book.rules.proofs.stake_micros)
+
+
+def keep_standing(book: Book, standing: Standing) -> None:
+    """Write it down."""
+    book.docket.standings[standing.node_id] = standing
+    book.write(SaveStanding(standing=standing))
+
+
+def has_stake(book: Book, node_id: str) -> bool:
+    """Whether a node has anything left to lose. Without it nothing would keep it honest, so it gets no work."""
+    return standing_of(book, node_id).stake_micros > 0 or not book.rules.proofs.stake_micros
+
+
+def weighed(standing: Standing, judgement: Judgement, rules: ProofRules) -> Judgement:
+    """What a judgement of an answer comes to with this record: suspicions add up to a failure."""
+    if judgement is Judgement.SUSPECT and standing.suspected + 1 >= rules.suspicions:
+        return Judgement.FAILED
+    return judgement
+
+
+def after_answer(standing: Standing, judgement: Judgement, rules: ProofRules) -> Standing:
+    """The record after one challenge of the node came to `judgement`, which is `weighed`; the stake is as before."""
+    name = _COUNTED[judgement]
+    counted = msgspec.structs.replace(
+        standing, challenged=standing.challenged + 1, **{name: getattr(standing, name) + 1}
+    )
+    match judgement:
+        case Judgement.SUSPECT:
+            return msgspec.structs.replace(counted, suspected=standing.suspected + 1, clean=0)
+        case Judgement.FAILED | Judgement.UNOPENED:
+            return msgspec.structs.replace(counted, suspected=0, clean=0)
+        case Judgement.PASSED:
+            return _forgiven(counted, rules)
+        case Judgement.VOID:
+            return counted
+
+
+def slashed(standing: Standing, wanted_micros: int) -> tuple[Standing, int]:
+    """The record with so much less of its stake, and what was really taken."""
+    taken = min(wanted_micros, standing.stake_micros)
+    return msgspec.structs.replace(standing, stake_micros=standing.stake_micros - taken), taken
+
+
+def _forgiven(standing: Standing, rules: ProofRules) -> Standing:
+    clean = standing.clean + 1
+    if standing.suspected and clean >= rules.forgiven_after:
+        return msgspec.structs.replace(standing, suspected=standing.suspected - 1, clean=0)
+    return msgspec.structs.replace(standing, clean=clean)

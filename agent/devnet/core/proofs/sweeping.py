@@ -1,0 +1,40 @@
+"""Time passed: epochs that are over, openings that did not come, exhibits that nobody needs any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.devnet.core.book import Book
+from agent.devnet.core.effects import Decision, Discard
+from agent.devnet.core.granting import conclude
+from agent.devnet.core.proofs import cases, epochs, opening
+from agent.devnet.core.proofs.docket import not_needed
+from agent.devnet.core.proofs.records import Case
+from agent.devnet.core.rules import Instant
+
+
+def sweep(book: Book, when: Instant, chance: str) -> Decision[None]:
+    """Look at the time. `chance` is 32 fresh random bytes, hex: the next secret, if one is needed."""
+    epochs.turn(book, when, chance)
+    for alarm in book.docket.alarms.ringing(when.now):
+        opening.overdue(book, when, alarm.task_id, alarm.fence)
+    _discard(book, when)
+    return conclude(book, when, None)
+
+
+def _discard(book: Book, when: Instant) -> None:
+    """Two cases may have the same leaves: the same prompt and seed draw the same tokens."""
+    for case in list(_old(book, when)):
+        gone = {blob.sha256 for blob in not_needed(case)}
+        opened = None if case.opening and case.opening.sha256 in gone else case.opening
+        cases.keep(book, when, case, evidence=None, opening=opened)
+        if unnamed := tuple(sorted(sha256 for sha256 in gone if not book.docket.names(sha256))):
+            book.tell(Discard(sha256s=unnamed))
+
+
+def _old(book: Book, when: Instant) -> Iterator[Case]:
+    for case_id in book.docket.kept:
+        case = book.docket.cases[case_id]
+        if case.judged_at + book.rules.proofs.keep_s > when.at:
+            return
+        yield case

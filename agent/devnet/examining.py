@@ -1,0 +1,86 @@
+"""Looks at what nodes opened, one opening after the other, in a thread: it takes seconds of CPU for a long one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.core.errors import ProofError
+from agent.core.model import Blob
+from agent.core.wire import ReceiptBundle
+from agent.devnet.core.proofs import cases, opening
+from agent.devnet.core.proofs.level_two import Found, evidence_of, look
+from agent.devnet.core.proofs.records import Case
+from agent.devnet.core.records import Settlement
+from agent.devnet.core.rules import Refused
+from agent.devnet.desk import Desk
+from agent.devnet.keys import verify
+from agent.devnet.store import settlement_of
+
+logger = logging.getLogger(__name__)
+
+
+class _Looked(NamedTuple):
+    found: Found
+    evidence: bytes | None
+    """What validators are to read; None when none is needed."""
+
+
+class Examiner:
+    """Runs beside the desk. What it had not finished when the coordinator stopped, the next one looks at again."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def run(self) -> None:
+        """Until it is cancelled, or nothing may be decided any more."""
+        while True:
+            case = self._desk.book.docket.cases[await self._desk.unexamined.get()]
+            try:
+                await self._examine(case)
+            except Refused:
+                return  # it stops, or its store failed
+
+    async def _examine(self, case: Case) -> None:
+        desk = self._desk
+        settlement = await desk.store.read(settlement_of(case.idem_key))
+        assert settlement is not None
+        try:
+            looked = await asyncio.to_thread(self._look, case, settlement)
+            evidence = await self._kept(looked)
+        except (OSError, ProofError, RecursionError, MemoryError) as error:
+            logger.exception("case.unexaminable %s", case.case_id)
+            why = f"it could not be examined here: {type(error).__name__}"
+            await desk.carry_out(opening.unexaminable(desk.book, desk.when(), case.case_id, why))
+            return
+        decision = opening.examined(desk.book, desk.when(), case.case_id, looked.found, settlement, evidence)
+        await desk.carry_out(decision)
+        after = desk.book.docket.cases[case.case_id]
+        logger.info("case.examined %s node=%s state=%s %s", case.case_id, case.node_id, after.state, after.detail)
+
+    def _look(self, case: Case, settlement: Settlement) -> _Looked:
+        assert case.opening is not None
+        bundle = bundle_of(self._desk, settlement, self._desk.exhibits.path_of(case.opening.sha256))
+        found = look(bundle, verify, () if case.whole else cases.asked_leaves(case))
+        wanted = opening.goes_on(found, self._desk.book.rules.proofs)
+        return _Looked(found, evidence_of(bundle) if wanted else None)
+
+    async def _kept(self, looked: _Looked) -> Blob | None:
+        return None if looked.evidence is None else await self._desk.exhibits.write(looked.evidence)
+
+
+def bundle_of(desk: Desk, settlement: Settlement, opened: Path | None = None) -> ReceiptBundle:
+    """All that proves a result, with its opening. Reads files. Raises OSError."""
+    output = settlement.output
+    if output is None and settlement.blob:
+        output = desk.blobs.path_of(settlement.blob).read_text(encoding="utf-8")
+    return ReceiptBundle(
+        coordinator_key=desk.book.key,
+        offer=settlement.offer,
+        result=settlement.result,
+        receipt=settlement.receipt,
+        output=output,
+        opening=opened.read_bytes() if opened else None,
+    )
