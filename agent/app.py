@@ -16,6 +16,7 @@ from agent import __version__
 from agent.compose import Composer, Parts
 from agent.config import Config
 from agent.core import events as ev
+from agent.core.challenges import ProofStory
 from agent.core.errors import AgentError, ConfigError
 from agent.core.orders import PauseOrder, ResumeOrder
 from agent.core.status import Status, headline
@@ -194,6 +195,10 @@ class Daemon:
     def status(self) -> Status:
         """For the control socket."""
         return self._running.overview.status()
+
+    async def proofs(self, limit: int) -> ProofStory:
+        """What was challenged, and how it was judged."""
+        return await self._running.hearing.docket.story(limit)
 
     async def drain(self) -> None:
         """Finish what runs and take nothing new; the daemon stays."""

@@ -19,8 +19,9 @@ from agent.core.gpu import GpuPlace, GpuReport, units
 from agent.core.gpu_policy import GpuGates
 from agent.core.health import Health
 from agent.core.node import Node
-from agent.core.proof.challenged import epoch_kept
+from agent.core.proof.beacon import kept
 from agent.core.watchdog import Pulse, Tally
+from agent.edges.drand import load_bls
 from agent.edges.engines.build import PoolBuilder, build_pools
 from agent.edges.engines.placement import GpuRoom
 from agent.edges.gpu.findings import FindingsFile
@@ -272,7 +273,8 @@ class Composer:
         report = Report(spine, caller, identity, edges.outbox, storage, deliver)
         supply = Supply(caller, programs.stock) if programs else None
         execute = Execute(spine, caller, pools, stream, top_logprobs=top, supply=supply)
-        hearing = Hearing(clock, caller, identity, edges.outbox, edges.transcripts, edges.proofs, epoch_kept)
+        bound = partial(kept, bls=load_bls())
+        hearing = Hearing(clock, caller, identity, edges.outbox, edges.transcripts, edges.proofs, bound)
         await hearing.recall()
         retention_s = config.proof.retention_s
         prove = Prove(
@@ -316,7 +318,7 @@ class Composer:
             hand_back_after_s=hand_back_after_s,
         )
         overview = Overview(
-            spine, herald, execute, deliver, link, pulse, storage, probe, pull, name=self._name, url=url
+            spine, herald, execute, deliver, link, pulse, storage, probe, pull, hearing.docket, name=self._name, url=url
         )
         tallies: dict[str, Callable[[], Tally]] = {
             "pull": pull.tally,

@@ -38,6 +38,7 @@ VERBS = {
     "pause": Verb("agent.cli.pause", "Take no new task until `resume`."),
     "resume": Verb("agent.cli.resume", "Take tasks again after `pause` or `drain`."),
     "tasks": Verb("agent.cli.tasks", "Tasks that this node has done."),
+    "proofs": Verb("agent.cli.proofs", "What was challenged, and how it was judged."),
     "gpus": Verb("agent.cli.gpus", "GPUs of this machine as the agent sees them."),
     "power": Verb("agent.cli.power", "Hold GPUs to the owner's power limit, or give it back; for root."),
     "doctor": Verb("agent.cli.doctor", "Check everything that the node needs, with remedies."),

@@ -42,6 +42,7 @@ def screen(told: dict[str, Any]) -> Iterable[str]:
     yield f"  link      {_link(link)}"
     yield f"  sandbox   {_sandbox(sandbox)}"
     yield f"  work      {_work(told)}"
+    yield from _proofs(told.get("proofs", {}))
     yield from _storage(told.get("storage", {}))
     yield from _idle(told.get("why_idle", ()))
     yield from _table(("POOL", "MODEL", "DEVICE", "ENGINE", "BUSY", "STATE"), map(_pool, told.get("pools", ())))
@@ -71,6 +72,13 @@ def _work(told: dict[str, Any]) -> str:
     counted += [f"{totals.get(key, 0)} {key.replace('_', ' ')}" for key in ("done", "failed", "handed_back")]
     earned = totals.get("earned_micros", 0) / 1e6
     return ", ".join([*counted, f"earned {earned:.6f} {_word(totals.get('currency', ''))}".rstrip()])
+
+
+def _proofs(totals: dict[str, Any]) -> Iterable[str]:
+    from agent.cli.proofs import summary
+
+    if totals.get("challenges") or totals.get("judgements"):
+        yield f"  proofs    {summary(totals)}"
 
 
 def _storage(storage: dict[str, Any]) -> Iterable[str]:

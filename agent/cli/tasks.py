@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -12,6 +12,7 @@ from agent.cli.options import with_config
 from agent.core.text import plain
 
 if TYPE_CHECKING:
+    from agent.core.wire import JudgementBody
     from agent.edges.outbox import LedgerLine
 
 
@@ -25,30 +26,51 @@ def command(limit: int, as_json: bool, config: object) -> None:
 
     from agent.config import Config
     from agent.edges.outbox import OUTBOX_NAME, read_ledger
+    from agent.edges.proofs import PROOFS_NAME, read_slashes
 
     assert isinstance(config, Config)
     lines = read_ledger(config.node.state_dir / OUTBOX_NAME, limit)
+    slashes = read_slashes(config.node.state_dir / PROOFS_NAME, limit)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(lines), indent=2))
         return
-    for line in screen(lines):
+    for line in screen(lines, slashes, limit):
         click.echo(line)
 
 
-def screen(lines: Sequence[LedgerLine]) -> Iterable[str]:
-    """For people; task ids and currencies come from outside."""
-    if not lines:
+class _Row(NamedTuple):
+    at: float
+    task_id: str
+    attempt: int
+    status: str
+    micros: int
+    unit: str
+
+
+def screen(lines: Sequence[LedgerLine], slashes: Sequence[JudgementBody] = (), limit: int = 100_000) -> Iterable[str]:
+    """For people, newest first, with what judgements cost; task ids and currencies come from outside."""
+    rows = [_earned(line) for line in lines] + [_slashed(body) for body in slashes]
+    if not rows:
         yield "No task was settled yet."
         return
-    width = max(len("TASK"), *(len(_word(line.task_id)) for line in lines))
+    rows = sorted(rows, key=lambda row: row.at, reverse=True)[:limit]
+    width = max(len("TASK"), *(len(_word(row.task_id)) for row in rows))
     yield f"{'SETTLED':<20} {'TASK':<{width}} {'ATTEMPT':>7}  {'STATUS':<10} {'EARNED':>12}"
-    for line in lines:
-        settled = datetime.datetime.fromtimestamp(line.received_at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        amount = f"{line.amount_micros / 1e6:.6f}"
+    for row in rows:
+        settled = datetime.datetime.fromtimestamp(row.at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        amount = f"{row.micros / 1e6:.6f}"
         yield (
-            f"{settled} {_word(line.task_id):<{width}} {line.attempt:>7}  {line.status.value:<10} "
-            f"{amount:>12} {_word(line.currency)}".rstrip()
+            f"{settled} {_word(row.task_id):<{width}} {row.attempt:>7}  {row.status:<10} "
+            f"{amount:>12} {_word(row.unit)}".rstrip()
         )
+
+
+def _earned(line: LedgerLine) -> _Row:
+    return _Row(line.received_at, line.task_id, line.attempt, line.status.value, line.amount_micros, line.currency)
+
+
+def _slashed(body: JudgementBody) -> _Row:
+    return _Row(body.judged_at, body.task_id, body.attempt, "slashed", -body.slashed_micros, "of the stake")
 
 
 def _word(text: str) -> str:

@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
+from agent.core.challenges import ChallengeOutcome
 from agent.core.gates import IDLE_REASONS
 from agent.core.gpu import Gpu, GpuReport
 from agent.core.health import HealthState
 from agent.core.intake import NodeState
 from agent.core.model import Outcome, Reason
+from agent.core.payloads import Judgement, Subject
 from agent.core.status import GpuStatus, Status
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -117,6 +119,20 @@ def _earned(scene: Scene) -> Iterable[Sample]:
     return (Sample(totals.earned_micros / 1e6, {"currency": totals.currency}),) if totals.currency else ()
 
 
+def _challenges(scene: Scene) -> Iterable[Sample]:
+    counts = scene.status.proofs.challenges
+    for outcome in ChallengeOutcome:
+        if outcome is not ChallengeOutcome.ASKED:
+            yield Sample(counts.get(outcome, 0), {"outcome": outcome.value})
+
+
+def _judgements(scene: Scene) -> Iterable[Sample]:
+    for subject in Subject:
+        for judgement in Judgement:
+            count = scene.status.proofs.judged(subject, judgement)
+            yield Sample(count, {"subject": subject.value, "judgement": judgement.value})
+
+
 def _build(scene: Scene) -> Iterable[Sample]:
     node, report = scene.status.node, scene.report
     return (Sample(1, {"version": node.version, "driver": report.driver, "sandbox": scene.status.sandbox.backend}),)
@@ -213,6 +229,20 @@ FAMILIES: Final = (
         "gauge",
         "1 while damage to what was kept is not acknowledged.",
         _one(lambda s: bool(s.storage.damage)),
+    ),
+    Family("gpu_agent_challenges_total", "counter", "Challenges of all its lives, by what it did.", _challenges),
+    Family(
+        "gpu_agent_challenges_open",
+        "gauge",
+        "Challenges that are being answered.",
+        _one(lambda s: s.proofs.challenges.get(ChallengeOutcome.ASKED, 0)),
+    ),
+    Family("gpu_agent_judgements_total", "counter", "Judgements of all its lives, by kind.", _judgements),
+    Family(
+        "gpu_agent_stake",
+        "gauge",
+        "What the latest judgement left of the stake.",
+        _one(lambda s: None if s.proofs.stake_micros is None else s.proofs.stake_micros / 1e6),
     ),
     Family("gpu_agent_gpu_health", "gauge", "1 for the state that the GPU's health is in.", _judged(_health)),
     Family("gpu_agent_gpu_finding", "gauge", "1 for everything that is wrong with the GPU.", _judged(_findings)),

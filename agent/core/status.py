@@ -6,6 +6,7 @@ Ages and remaining times are seconds from now on the daemon's monotonic clock; `
 from __future__ import annotations
 
 from agent.core.attempt import Attempt
+from agent.core.challenges import ProofTotals
 from agent.core.findings import Finding
 from agent.core.health import HealthState
 from agent.core.model import Outcome, Reason, State, Value
@@ -160,6 +161,7 @@ class Status(Value):
     """Finished attempts whose receipt has not come yet."""
     totals: Totals = Totals()
     storage: StorageStatus = StorageStatus()
+    proofs: ProofTotals = ProofTotals()
     schema: int = 1
 
 

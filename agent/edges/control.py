@@ -1,7 +1,7 @@
 """The local API: HTTP/1.1 on a unix socket, for the daemon's own user and root only.
 
-`GET /v1/status` · `POST /v1/{drain,pause,resume,reload}`. The verbs answer when they are accepted, not when done.
-`pause` and `resume` take a JSON body that says more (`core.orders`), or none.
+`GET /v1/status` · `GET /v1/proofs?limit=N` · `POST /v1/{drain,pause,resume,reload}`. The verbs answer when they are
+accepted, not when done. `pause` and `resume` take a JSON body that says more (`core.orders`), or none.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 import msgspec
 from aiohttp import web
 
+from agent.core.challenges import ProofStory
 from agent.core.errors import AgentError, ConfigError
 from agent.core.orders import PauseOrder, ResumeOrder
 from agent.core.status import Status
@@ -26,6 +27,8 @@ from agent.core.wire import encode
 
 _MAX_BODY_BYTES = 4096
 _SHUTDOWN_S = 2.0
+MAX_LISTED = 1000
+"""Challenges and judgements in one answer: at most 2 MB."""
 _SUN_PATH_BYTES = 108
 """unix(7): the address, with its closing zero."""
 
@@ -34,6 +37,7 @@ class ControlApi(Protocol):
     """What the daemon does on an owner's word. A refusal is an AgentError."""
 
     def status(self) -> Status: ...
+    async def proofs(self, limit: int) -> ProofStory: ...
     async def drain(self) -> None: ...
     async def pause(self, order: PauseOrder) -> None: ...
     async def resume(self, order: ResumeOrder) -> None: ...
@@ -177,6 +181,11 @@ def _routes(api: ControlApi) -> list[web.RouteDef]:
     async def show(_: web.Request) -> web.StreamResponse:
         return web.Response(body=encode(api.status()), content_type="application/json")
 
+    async def prove(request: web.Request) -> web.StreamResponse:
+        asked = request.query.get("limit", "")
+        limit = min(int(asked), MAX_LISTED) if asked.isdecimal() and asked.isascii() else MAX_LISTED
+        return web.Response(body=encode(await api.proofs(limit)), content_type="application/json")
+
     def verb(act: Callable[[], Awaitable[None]]) -> _Handler:
         async def answer(_: web.Request) -> web.StreamResponse:
             await act()
@@ -197,4 +206,6 @@ def _routes(api: ControlApi) -> list[web.RouteDef]:
         "resume": told(ResumeOrder, api.resume),
         "reload": verb(api.reload),
     }
-    return [web.get("/v1/status", show), *(web.post(f"/v1/{name}", act) for name, act in posts.items())]
+    gets = {"status": show, "proofs": prove}
+    shown = (web.get(f"/v1/{name}", get) for name, get in gets.items())
+    return [*shown, *(web.post(f"/v1/{name}", act) for name, act in posts.items())]

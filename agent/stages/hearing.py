@@ -27,7 +27,7 @@ class Hearing:
         proofs: Proofs,
         kept: Kept,
     ) -> None:
-        """`kept`: whether a beacon is the one that was promised."""
+        """`kept`: raises ProofError for a beacon that was not promised."""
         self.docket = docket = Docket(proofs, clock)
         self._opener = Opener(clock, caller, ledger, transcripts, docket, kept)
         self._judgements = Judgements(identity, docket)

@@ -78,7 +78,7 @@ class Opener:
     def __init__(
         self, clock: Clock, caller: Caller, ledger: Ledger, transcripts: Transcripts, docket: Docket, kept: Kept
     ) -> None:
-        """`kept`: whether a beacon is the one that was promised; it may take a while, and is asked in a thread."""
+        """`kept`: raises ProofError for a beacon that was not promised; it is asked in a thread."""
         self._clock = clock
         self._caller = caller
         self._ledger = ledger

@@ -23,6 +23,7 @@ from agent.core.text import span
 from agent.core.watchdog import Pulse
 from agent.ports import Link
 from agent.stages.deliver import Deliver
+from agent.stages.docket import Docket
 from agent.stages.execute import Execute
 from agent.stages.herald import Herald
 from agent.stages.probe import Probe
@@ -52,6 +53,7 @@ class Overview:
         storage: StorageGate,
         probe: Probe,
         pull: Pull,
+        docket: Docket,
         *,
         name: str,
         url: str,
@@ -65,6 +67,7 @@ class Overview:
         self._storage = storage
         self._probe = probe
         self._pull = pull
+        self._docket = docket
         self._name = name
         self._url = url
         self._started_at = spine.clock.wall()
@@ -91,6 +94,7 @@ class Overview:
             outbox_waiting=len(self._deliver.unsent),
             totals=self._totals(),
             storage=self._storage.status(),
+            proofs=self._docket.totals,
         )
 
     def scene(self) -> Scene:

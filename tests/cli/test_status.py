@@ -14,9 +14,11 @@ import msgspec
 import pytest
 
 from agent.cli.status import screen
+from agent.core.challenges import ChallengeOutcome, Judged, ProofTotals
 from agent.core.findings import Advice, Finding, Severity
 from agent.core.health import HealthState
 from agent.core.model import Reason, State
+from agent.core.payloads import Judgement, Subject
 from agent.core.status import (
     AttemptStatus,
     Gate,
@@ -64,6 +66,17 @@ STATUS = Status(
         transcripts_quota_bytes=16 << 30,
         damage=("outbox.db was damaged:\x1b[2J kept aside",),
     ),
+    proofs=ProofTotals(
+        challenges={ChallengeOutcome.OPENED: 3, ChallengeOutcome.ASKED: 1},
+        judgements=(
+            Judged(subject=Subject.ANSWER, judgement=Judgement.PASSED, count=2),
+            Judged(subject=Subject.ANSWER, judgement=Judgement.FAILED, count=1),
+            Judged(subject=Subject.VERDICT, judgement=Judgement.PASSED, count=5),
+        ),
+        serial=8,
+        stake_micros=8_000_000,
+        slashed_micros=2_000_000,
+    ),
     totals=Totals(done=4, failed=1, handed_back=2, earned_micros=1_500_000, currency="TEST"),
 )
 
@@ -105,6 +118,7 @@ async def test_one_screen_says_what_runs_and_every_reason_why_nothing_more_does(
         "open, https://c.example, websocket, answered 2 s ago, clock -0.500 s",
         "not enforced here: memory pids",
         "2 running, 3 waiting for a receipt, 4 done, 1 failed, 2 handed back, earned 1.500000 TEST",
+        "proofs    4 challenged, 1 being answered, 2 passed, 1 failed, 5 verdicts passed; stake 8.0, 2.0 slashed",
         "transcripts 3 of 16,384 MiB",
         "Degraded:",
         "outbox.db was damaged: kept aside",

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 from agent.core import wire
+from agent.core.errors import ProofError
 from agent.core.model import TaskKind
 from agent.core.proof.drawing import drawn_leaves, is_drawn
 
 MAX_LEVEL = 32
 """Each doubles the leaves: more than 2³² of them has no transcript."""
 
-_VALUE = re.compile(r"[0-9a-f]{64}")
-Kept = Callable[[wire.BeaconPromise, wire.Beacon], bool]
-"""Whether a beacon is the promised one (`core.proof.beacon.kept`)."""
-
-
-def epoch_kept(promise: wire.BeaconPromise, beacon: wire.Beacon) -> bool:
-    """Of an epoch: whether its secret is the one whose digest was told."""
-    if (beacon.source, beacon.round) != (promise.source, promise.round) or not _VALUE.fullmatch(beacon.value):
-        return False
-    told = hashlib.sha256(bytes.fromhex(beacon.value)).hexdigest()
-    return promise.source is wire.BeaconSource.EPOCH and told == promise.commitment
+Kept = Callable[[wire.BeaconPromise, wire.Beacon], None]
+"""`core.proof.beacon.kept`: raises ProofError for a beacon that is not the promised one."""
 
 
 class Papers(NamedTuple):
@@ -60,9 +50,10 @@ def _undrawn(challenge: wire.Challenge, papers: Papers, kept: Kept) -> str:
         return "the receipt promised no beacon: this result is not to be challenged"
     if beacon is None:
         return "no beacon is shown"
-    if not kept(promise, beacon):
-        source = f"{promise.source.value} round {promise.round}, {promise.commitment}"
-        return f"the beacon is not the promised one ({source})"
+    try:
+        kept(promise, beacon)
+    except ProofError as error:
+        return f"the beacon is not the promised one: {error.message}"
     return _spared(challenge, papers, promise, bytes.fromhex(beacon.value))
 
 
