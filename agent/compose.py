@@ -44,6 +44,7 @@ from agent.stages.advertise import Advertise
 from agent.stages.calls import Caller
 from agent.stages.deliver import Deliver
 from agent.stages.drain import Drain
+from agent.stages.engines import Engine
 from agent.stages.execute import Execute
 from agent.stages.hearing import Hearing
 from agent.stages.herald import Herald
@@ -54,6 +55,7 @@ from agent.stages.probe import Probe, fingerprint
 from agent.stages.protect import Protect
 from agent.stages.prove import Prove
 from agent.stages.pull import Pull
+from agent.stages.release import Release
 from agent.stages.report import Report
 from agent.stages.spine import Spine
 from agent.stages.storage import StorageGate
@@ -296,19 +298,21 @@ class Composer:
         hand_back_after_s = config.owner.hand_back_after_s if config.owner.running is Running.HAND_BACK else None
         gates = GpuGates(gpu_policy(config.owner), lent_gpus(config))
         protect = Protect(spine, gates, edges.gpu_memory.others, hand_back_after_s=hand_back_after_s)
+        engines = {name: Engine(pool) for name, pool in pools.items()}
+        release = Release(spine, {name: engines[name] for name in unloaded_pools(config)}, self._room)
         self._probe = probe = Probe(
             spine,
             herald,
             edges.gpu,
             host,
-            pools,
+            engines,
             pulse,
             models=edges.models,
             sandbox=edges.sandbox,
             period_s=config.gpu.period_s,
             report=edges.seen,
             vitals=vitals,
-            seen=partial(_each, (edges.gpu_memory.see, self._room.see, protect.see)),
+            seen=partial(_each, (edges.gpu_memory.see, self._room.see, protect.see, release.see)),
         )
         owner = Owner(
             spine,
@@ -318,7 +322,19 @@ class Composer:
             hand_back_after_s=hand_back_after_s,
         )
         overview = Overview(
-            spine, herald, execute, deliver, link, pulse, storage, probe, pull, hearing.docket, name=self._name, url=url
+            spine,
+            herald,
+            execute,
+            deliver,
+            link,
+            pulse,
+            storage,
+            probe,
+            pull,
+            release,
+            hearing.docket,
+            name=self._name,
+            url=url,
         )
         tallies: dict[str, Callable[[], Tally]] = {
             "pull": pull.tally,
@@ -353,6 +369,12 @@ def lent_gpus(config: Config) -> frozenset[str]:
     """Where engines compute that are not ours to start."""
     pools = (pool for pool in config.pools if pool.engine is EngineKind.EXTERNAL)
     return frozenset(uuid for pool in pools for uuid in pool.device.split("+"))
+
+
+def unloaded_pools(config: Config) -> tuple[str, ...]:
+    """Pools whose engines are stopped while the owner wants the memory: those that the agent starts."""
+    own = (pool.name for pool in config.pools if pool.engine is not EngineKind.EXTERNAL)
+    return tuple(own) if config.owner.unload else ()
 
 
 def _each(sees: Sequence[Callable[[GpuReport], None]], report: GpuReport) -> None:

@@ -10,6 +10,7 @@ import click
 from agent.cli import local
 from agent.cli.intake import Told, duration, running, subject, tell_daemon
 from agent.cli.options import config_sources
+from agent.cli.releasing import release
 from agent.core.text import span
 
 
@@ -19,6 +20,7 @@ from agent.core.text import span
 @click.option("--for", "for_s", type=duration, metavar="DURATION", help="End it by itself after 90s, 30min, 2h, 1d.")
 @click.option("--now", is_flag=True, help="Hand back what runs, at once.")
 @click.option("--after", "after_s", type=duration, metavar="DURATION", help="Hand back what runs after 30s, 5min.")
+@click.option("--wait/--no-wait", default=True, help="Wait until the memory of engines that end is free (the default).")
 @click.option("--gpu", default="", metavar="UUID", help="Only pools on this GPU (`gpu-agent gpus`) take nothing.")
 def command(
     config_file: Path | None,
@@ -27,19 +29,22 @@ def command(
     for_s: float | None,
     now: bool,
     after_s: float | None,
+    wait: bool,
     gpu: str,
-) -> None:
+) -> int:
     """Take no new task until `gpu-agent resume` or for as long as told; what runs goes on to its end, however long
     that takes, unless told otherwise.
 
-    A restart of the daemon ends the pause.
+    Engines on GPUs then end (owner.unload), and this says when the driver shows their memory free: exit status 75
+    when it does not. A restart of the daemon ends the pause.
     """
     if now and after_s is not None:
         raise click.UsageError("--now and --after contradict each other")
     place = socket or local.control_socket(config_file, overrides)
     limit_s = 0.0 if now else after_s
     order = {"for_s": for_s, "hand_back_after_s": limit_s, "gpu": gpu}
-    tell_daemon(place, "pause", partial(sentence, for_s=for_s, hand_back_after_s=limit_s, gpu=gpu), order)
+    told = tell_daemon(place, "pause", partial(sentence, for_s=for_s, hand_back_after_s=limit_s, gpu=gpu), order)
+    return release(place, told) if wait and (now or not running(told)) else 0
 
 
 def sentence(told: Told, for_s: float | None = None, hand_back_after_s: float | None = None, gpu: str = "") -> str:

@@ -67,6 +67,10 @@ class OwnerConfig(Value):
             example=250,
         ),
     ] = None
+    unload: Annotated[
+        bool,
+        says("Whether engines on GPUs end while you want the machine, as in a pause, so that their memory is free."),
+    ] = True
     running: Annotated[Running, says("What becomes of tasks that run then.")] = Running.FINISH
     hand_back_after_s: Annotated[
         float, Meta(ge=0, le=86_400), says("Seconds that they may go on before they are handed back.")

@@ -10,6 +10,7 @@ from agent.core.challenges import ProofTotals
 from agent.core.findings import Finding
 from agent.core.health import HealthState
 from agent.core.model import Outcome, Reason, State, Value
+from agent.core.release import Released
 
 
 class NodeStatus(Value):
@@ -47,6 +48,10 @@ class PoolStatus(Value):
     detail: str = ""
     gates: tuple[Gate, ...] = ()
     """Everything that keeps this pool alone from taking work; empty while it takes some."""
+    unloads: bool = False
+    """Its engine is stopped while the owner wants the GPU's memory."""
+    released: Released | None = None
+    """How far that is; None while it is not."""
 
 
 class GpuStatus(Value):

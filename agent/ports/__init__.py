@@ -13,7 +13,7 @@ from agent.ports.engines import (
     Vectors,
 )
 from agent.ports.link import Greeter, Link
-from agent.ports.machine import Clock, Findings, GpuProbe, HostFacts, HostProbe, OwnerView
+from agent.ports.machine import Clock, EngineMemory, Findings, GpuProbe, HostFacts, HostProbe, OwnerView
 from agent.ports.replay import Calibrations, Replayer
 from agent.ports.sandbox import ExitKind, Limits, Sandbox, SandboxExit, SandboxHandle, SandboxSpec, Used
 from agent.ports.storage import (
@@ -34,6 +34,7 @@ __all__ = [
     "Calibrations",
     "Clock",
     "Delivered",
+    "EngineMemory",
     "EngineOutput",
     "EnginePool",
     "ExitKind",

@@ -10,6 +10,7 @@ from agent.core.fingerprint import Cpu, Versions
 from agent.core.gpu import GpuReport
 from agent.core.model import Value
 from agent.core.owner import Observed
+from agent.core.release import Holding
 
 
 class Clock(Protocol):
@@ -58,6 +59,14 @@ class OwnerView(Protocol):
 
     def look(self, wall: float) -> Observed:
         """At `wall`, Unix seconds. Blocks for some milliseconds; never raises."""
+        ...
+
+
+class EngineMemory(Protocol):
+    """What engines of ours hold of the GPUs' memory."""
+
+    def holding(self, name: str) -> Holding | None:
+        """Of a pool's engine, by the latest reading; None for one that is not on a GPU, or does not run."""
         ...
 
 

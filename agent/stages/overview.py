@@ -28,6 +28,7 @@ from agent.stages.execute import Execute
 from agent.stages.herald import Herald
 from agent.stages.probe import Probe
 from agent.stages.pull import Pull
+from agent.stages.release import Release
 from agent.stages.spine import Spine
 from agent.stages.storage import StorageGate
 
@@ -53,6 +54,7 @@ class Overview:
         storage: StorageGate,
         probe: Probe,
         pull: Pull,
+        release: Release,
         docket: Docket,
         *,
         name: str,
@@ -67,6 +69,7 @@ class Overview:
         self._storage = storage
         self._probe = probe
         self._pull = pull
+        self._release = release
         self._docket = docket
         self._name = name
         self._url = url
@@ -151,6 +154,8 @@ class Overview:
                 slots=pool.slots,
                 detail=pool.detail or node.breakers[pool.name].tell(now),
                 gates=tuple(node.pool_gates(pool.name, now)),
+                unloads=self._release.unloads(pool.name),
+                released=self._release.released(pool.name),
             )
             for pool in node.pools.values()
         ]

@@ -12,7 +12,8 @@ from agent.core import events as ev
 from agent.core.fingerprint import Fingerprint, GpuStanding, Model, SandboxFacts
 from agent.core.gpu import GpuPlace, GpuReport, place_of, still
 from agent.core.watchdog import Pulse
-from agent.ports import EnginePool, GpuProbe, HostProbe
+from agent.ports import GpuProbe, HostProbe
+from agent.stages.engines import Supervised
 from agent.stages.herald import Herald
 from agent.stages.spine import Spine
 from agent.stages.vitals import Vitals
@@ -21,7 +22,7 @@ from agent.stages.vitals import Vitals
 def fingerprint(
     host: HostProbe,
     report: GpuReport,
-    pools: Iterable[EnginePool],
+    pools: Iterable[Supervised],
     models: tuple[Model, ...],
     sandbox: SandboxFacts,
     standings: tuple[GpuStanding, ...] = (),
@@ -56,7 +57,7 @@ class Probe:
         herald: Herald,
         gpu: GpuProbe,
         host: HostProbe,
-        pools: Mapping[str, EnginePool],
+        pools: Mapping[str, Supervised],
         pulse: Pulse,
         *,
         models: tuple[Model, ...],
@@ -94,7 +95,7 @@ class Probe:
                 group.create_task(pool.run(self._pool_watcher(pool)), name=f"pool {pool.facts.name}")
             await self._readings()
 
-    def _pool_watcher(self, pool: EnginePool) -> Callable[[], None]:
+    def _pool_watcher(self, pool: Supervised) -> Callable[[], None]:
         def changed() -> None:
             self._spine.feed(ev.PoolChanged(pool=pool.facts))
             self._refresh()

@@ -57,6 +57,7 @@ class GpuRoom:
         known = wanted and replace(wanted, measured_bytes=self._measured.get(name))
         if known is None:
             chosen = tuple(gpus) or candidates[:1]
+            self._seats[name] = _Seat(dict.fromkeys(chosen, 0))  # how much it takes, only a measurement tells
             return Answer(gpus=chosen, bytes_by_gpu={}, refused="" if chosen else "there is no GPU that it may take")
         answer = place(
             Wish(need=known, gpus=tuple(gpus), candidates=candidates),

@@ -1,0 +1,56 @@
+"""After a pause: wait until engines on GPUs have ended and the driver shows their memory free, and say how much."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.cli import local
+from agent.cli.intake import Told
+from agent.core.text import plain
+
+LIMIT_S = 60.0
+"""Above the daemon's own limit, after which it says what is still held."""
+_EVERY_S = 0.2
+UNRELEASED = 75
+"""EX_TEMPFAIL: paused, but the memory is not free."""
+
+
+def release(socket: Path, told: Told) -> int:
+    """Exit status: 0 once all is free, also when nothing was held."""
+    deadline = time.monotonic() + LIMIT_S
+    while not all(map(_settled, pools := list(_leaving(told)))) and time.monotonic() < deadline:
+        time.sleep(_EVERY_S)
+        told = local.ask(socket, "GET", "/v1/status")
+    for pool in pools:
+        click.echo(plain(_sentence(pool), 1000))
+    return 0 if all((pool.get("released") or {}).get("done") for pool in pools) else UNRELEASED
+
+
+def _leaving(told: Told) -> Iterator[dict[str, Any]]:
+    """Pools that are paused and whose engines end for it."""
+    everywhere = told["node"]["state"] == "paused"
+    for pool in told.get("pools", ()):
+        paused = everywhere or any(gate["reason"] == "paused" for gate in pool.get("gates", ()))
+        if pool.get("unloads") and paused:
+            yield pool
+
+
+def _settled(pool: dict[str, Any]) -> bool:
+    released = pool.get("released") or {}
+    return bool(released.get("done") or released.get("detail"))
+
+
+def _sentence(pool: dict[str, Any]) -> str:
+    released = pool.get("released")
+    if not released or not (released["done"] or released["detail"]):
+        return f"{pool['name']}: the engine has not ended within {LIMIT_S:.0f} s; `gpu-agent status` says more."
+    size, seconds = released["released_bytes"] >> 20, released["seconds"]
+    if released["done"]:
+        return f"{pool['name']}: {size:,} MiB of GPU memory released in {seconds:.1f} s."
+    of = f"{size:,} of {released['held_bytes'] >> 20:,} MiB of GPU memory released"
+    return f"{pool['name']}: {of}: {released['detail']}."
