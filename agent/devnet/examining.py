@@ -55,7 +55,7 @@ class Examiner:
             why = f"it could not be examined here: {type(error).__name__}"
             await desk.carry_out(opening.unexaminable(desk.book, desk.when(), case.case_id, why))
             return
-        decision = opening.examined(desk.book, desk.when(), case.case_id, looked.found, settlement, evidence)
+        decision = opening.examined(desk.book, desk.when(), case.case_id, looked.found, evidence)
         await desk.carry_out(decision)
         after = desk.book.docket.cases[case.case_id]
         logger.info("case.examined %s node=%s state=%s %s", case.case_id, case.node_id, after.state, after.detail)

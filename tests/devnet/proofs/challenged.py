@@ -65,8 +65,8 @@ class Opener(Actor):
         """A result whose commitment is to `transcript`, an honest one unless told otherwise."""
         transcript = transcript or honest_transcript(offer, offer.task.max_tokens)
         self.transcripts[offer.task.task_id] = transcript
-        tokens = 32 * (len(transcript.leaves) - 2) + 8 if len(transcript.leaves) > 2 else offer.task.max_tokens
-        usage = Usage(prompt_tokens=10, completion_tokens=min(tokens, offer.task.max_tokens))
+        tokens = offer.task.max_tokens
+        usage = Usage(prompt_tokens=10, completion_tokens=tokens)
         output = '{"text":"' + "t" * usage.completion_tokens + '"}'
         header = header_of(
             offer,
@@ -142,7 +142,7 @@ class Court(World):
 
     def found(self, case_id: str, found: Found = GOOD) -> Case:
         """The examiner is done."""
-        decision = opening.examined(self.book, self.when, case_id, found, self.settlement(case_id), None)
+        decision = opening.examined(self.book, self.when, case_id, found, None)
         self.take(decision)
         return self.docket.cases[case_id]
 

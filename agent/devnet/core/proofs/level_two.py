@@ -13,6 +13,7 @@ from agent.core.errors import ProofError
 from agent.core.model import Value
 from agent.core.payloads import ReceiptBundle
 from agent.core.proof.header import Header
+from agent.core.proof.leaves import Leaf
 from agent.core.proof.opening import OpenedTranscript, read_opening
 from agent.core.proof.receipt import Case, read_case
 from agent.core.proof.signed import Verify
@@ -58,13 +59,23 @@ def repeatable(header: object) -> bool:
 def _drawn(case: Case, opened: OpenedTranscript) -> Found:
     """S and the end, where all is shown. Who promised nothing cannot be held to candidates that he has not."""
     claim, can_repeat = claim_with(case, opened.leaves), repeatable(case.header)
-    if claim is None or not opened.whole:
+    if claim is None:
         return Found(repeatable=can_repeat)
+    if not opened.whole:
+        return _partly(claim.header, opened, repeatable=can_repeat)
     found = without_model(claim)
     if not can_repeat:
         found = found._replace(candidates=None)
     judged = judge(found, Thresholds())
     return Found(verdict=judged.verdict, reasons=judged.reasons, repeatable=can_repeat)
+
+
+def _partly(header: Header, opened: OpenedTranscript, *, repeatable: bool) -> Found:
+    """Draws cannot be replayed. But who claims more candidates than fit into an opening must have them."""
+    shown = [leaf for leaf in opened.leaves if isinstance(leaf, Leaf)]
+    if any(len(listed) < header.n_probs for leaf in shown for listed in leaf.candidates):
+        return Found(verdict=Verdict.FAIL, reasons=("tokens lack the candidates that were promised",))
+    return Found(repeatable=repeatable)
 
 
 def evidence_of(bundle: ReceiptBundle) -> bytes:

@@ -17,7 +17,6 @@ from agent.devnet.core.proofs.docket import is_unexamined
 from agent.devnet.core.proofs.judging import judge
 from agent.devnet.core.proofs.level_two import Found
 from agent.devnet.core.proofs.records import Case, CaseState
-from agent.devnet.core.records import Settlement
 from agent.devnet.core.rules import Instant, ProofRules, Refused, bad_message
 
 _WHY: Final = {
@@ -62,14 +61,7 @@ def goes_on(found: Found, rules: ProofRules) -> bool:
     return not found.fault and found.verdict is not Verdict.FAIL and found.repeatable and rules.validators > 0
 
 
-def examined(
-    book: Book,
-    when: Instant,
-    case_id: str,
-    found: Found,
-    settlement: Settlement,
-    evidence: Blob | None,  # noqa: ARG001
-) -> Decision[None]:
+def examined(book: Book, when: Instant, case_id: str, found: Found, evidence: Blob | None) -> Decision[None]:
     """Somebody looked at what was opened. `evidence` is what validators would read, where it was written."""
     case = book.docket.cases[case_id]
     if not is_unexamined(case):

@@ -1,0 +1,100 @@
+"""What a look at opened leaves shows, without a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.core import wire
+from agent.core.checks.verdict import Verdict
+from agent.core.proof.opening import open_leaves
+from agent.core.proof.transcript import TranscriptBuilder
+from agent.devnet.core.effects import SaveSettlement
+from agent.devnet.core.proofs.level_two import Found, look
+from agent.devnet.core.records import Settlement
+from agent.devnet.keys import verify
+from agent.ports import Piece
+from tests.devnet.proofs.challenged import Court, Opener, honest_transcript
+
+
+class Settled:
+    """One accepted result, and what its node keeps."""
+
+    def __init__(self, *, seed: int | None = None, tokens: int = 70, transcript: Any = None, **pool: Any) -> None:
+        self.court = Court()
+        self.node: Opener = self.court.opener()
+        self.court.submit(max_tokens=tokens)
+        (offer,) = self.court.pull(self.node)
+        self.transcript = transcript or honest_transcript(offer, tokens, seed=seed)
+        receipt = self.court.deliver(self.node, self.node.answer(offer, self.transcript, **pool))
+        assert receipt.status is wire.ReceiptStatus.ACCEPTED, receipt.detail
+        (self.settlement,) = [it.settlement for it in self.court.writes if isinstance(it, SaveSettlement)]
+
+    def look(self, opening: bytes, asked: tuple[int, ...] = (), **changes: Any) -> Found:
+        it: Settlement = self.settlement
+        bundle = wire.ReceiptBundle(
+            coordinator_key=self.court.keys.public,
+            offer=it.offer,
+            result=it.result,
+            receipt=it.receipt,
+            output=it.output,
+            opening=opening,
+        )
+        return look(msgspec.structs.replace(bundle, **changes), verify, asked)
+
+
+def test_an_honest_opening_passes_and_can_be_repeated() -> None:
+    settled = Settled()
+    found = settled.look(open_leaves(settled.transcript.leaves))
+    assert found == Found(repeatable=True)
+
+
+@pytest.mark.parametrize("class_id", ["F-0011223344556677", "X-0011223344556677", "U"])
+def test_tokens_of_another_seed_fail_in_every_class(class_id: str) -> None:
+    settled = Settled(seed=99, determinism=class_id)
+    found = settled.look(open_leaves(settled.transcript.leaves))
+    assert (found.verdict, found.fault) == (Verdict.FAIL, "")
+    assert "tokens are not what the seed draws" in found.said()
+    assert found.repeatable is (class_id != "U")
+
+
+def test_other_leaves_than_the_committed_are_told() -> None:
+    settled, other = Settled(), Settled(seed=99)
+    assert "not those that were committed to" in settled.look(open_leaves(other.transcript.leaves)).fault
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x01", b"\xff" * 100, b"\x01\x00\x00\x00\x00"])
+def test_garbage_is_told_and_breaks_nothing(raw: bytes) -> None:
+    assert Settled().look(raw).fault
+
+
+def test_all_leaves_are_wanted_and_none_may_be_bare() -> None:
+    settled = Settled()
+    assert "not all leaves" in settled.look(open_leaves(settled.transcript.leaves, (0,))).fault
+
+
+def test_where_some_leaves_were_asked_for_these_must_be_shown() -> None:
+    settled = Settled()
+    some = open_leaves(settled.transcript.leaves, (0, 2))
+    assert settled.look(some, (0, 2)) == Found(repeatable=True)
+    assert "not all leaves" in settled.look(some, (0, 1)).fault
+
+
+def test_an_engine_of_no_class_is_not_held_to_candidates_that_it_cannot_tell() -> None:
+    builder = TranscriptBuilder(0)
+    for _ in range(70):
+        builder.add(Piece(text="t"))
+    settled = Settled(transcript=builder.finish(), determinism="U", engine="someone's engine 1")
+    found = settled.look(open_leaves(settled.transcript.leaves))
+    assert (found.verdict, found.repeatable) == (Verdict.PASS, False), found
+
+
+def test_who_promised_candidates_and_committed_to_none_is_found_in_part_of_the_leaves() -> None:
+    builder = TranscriptBuilder(0)
+    for _ in range(70):
+        builder.add(Piece(text="t", token_id=5))
+    settled = Settled(transcript=builder.finish())
+    found = settled.look(open_leaves(settled.transcript.leaves, (0, 2)), (0, 2))
+    assert (found.verdict, "lack the candidates" in found.said()) == (Verdict.FAIL, True)
