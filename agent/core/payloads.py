@@ -157,6 +157,8 @@ class ReceiptBundle(Value):
     output: str | None = None
     opening: bytes | None = None
     """Opened leaves of the transcript (`core.proof.opening`); base64 in JSON."""
+    beacon: Beacon | None = None
+    """What drew them, when it is known."""
 
 
 # --------------------------------------------------------------------------- challenges and validators

@@ -5,15 +5,55 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 from agent.core.errors import ProofError
-from agent.core.payloads import Beacon, BeaconPromise, BeaconSource
+from agent.core.model import Commitment
+from agent.core.payloads import Beacon, BeaconPromise, BeaconSource, ReceiptBody
 from agent.core.proof.drand import CHAINS, Chain
+from agent.core.proof.drawing import drawn_leaves, is_drawn
 
 Bls = Callable[[str, bytes, bytes, bytes], bool]
 """(suite, public key, message, signature) → whether it verifies; never raises on malformed input."""
 _VALUE = re.compile(r"[0-9a-f]{64}")
 _SIGNATURE = re.compile(r"([0-9a-f]{96}){1,2}")
+
+
+class Draw(NamedTuple):
+    """What a beacon decided about one result."""
+
+    challenged: bool
+    leaves: tuple[int, ...] = ()
+    """To be repeated, before any escalation."""
+
+
+def checkable(beacon: Beacon | None, bls: Bls | None) -> bool:
+    """Whether it can be told here that a beacon is genuine."""
+    return beacon is not None and (beacon.source is BeaconSource.EPOCH or bls is not None)
+
+
+def draw_of(receipt: ReceiptBody, commitment: Commitment, beacon: Beacon | None, bls: Bls | None) -> Draw | None:
+    """What `beacon` draws of a result; None when there is none, or none that can be checked here.
+
+    Raises ProofError("beacon") when it is not the one that the receipt promised, or was known too early.
+    """
+    if beacon is None or not checkable(beacon, bls):
+        return None
+    promise = receipt.beacon
+    if promise is None:
+        raise ProofError("beacon", "the receipt promised no beacon: this result was not to be challenged")
+    kept(promise, beacon, bls)
+    if promise.source is BeaconSource.DRAND:
+        _unknown_before(chain_of(promise), promise.round, receipt.received_at)
+    value, task_id = bytes.fromhex(beacon.value), receipt.task_id
+    if not is_drawn(value, commitment.root, task_id, promise.rate_micros):
+        return Draw(challenged=False)
+    return Draw(True, drawn_leaves(value, commitment.root, task_id, commitment.leaves, promise.leaves))
+
+
+def _unknown_before(chain: Chain, number: int, received_at: int) -> None:
+    if number < chain.round_to_promise(received_at):
+        raise ProofError("beacon", f"round {number} was promised when it was nearly known, or known already")
 
 
 def kept(promise: BeaconPromise, beacon: Beacon, bls: Bls | None = None) -> None:

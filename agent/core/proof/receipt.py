@@ -13,15 +13,18 @@ import msgspec
 from agent.core import wire
 from agent.core.errors import ProofError
 from agent.core.model import Commitment, Outcome, Signed
+from agent.core.proof.beacon import Bls, Draw, checkable, draw_of
 from agent.core.proof.commitment import AnyHeader, check_header, read_commitment
 from agent.core.proof.files import leaves_of
 from agent.core.proof.leaves import check_leaves, split_leaves
+from agent.core.proof.opening import AnyLeaf, OpenedTranscript, read_opening
 from agent.core.proof.signed import Verify, open_signed
 from agent.core.proof.transcript import TranscriptBuilder
 
 T = TypeVar("T")
 
 SUPPORTED_VERSION = 1
+_MOST_NAMED = 8
 _SHARED = ("node_id", "task_id", "attempt", "fence", "idem_key")
 
 
@@ -39,6 +42,8 @@ class Case:
     """The node's own record, where it is at hand."""
     artifact: bytes | None = None
     """What a program left, where it is at hand."""
+    bls: Bls | None = None
+    """Checks drand's signatures."""
 
     @property
     def commitment(self) -> Commitment:
@@ -51,6 +56,23 @@ class Case:
     def header(self) -> AnyHeader:
         """The committed header. Raises ProofError."""
         return read_commitment(self.commitment, self.bundle.result.key)
+
+    @cached_property
+    def opened(self) -> OpenedTranscript | None:
+        """What the bundle shows of the transcript. Raises ProofError("opening")."""
+        return None if self.bundle.opening is None else read_opening(self.bundle.opening, self.commitment)
+
+    @cached_property
+    def leaves(self) -> tuple[AnyLeaf, ...]:
+        """What is at hand of the transcript, of both the most; nothing, perhaps. Raises ProofError."""
+        if self.transcript is not None:
+            return check_leaves(split_leaves(self.transcript), self.commitment)
+        return self.opened.leaves if self.opened else ()
+
+    @cached_property
+    def draw(self) -> Draw | None:
+        """What the bundle's beacon drew; None without one that can be checked here. Raises ProofError("beacon")."""
+        return draw_of(self.receipt, self.commitment, self.bundle.beacon, self.bls)
 
 
 @dataclass(frozen=True)
@@ -135,8 +157,21 @@ def _header_result(case: Case) -> None:
 
 
 def _transcript(case: Case) -> None:
-    if case.transcript is not None:
-        check_leaves(split_leaves(case.transcript), case.commitment)
+    _ = case.leaves
+
+
+def _opening(case: Case) -> None:
+    _ = case.opened
+
+
+def _beacon(case: Case) -> None:
+    _ = case.draw
+
+
+def _draw(case: Case) -> None:
+    if case.draw and case.opened and (hidden := sorted(set(case.draw.leaves) - set(case.opened.opened))):
+        shown = ", ".join(map(str, hidden[:_MOST_NAMED])) + (" …" if len(hidden) > _MOST_NAMED else "")
+        raise ProofError("draw", f"the beacon drew leaves that are not shown: {shown}")
 
 
 def _artifact(case: Case) -> None:
@@ -169,6 +204,9 @@ CHECKS = (
     Check("root", "the receipt is for exactly this commitment", _root, True),
 )
 TRANSCRIPT_CHECK = Check("transcript", "the transcript is the one that was committed to", _transcript, True)
+OPENING_CHECK = Check("opening", "the opened leaves are some of those that were committed to", _opening, True)
+BEACON_CHECK = Check("beacon", "the beacon that drew is the one that the receipt promised", _beacon, True)
+DRAW_CHECK = Check("draw", "what the beacon drew is what is shown", _draw, True)
 ARTIFACT_CHECK = Check("artifact", "the archive is the one that the program left, file for file", _artifact, True)
 """In order: each may rely on those before it. A failed commitment names its part: `commitment_header`,
 `commitment_key` or `commitment_root`."""
@@ -192,10 +230,14 @@ def examine(
     coordinator_key: str = "",
     transcript: bytes | None = None,
     artifact: bytes | None = None,
+    bls: Bls | None = None,
 ) -> Verdict:
-    """Run the checks in order up to the first that fails. Never raises. See `verify_bundle` for `coordinator_key`."""
+    """Run the checks in order up to the first that fails. Never raises. See `verify_bundle` for `coordinator_key`.
+
+    Without `bls` what a round of drand drew is left aside.
+    """
     try:
-        case = read_case(bundle, verify, coordinator_key, transcript, artifact)
+        case = read_case(bundle, verify, coordinator_key, transcript, artifact, bls)
     except ProofError as error:
         return Verdict((), error=error)
     passed: list[Check] = []
@@ -222,8 +264,15 @@ def verify_bundle(bundle: wire.ReceiptBundle, verify: Verify, *, coordinator_key
 def applicable(case: Case) -> tuple[Check, ...]:
     """The checks that this bundle's outcome calls for."""
     succeeded = case.result.outcome is Outcome.SUCCEEDED
-    asked = ((case.transcript, TRANSCRIPT_CHECK), (case.artifact, ARTIFACT_CHECK))
-    checks = (*CHECKS, *(check for given, check in asked if given is not None))
+    shown, drew = case.bundle.opening is not None, checkable(case.bundle.beacon, case.bls)
+    asked = (
+        (case.transcript is not None, TRANSCRIPT_CHECK),
+        (shown, OPENING_CHECK),
+        (drew, BEACON_CHECK),
+        (drew and shown, DRAW_CHECK),
+        (case.artifact is not None, ARTIFACT_CHECK),
+    )
+    checks = (*CHECKS, *(check for given, check in asked if given))
     return tuple(check for check in checks if succeeded or not check.of_success_only)
 
 
@@ -233,6 +282,7 @@ def read_case(
     coordinator_key: str = "",
     transcript: bytes | None = None,
     artifact: bytes | None = None,
+    bls: Bls | None = None,
 ) -> Case:
     """Parse the signed bodies. Raises ProofError("format")."""
     if bundle.version != SUPPORTED_VERSION:
@@ -243,6 +293,7 @@ def read_case(
         pinned_key=coordinator_key,
         transcript=transcript,
         artifact=artifact,
+        bls=bls,
         offer=_body("offer", bundle.offer, wire.OfferBody),
         result=_body("result", bundle.result, wire.ResultBody),
         receipt=_body("receipt", bundle.receipt, wire.ReceiptBody),
