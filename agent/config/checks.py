@@ -9,6 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 from agent.config.faults import Fault, did_you_mean
 from agent.config.owner import OwnerConfig
 from agent.config.schema import Config, EngineKind, EngineProfile, PoolConfig
+from agent.core.engines import PROFILES
 from agent.core.loopback import is_loopback
 from agent.core.model import TaskKind
 from agent.core.schedule import parse_window
@@ -151,6 +152,10 @@ def _devices(pool: PoolConfig, key: str) -> Iterator[Fault]:
 def _kinds(pool: PoolConfig, key: str) -> Iterator[Fault]:
     if TaskKind.EXEC in pool.kinds:
         yield Fault(key=f"{key}.kinds", message="an engine runs no programs; they have a section of their own, [exec]")
+    if TaskKind.VERIFY in pool.kinds:
+        yield Fault(key=f"{key}.kinds", message="checking other nodes is no kind of its own; set validate = true")
+    if pool.validate and not PROFILES[pool.profile].replays:
+        yield Fault(key=f"{key}.validate", message=f"{pool.profile.value} cannot repeat what another engine said")
     if TaskKind.EMBEDDING in pool.kinds and len(set(pool.kinds)) > 1:
         yield Fault(key=f"{key}.kinds", message="an engine embeds or generates; make two pools")
     if pool.profile is EngineProfile.TEI and TaskKind.EMBEDDING not in pool.kinds:

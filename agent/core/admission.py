@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from agent.core import lease, program
 from agent.core.fingerprint import Pool
-from agent.core.model import EmbeddingInput, ExecInput, Reason, Sampling, TaskSpec, Value
-from agent.core.wire import OfferBody
+from agent.core.model import EmbeddingInput, ExecInput, Reason, Sampling, TaskSpec, Value, VerifyInput
+from agent.core.proof.verdict import MOST_LEAVES
+from agent.core.wire import MAX_BLOB_BYTES, OfferBody
 
 SEED_RANDOM = 0xFFFFFFFF
 """llama.cpp reads this seed as "choose one": such a run could never be replayed (proof.md)."""
@@ -67,12 +68,25 @@ def judge_size(task: TaskSpec) -> No | None:
         if wrong := program.faults(task.input):
             return No(reason=Reason.MALFORMED_OFFER, detail="; ".join(wrong)[:1000])
         return None
+    if isinstance(task.input, VerifyInput):
+        return _judge_evidence(task.input)
     if isinstance(task.input, EmbeddingInput):
         if not task.input.texts:
             return No(reason=Reason.MALFORMED_OFFER, detail="no text to embed")
     elif task.max_tokens < 1:
         return No(reason=Reason.MALFORMED_OFFER, detail=f"max_tokens {task.max_tokens} asks for nothing")
     return None
+
+
+def _judge_evidence(asked: VerifyInput) -> No | None:
+    evidence = asked.evidence
+    if not _NONCE.fullmatch(evidence.sha256) or not 0 < evidence.bytes <= MAX_BLOB_BYTES:
+        detail = f"evidence is named by 64 hex digits, and has 1 to {MAX_BLOB_BYTES} bytes"
+    elif len(asked.leaves) > MOST_LEAVES or list(asked.leaves) != sorted(set(asked.leaves)):
+        detail = f"leaves to repeat are at most {MOST_LEAVES}, in order, none twice"
+    else:
+        return None
+    return No(reason=Reason.MALFORMED_OFFER, detail=detail)
 
 
 def place(task: TaskSpec, pools: Iterable[Pool], free: dict[str, int]) -> Pool | No:

@@ -69,6 +69,13 @@ class Profile(Value):
     """Sent with every generation."""
     tokenizes: bool = False
     """Has llama-server's `/apply-template` and `/tokenize`."""
+    scores_prompts: bool = False
+    """Tells the log-probabilities of a prompt's own tokens (`prompt_logprobs`)."""
+
+    @property
+    def replays(self) -> bool:
+        """Whether it can be made to repeat what another engine said."""
+        return self.tokenizes or self.scores_prompts
 
 
 _LLAMA_SERVER = Profile(
@@ -96,6 +103,7 @@ _VLLM = Profile(
     chat_top_logprobs=20,
     completion_top_logprobs=20,
     extra={"return_tokens_as_token_ids": True},
+    scores_prompts=True,
 )
 _SGLANG = Profile(
     name="sglang",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ import msgspec
 from agent.core.fingerprint import Pool
 from agent.core.model import Blob, ExecInput, FinishReason, TaskSpec, Usage, Value
 from agent.core.proof.files import FileLeaf
+from agent.ports.replay import Replayer
 from agent.ports.sandbox import SandboxExit
 
 
@@ -102,6 +104,12 @@ class EnginePool(Protocol):
 
     def generate(self, task: TaskSpec) -> AsyncGenerator[EngineOutput, None]:
         """Raises EngineError. Closing the generator stops the engine's work on this task."""
+        ...
+
+    def replayer(self) -> AbstractAsyncContextManager[Replayer]:
+        """The pool's engine, to repeat what others claim. Entering raises EngineError, UNSUPPORTED_KIND where it cannot;
+        inside, an engine that died is ENGINE_CRASHED.
+        """
         ...
 
 

@@ -12,7 +12,7 @@ from agent.core import events as ev
 from agent.core import lease, wire
 from agent.core.attempt import Event
 from agent.core.errors import EngineError, LinkError
-from agent.core.model import ExecInput, LeaseKey, Reason, TaskKind
+from agent.core.model import ExecInput, LeaseKey, Reason, TaskKind, VerifyInput
 from agent.ports import Clock, EnginePool
 from agent.stages.calls import Caller, passes
 from agent.stages.containment import contained
@@ -22,11 +22,16 @@ from agent.stages.spine import Spine
 from agent.stages.stream import Stream
 from agent.stages.supply import Supply
 from agent.stages.together import Together
+from agent.stages.validate import UnfitError, Validate
 
 STAGING_LIMIT_S = 60.0
 """An engine that is not back by then fails the attempt, so that another node can have the task."""
 CONFIRM_CAP_S = 4.0
 """Retries of a start are quick: the lease is short and nothing runs yet."""
+
+
+_SUPPLIED = {TaskKind.EXEC, TaskKind.VERIFY}
+"""Kinds of task that need more than the engine before they run."""
 
 
 class Started(NamedTuple):
@@ -50,15 +55,17 @@ class Execute:
         *,
         top_logprobs: int,
         supply: Supply | None = None,
+        validate: Validate | None = None,
     ) -> None:
-        """`supply`: what programs need before they run; None where none do."""
+        """`supply`: what programs need before they run; `validate`: checks what others claim. None where not done."""
         self._spine = spine
         self._caller = caller
         self._pools = pools
         self._stream = stream
         self._top_logprobs = top_logprobs
         self._supply = supply
-        self._supplied = frozenset(name for name, pool in pools.items() if TaskKind.EXEC in pool.facts.kinds)
+        self._validate = validate
+        self._supplied = frozenset(name for name, pool in pools.items() if _SUPPLIED & set(pool.facts.kinds))
         self._working: dict[LeaseKey, asyncio.Task[None]] = {}
         self._starts = Together(self._send_starts)
         self._mailbox = spine.mailbox(ev.ConfirmStart, ev.Stage, ev.Generate, ev.StopWork)
@@ -96,6 +103,8 @@ class Execute:
     def _stop(self, key: LeaseKey) -> None:
         if (task := self._working.pop(key, None)) is not None:
             task.cancel()
+        if self._validate is not None:
+            self._validate.drop(key)
 
     def _fail(self, key: LeaseKey, reason: Reason, detail: str) -> None:
         self._spine.feed(ev.Happened(key=key, event=Event.FAILED, reason=reason, detail=detail))
@@ -106,7 +115,8 @@ class Execute:
         """The coordinator is asked while we look closer: neither waits for the other. What is unfit goes back."""
         answer = self._starts.ask(command.key)
         try:
-            await self._pools[command.pool].check(command.offer.task)
+            if not isinstance(command.offer.task.input, VerifyInput):  # whose evidence nobody has seen yet
+                await self._pools[command.pool].check(command.offer.task)
         except EngineError as error:
             self._happened(command.key, Event.UNFIT, reason=error.reason, detail=str(error))
             return
@@ -154,14 +164,31 @@ class Execute:
             detail = self._pools[command.pool].facts.detail
             self._fail(command.key, Reason.ENGINE_UNAVAILABLE, f"not ready within {STAGING_LIMIT_S:.0f} s: {detail}")
             return
-        asked = self._spine.node.attempts[command.key].offer.task.input
-        if self._supply is not None and isinstance(asked, ExecInput):
-            await self._supply.bring(command.key, asked)
-        self._happened(command.key, Event.STAGED)
+        try:
+            await self._bring(command)
+        except UnfitError as unfit:
+            self._happened(command.key, Event.HAND_BACK_ASKED, reason=unfit.reason, detail=unfit.detail)
+        else:
+            self._happened(command.key, Event.STAGED)
+
+    async def _bring(self, command: ev.Stage) -> None:
+        """Raises EngineError, UnfitError."""
+        match self._spine.node.attempts[command.key].offer.task.input:
+            case ExecInput() as asked if self._supply is not None:
+                await self._supply.bring(command.key, asked)
+            case VerifyInput() as asked if self._validate is not None:
+                await self._validate.bring(command.key, command.pool, asked)
+            case _:
+                pass
 
     # ------------------------------------------------------------------ RUNNING
 
     async def _generate(self, command: ev.Generate) -> None:
+        asked = command.offer.task.input
+        if isinstance(asked, VerifyInput) and self._validate is not None:
+            verdict = await self._validate.product(command.key, command.pool, asked)
+            self._happened(command.key, Event.GENERATED, product=verdict)
+            return
         generation = self._accumulator(command.offer)
         outputs = self._pools[command.pool].generate(command.offer.task)
         try:

@@ -11,6 +11,7 @@ from agent.core.proof.commitment import AnyHeader
 from agent.core.proof.header import Header, header_of
 from agent.core.proof.program import Ended, ProgramHeader, program_header
 from agent.core.proof.transcript import Transcript, TranscriptBuilder
+from agent.core.proof.verdict import VerdictHeader, verdict_header
 from agent.core.wire import OfferBody
 from agent.ports import Artifact, Finished
 
@@ -104,6 +105,24 @@ class ProgramProduct:
             artifact=self.artifact.blob.sha256,
             output_sha256=output_sha256,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerdictProduct:
+    """A verdict under seal: the output tells its root alone."""
+
+    output: str
+    builder: TranscriptBuilder
+    timings: Timings
+    reason: Reason = Reason.COMPLETED
+    artifact: Artifact | None = None
+    usage: Usage = NO_TOKENS
+
+    def header(
+        self, offer: OfferBody, pool: Pool, _transcript: Transcript, *, node_key: str, output_sha256: str
+    ) -> VerdictHeader:
+        """What the node commits to."""
+        return verdict_header(offer, pool, node_key=node_key, output_sha256=output_sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from agent.core import engines
 from agent.core.checks import claims
-from agent.core.checks.claims import Chunk, Position, Sampler
+from agent.core.checks.claim import Claim, sampler_of, without_model
+from agent.core.checks.claims import Chunk, Position
 from agent.core.checks.draw import uniforms
-from agent.core.checks.ending import Ending, Told, check_ending
+from agent.core.checks.ending import Ending, Told, check_ending, hidden
 from agent.core.checks.forward import (
     Exactness,
     check_closeness,
@@ -18,38 +19,17 @@ from agent.core.checks.forward import (
     check_plausibility,
     figures_sha256,
 )
-from agent.core.checks.rows import check_rows, rows_of
-from agent.core.checks.sampling import Sampled, check_sampling
+from agent.core.checks.rows import Row, Rows, check_rows, rows_of
 from agent.core.checks.verdict import Metrics, Replayed
-from agent.core.model import ChatInput, CompletionInput, EmbeddingInput
+from agent.core.model import EmbeddingInput
 from agent.core.proof.header import Header
 from agent.core.proof.leaves import Leaf
 from agent.ports import Replayer
 from agent.stages.refill import refilled
 
+_BROKEN = "\ufffd"
 
-class Claim(NamedTuple):
-    """What was asked of a node, and what it committed to."""
-
-    given: ChatInput | CompletionInput | EmbeddingInput
-    header: Header
-    leaves: tuple[Leaf, ...]
-    delivered: str | None = None
-    """The text that the requester got, if it is at hand."""
-    vectors: tuple[tuple[float, ...], ...] | None = None
-    """Likewise the embeddings."""
-
-
-def without_model(claim: Claim) -> Metrics:
-    """S, where the node was told its sampler chain, and the end as far as it can be told without a tokenizer."""
-    if isinstance(claim.given, EmbeddingInput):
-        return Metrics(ending=_delivered_rows(claim))
-    claimed = claims.positions(claim.leaves)
-    return Metrics(
-        sampled=_sampled(claim.header, claimed),
-        ending=check_ending(claim.header, claimed, delivered=claim.delivered),
-        candidates=claim.header.n_probs if claimed else None,
-    )
+__all__ = ["Claim", "with_model", "without_model"]
 
 
 async def with_model(
@@ -64,11 +44,13 @@ async def with_model(
     header, found = claim.header, without_model(claim)
     if isinstance(claim.given, EmbeddingInput):
         own = await replayer.rows(claim.given.texts)
-        return found._replace(rows=check_rows(rows_of(claim.leaves), own), same_class=exact)
+        return found._replace(rows=_rows(claim, own, () if exact else chosen), same_class=exact)
     prompt = await replayer.prompt_ids(claim.given)
-    if header.prompt_sha256 and engines.prompt_digest(prompt) != header.prompt_sha256:
+    if header.prompt_sha256 and not _is_prompt(header, prompt):
         return found._replace(prompt=False)
-    claimed = await _filled(header, claims.positions(claim.leaves), prompt, replayer)
+    shown = claims.positions(claim.leaves)
+    behind = (Position(None),) * hidden(header, len(shown))
+    claimed = await _filled(header, (*shown, *behind), prompt, replayer)
     known = next((at for at, one in enumerate(claimed) if one.token is None), len(claimed))
     chunks = [chunk for chunk in claims.chunks(claim.leaves) if chunk.start < known]
     wanted = [chunk for chunk in chunks if exact or not chosen or chunk.leaf in chosen]
@@ -113,38 +95,28 @@ class _Replay(NamedTuple):
         return check_exactness(shown, [one for figures in own for one in figures][: len(shown)])
 
 
-def _delivered_rows(claim: Claim) -> Ending:
-    if claim.vectors is None:
-        return Ending(decided=False)
-    found = check_rows(claim.vectors, rows_of(claim.leaves))
-    return (
-        Ending() if found.equal == found.compared else Ending(("the delivered rows are not those of the transcript",))
-    )
+def _is_prompt(header: Header, prompt: tuple[int, ...]) -> bool:
+    return (len(prompt), engines.prompt_digest(prompt)) == (header.prompt_tokens, header.prompt_sha256)
+
+
+def _rows(claim: Claim, own: Sequence[Row], chosen: Collection[int]) -> Rows:
+    """Those that are shown, and chosen."""
+    wanted = [leaf for leaf in claim.leaves if isinstance(leaf, Leaf) and (not chosen or leaf.index in chosen)]
+    return check_rows(rows_of(wanted), [own[leaf.index] for leaf in wanted if leaf.index < len(own)])
 
 
 async def _filled(
     header: Header, claimed: tuple[Position, ...], prompt: Sequence[int], replayer: Replayer
 ) -> tuple[Position, ...]:
-    sampler = _sampler(header)
+    sampler = sampler_of(header)
     if sampler is None or all(one.token is not None for one in claimed):
         return claimed
     return await refilled(claimed, prompt, replayer, sampler, header.n_probs)
 
 
-def _sampled(header: Header, claimed: Sequence[Position]) -> Sampled | None:
-    sampler = _sampler(header)
-    return None if sampler is None else check_sampling(claimed, sampler, header.n_probs)
-
-
-def _sampler(header: Header) -> Sampler | None:
-    """None where the engine draws in a way of its own. The likeliest token is the same everywhere."""
-    sampler = claims.sampler(header)
-    return sampler if header.samplers == engines.SAMPLERS or sampler.greedy else None
-
-
 def _replayed(chunk: Chunk, own: Sequence[Position], header: Header) -> Replayed:
     numbers = list(islice(uniforms(header.seed), chunk.start, chunk.start + len(chunk.positions)))
-    plausible = check_plausibility(chunk.positions, own, _sampler(header), numbers)
+    plausible = check_plausibility(chunk.positions, own, sampler_of(header), numbers)
     return Replayed(chunk.leaf, check_closeness(chunk.positions, own), plausible, figures_sha256(own))
 
 
@@ -156,7 +128,10 @@ async def _ending(claim: Claim, claimed: Sequence[Position], replayer: Replayer)
     ids = _known(claimed[:-1] if last_ends else claimed)
     # A withheld token, or one cut off in the middle of a character, leaves a text that cannot be compared.
     whole = len(ids) + last_ends == claim.header.completion_tokens
-    told = Told(last_ends, await replayer.text(ids) if whole else None)
+    text = await replayer.text(ids) if whole else None
+    if text is not None and len(claimed) > len(shown):
+        text = text.rstrip(_BROKEN)  # what is not shown at the end is no whole character
+    told = Told(last_ends, text)
     return check_ending(claim.header, shown, delivered=claim.delivered, told=told)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 import structlog
 
 from agent.core.errors import EngineError, LinkError, StorageError
 from agent.core.model import ExecInput, LeaseKey, Reason
-from agent.ports import Incoming, Stock
+from agent.ports import Stock
 from agent.stages.calls import Caller, passes
 
 RETRY_CAP_S = 8.0
@@ -30,21 +31,32 @@ class Supply:
             for name, size in self._stock.lacking(task).items():
                 try:
                     with await self._stock.incoming(name, size) as incoming:
-                        await self._fetch(incoming, size)
+                        await fetch(self._caller, incoming, size)
                         await incoming.settle()
                 except StorageError as error:
                     reason = Reason.STORAGE_FULL if error.full else Reason.ENGINE_UNAVAILABLE
                     raise EngineError(reason, error.message, remedy=error.remedy) from error
                 self._log.info("blob.brought", task=key.task_id, name=name, bytes=size)
 
-    async def _fetch(self, incoming: Incoming, size: int) -> None:
-        failures = 0
-        while True:
-            try:
-                return await self._caller.link.get_blob(incoming.sha256, size, incoming.write)
-            except LinkError as error:
-                if not passes(error):
-                    raise EngineError(Reason.BLOB_UNAVAILABLE, f"{incoming.sha256}: {error.message}") from error
-                await self._caller.back_off(failures, error, cap_s=RETRY_CAP_S)
-                failures += 1
-                incoming.restart()
+
+class Taker(Protocol):
+    """Where a blob goes."""
+
+    @property
+    def sha256(self) -> str: ...
+    def write(self, piece: bytes) -> None: ...
+    def restart(self) -> None: ...
+
+
+async def fetch(caller: Caller, taker: Taker, size: int) -> None:
+    """Bring a blob of at most `size` bytes, however often the line breaks. Raises EngineError, or as `taker` does."""
+    failures = 0
+    while True:
+        try:
+            return await caller.link.get_blob(taker.sha256, size, taker.write)
+        except LinkError as error:
+            if not passes(error):
+                raise EngineError(Reason.BLOB_UNAVAILABLE, f"{taker.sha256}: {error.message}") from error
+            await caller.back_off(failures, error, cap_s=RETRY_CAP_S)
+            failures += 1
+            taker.restart()

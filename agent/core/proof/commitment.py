@@ -17,12 +17,18 @@ from agent.core.proof.program import (
     decode_program_header,
 )
 from agent.core.proof.transcript import Transcript
+from agent.core.proof.verdict import (
+    VERDICT_VERSION,
+    VerdictHeader,
+    check_verdict_against_offer,
+    decode_verdict_header,
+)
 
 _ROOT = re.compile(r"[0-9a-f]{64}\Z")
 _MAX_BASE64 = (MAX_HEADER_BYTES + 2) // 3 * 4
 
 
-AnyHeader = Header | ProgramHeader
+AnyHeader = Header | ProgramHeader | VerdictHeader
 
 
 def commit(header: AnyHeader, transcript: Transcript) -> Commitment:
@@ -54,15 +60,20 @@ def read_commitment(commitment: Commitment, node_key: str) -> AnyHeader:
 
 def check_header(header: AnyHeader, offer: OfferBody) -> None:
     """Whether the header says what the offer asked. Raises ProofError("header_offer") naming the fields."""
-    if isinstance(header, ProgramHeader):
-        check_program_against_offer(header, offer)
-    else:
-        check_against_offer(header, offer)
+    match header:
+        case ProgramHeader():
+            check_program_against_offer(header, offer)
+        case VerdictHeader():
+            check_verdict_against_offer(header, offer)
+        case Header():
+            check_against_offer(header, offer)
 
 
 def _decode(raw: bytes) -> AnyHeader:
     if raw[:2] == PROGRAM_VERSION.to_bytes(2, "little"):
         return decode_program_header(raw)
+    if raw[:2] == VERDICT_VERSION.to_bytes(2, "little"):
+        return decode_verdict_header(raw)
     return decode_header(raw)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
@@ -19,7 +19,7 @@ from agent.core.fingerprint import Pool
 from agent.core.model import Reason, TaskKind, TaskSpec, Value
 from agent.edges.engines.openai import OpenAIClient, Patience
 from agent.edges.link.tls import client_context
-from agent.ports import Clock, EngineOutput
+from agent.ports import Clock, EngineOutput, Replayer
 
 _UNIX = "unix:"
 _log = structlog.get_logger("engine")
@@ -40,6 +40,8 @@ class ExternalSettings(Value):
     context_tokens: int = 4096
     api_key_file: Path | None = None
     """Read at each connection attempt, so that a key can be changed without a restart."""
+    validates: bool = False
+    """Whether it also checks what other nodes computed."""
 
 
 class ExternalTempo(Value):
@@ -79,7 +81,10 @@ class ExternalPool:
             engine=settings.profile.name,
             model=settings.model,
             model_digest=settings.model_digest,
-            kinds=tuple(kind for kind in settings.kinds if kind in settings.profile.kinds),
+            kinds=(
+                *(kind for kind in settings.kinds if kind in settings.profile.kinds),
+                *((TaskKind.VERIFY,) if settings.validates else ()),
+            ),
             slots=settings.slots,
             context_tokens=settings.context_tokens,
             detail="the engine has not been asked yet",
@@ -115,10 +120,23 @@ class ExternalPool:
         client = self._client
         if client is None or not self._facts.ready:
             raise EngineError(Reason.ENGINE_UNAVAILABLE, f"the engine is not ready: {self._facts.detail}")
+        async with self._doubting(client), contextlib.aclosing(client.generate(task)) as outputs:
+            async for output in outputs:
+                yield output
+
+    @contextlib.asynccontextmanager
+    async def replayer(self) -> AsyncIterator[Replayer]:
+        """See the port."""
+        client = self._client
+        if client is None or not self._facts.ready:
+            raise EngineError(Reason.ENGINE_UNAVAILABLE, f"the engine is not ready: {self._facts.detail}")
+        async with self._doubting(client):
+            yield client.replayer()
+
+    @contextlib.asynccontextmanager
+    async def _doubting(self, client: OpenAIClient) -> AsyncIterator[None]:
         try:
-            async with contextlib.aclosing(client.generate(task)) as outputs:
-                async for output in outputs:
-                    yield output
+            yield
         except EngineError as fault:
             if fault.reason is Reason.ENGINE_UNAVAILABLE and self._client is client:
                 self._doubt(str(fault))

@@ -7,7 +7,7 @@ import contextlib
 import random
 import shutil
 import tempfile
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +19,13 @@ from agent.core.checks.calibration import Device
 from agent.core.engines import PROFILES
 from agent.core.errors import EngineError, ModelError, SandboxError
 from agent.core.fingerprint import Pool
-from agent.core.model import Reason, TaskSpec, Value
+from agent.core.model import Reason, TaskKind, TaskSpec, Value
 from agent.edges.engines import exits
 from agent.edges.engines.launch import UNVERIFIABLE, LlamaSettings, computes_on, determinism_class, sandbox_spec
 from agent.edges.engines.openai import OpenAIClient, Patience
 from agent.edges.engines.placement import Placement
 from agent.edges.sandbox.sockets import SandboxConnector
-from agent.ports import Calibrations, Clock, EngineOutput, Sandbox, SandboxExit, SandboxHandle
+from agent.ports import Calibrations, Clock, EngineOutput, Replayer, Sandbox, SandboxExit, SandboxHandle
 
 _PROFILE = PROFILES["llama-server"]
 _log = structlog.get_logger("engine")
@@ -83,12 +83,14 @@ class LlamaPool:
         placement: Placement | None = None,
         calibrations: Calibrations | None = None,
         top_logprobs: int = 40,
+        validates: bool = False,
         patience: Patience | None = None,
         tempo: Tempo | None = None,
         rand: Callable[[], float] = random.random,
     ) -> None:
         """`measure` hashes the engine's files; it is called before each start. Without a `placement` it starts on its
-        GPUs whether or not it fits. Without `calibrations` several slots are unverifiable."""
+        GPUs whether or not it fits. Without `calibrations` several slots are unverifiable. `validates`: it also
+        checks what other nodes computed."""
         self._settings = settings
         self._sandbox = sandbox
         self._clock = clock
@@ -109,7 +111,7 @@ class LlamaPool:
             engine=_PROFILE.name,
             model=settings.model,
             model_digest=settings.model_digest,
-            kinds=settings.kinds,
+            kinds=(*settings.kinds, TaskKind.VERIFY) if validates else settings.kinds,
             slots=settings.slots,
             context_tokens=settings.context_tokens,
             detail="the engine has not been started",
@@ -152,10 +154,24 @@ class LlamaPool:
         life = self._life
         if life is None or not self._facts.ready:
             raise EngineError(Reason.ENGINE_UNAVAILABLE, f"the engine is not ready: {self._facts.detail}")
+        async with self._mourned(life), contextlib.aclosing(life.client.generate(task)) as outputs:
+            async for output in outputs:
+                yield output
+
+    @contextlib.asynccontextmanager
+    async def replayer(self) -> AsyncIterator[Replayer]:
+        """See the port."""
+        life = self._life
+        if life is None or not self._facts.ready:
+            raise EngineError(Reason.ENGINE_UNAVAILABLE, f"the engine is not ready: {self._facts.detail}")
+        async with self._mourned(life):
+            yield life.client.replayer()
+
+    @contextlib.asynccontextmanager
+    async def _mourned(self, life: _Life) -> AsyncIterator[None]:
+        """What breaks off because the engine died is told as that."""
         try:
-            async with contextlib.aclosing(life.client.generate(task)) as outputs:
-                async for output in outputs:
-                    yield output
+            yield
         except EngineError as fault:
             if fault.reason in (Reason.ENGINE_UNAVAILABLE, Reason.ENGINE_GARBAGE) and await self._died(life):
                 raise EngineError(Reason.ENGINE_CRASHED, life.epitaph()) from fault

@@ -27,7 +27,9 @@ from agent.core.model import (
 )
 from agent.core.text import line
 from agent.edges.engines.http import EngineHttp, classified
-from agent.ports import EngineOutput, Finished, Piece, Vectors
+from agent.edges.verifier.llama import LlamaReplayer
+from agent.edges.verifier.prompt_logprobs import PromptLogprobsReplayer
+from agent.ports import EngineOutput, Finished, Piece, Replayer, Vectors
 
 _PROMPTS_KEPT = 64
 """Prompts tokenized by `check` whose generation has not begun yet."""
@@ -166,6 +168,16 @@ class OpenAIClient:
             case _:
                 return ()
         return engine_replies.token_ids(await self._http.exchange("/tokenize", engines.tokenize_request(prompt)))
+
+    # ------------------------------------------------------------------ repeating what others claim
+
+    def replayer(self) -> Replayer:
+        """On this client's connections. Raises EngineError(UNSUPPORTED_KIND)."""
+        if self.profile.tokenizes:
+            return LlamaReplayer(self._http)
+        if self.profile.scores_prompts:
+            return PromptLogprobsReplayer(self._http, self.model, most=self.profile.completion_top_logprobs)
+        raise EngineError(Reason.UNSUPPORTED_KIND, f"{self.profile.name} cannot repeat what another engine said")
 
     # ------------------------------------------------------------------ readiness
 

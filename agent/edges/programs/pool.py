@@ -26,7 +26,18 @@ from agent.edges.programs.artifacts import FileArtifacts, FileDraft
 from agent.edges.programs.collect import Caps, ChangedError, Survey, TooMuchError, pack, survey
 from agent.edges.programs.openat2 import why_missing
 from agent.edges.programs.stock import Places, Stock
-from agent.ports import Clock, EngineOutput, ExitKind, Limits, Printed, Ran, Sandbox, SandboxHandle, SandboxSpec
+from agent.ports import (
+    Clock,
+    EngineOutput,
+    ExitKind,
+    Limits,
+    Printed,
+    Ran,
+    Replayer,
+    Sandbox,
+    SandboxHandle,
+    SandboxSpec,
+)
 
 GATHER_S = 0.1
 """What is printed within this time goes out as one chunk."""
@@ -132,6 +143,10 @@ class ProgramPool:
                 yield await self._ended(asked, handle, b"".join(printed))
             finally:
                 handle.close()
+
+    def replayer(self) -> contextlib.AbstractAsyncContextManager[Replayer]:
+        """See the port."""
+        raise EngineError(Reason.UNSUPPORTED_KIND, "this pool runs programs")
 
     async def _start(self, task: TaskSpec, asked: ExecInput, places: Places) -> SandboxHandle:
         if not _has_directory(places.bundle, asked.cwd):

@@ -152,3 +152,8 @@ async def done(
 def altered(honest: Claim, **header: Any) -> Claim:
     """The same claim under another header."""
     return honest._replace(header=msgspec.structs.replace(honest.header, **header))
+
+
+def relabelled(honest: Done, **header: Any) -> Done:
+    """The same task under a header that claims something else."""
+    return honest._replace(claim=altered(honest.claim, **header))

@@ -59,6 +59,7 @@ def greedy_claim(prompt: tuple[int, ...], *, tokens: int = 40, swap: tuple[int, 
         max_tokens=tokens,
         completion_tokens=tokens,
         finish=FinishReason.LENGTH,
+        prompt_tokens=len(prompt),
         prompt_sha256=prompt_digest(prompt),
     )
     return Claim(CHAT, told, tuple(map(read_leaf, made.leaves)), spelled(ids[len(prompt) :]))
