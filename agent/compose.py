@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -13,11 +14,13 @@ import structlog
 
 from agent.config import Config, EngineKind, Running
 from agent.core import events as ev
+from agent.core.checks.verdict import Thresholds
 from agent.core.errors import StorageError
-from agent.core.fingerprint import Model, SandboxFacts
+from agent.core.fingerprint import Model, Pool, SandboxFacts
 from agent.core.gpu import GpuPlace, GpuReport, units
 from agent.core.gpu_policy import GpuGates
 from agent.core.health import Health
+from agent.core.model import TaskKind
 from agent.core.node import Node
 from agent.core.proof.beacon import kept
 from agent.core.watchdog import Pulse, Tally
@@ -33,6 +36,7 @@ from agent.edges.identity import NodeIdentity
 from agent.edges.joining import join
 from agent.edges.link.baton import link_to
 from agent.edges.models.store import Progress
+from agent.edges.models.thresholds import shelf
 from agent.edges.outbox import OUTBOX_NAME, SqliteOutbox
 from agent.edges.owner import Machine, gpu_policy, owner_policy
 from agent.edges.proofs import PROOFS_NAME, SqliteProofs
@@ -61,6 +65,7 @@ from agent.stages.spine import Spine
 from agent.stages.storage import StorageGate
 from agent.stages.stream import Stream
 from agent.stages.supply import Supply
+from agent.stages.validate import Validate
 from agent.stages.vitals import Vitals
 from agent.stages.watch import Watch
 
@@ -274,7 +279,8 @@ class Composer:
         herald.owes(await deliver.recall())
         report = Report(spine, caller, identity, edges.outbox, storage, deliver)
         supply = Supply(caller, programs.stock) if programs else None
-        execute = Execute(spine, caller, pools, stream, top_logprobs=top, supply=supply)
+        validate = self._validate(caller, identity, pools)
+        execute = Execute(spine, caller, pools, stream, top_logprobs=top, supply=supply, validate=validate)
         bound = partial(kept, bls=load_bls())
         hearing = Hearing(clock, caller, identity, edges.outbox, edges.transcripts, edges.proofs, bound)
         await hearing.recall()
@@ -358,6 +364,20 @@ class Composer:
         }
         drain, pausing = Drain(spine, pull, deliver, link), Pausing(spine, herald)
         return Parts(spine, advertise, drain, overview, pausing, hearing, pulse, storage, loops)
+
+    def _validate(self, caller: Caller, identity: NodeIdentity, pools: dict[str, EnginePool]) -> Validate | None:
+        """None where no pool checks what others computed."""
+        if not any(TaskKind.VERIFY in pool.facts.kinds for pool in pools.values()):
+            return None
+        config = self._config
+        known = shelf(config.proof.calibrations, config.proof.calibration_keys)
+        args = {pool.name: pool.args for pool in config.pools}
+
+        def limits(pool: Pool, engine: str, kind: TaskKind) -> Thresholds | None:
+            embeds = kind is TaskKind.EMBEDDING
+            return known.thresholds_for(pool.model_digest, engine, embeds=embeds, args=args.get(pool.name, ()))
+
+        return Validate(caller, identity, pools, limits, self._clock, lambda: secrets.token_hex(32))
 
 
 def exec_gpus(config: Config) -> tuple[str, ...]:
