@@ -1,0 +1,129 @@
+"""A restart at any point loses nothing and judges nobody for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.core.payloads import Judgement
+from agent.devnet.core.effects import SaveEpoch
+from agent.devnet.core.proofs.records import CaseState
+from tests.devnet.proofs.challenged import ALWAYS, WRONG_DRAW, Court
+
+
+def test_an_epoch_goes_on_over_a_restart_and_its_secret_stays_the_promised_one() -> None:
+    court = Court()
+    node = court.opener()
+    first = court.settled(node)
+    again = court.restarted()
+    assert again.settled(node).beacon == first.beacon
+    again.turn(61.0)
+    assert len(again.beat(node).challenges) == 2
+
+
+def test_an_epoch_that_ended_while_nobody_was_there_is_told_at_once() -> None:
+    court = Court()
+    node = court.opener()
+    court.settled(node)
+    court.now += 500.0
+    again = court.restarted()
+    assert [it.epoch.told for it in again.writes if isinstance(it, SaveEpoch)] == [False, True]
+    (challenge,) = again.beat(node).challenges
+    assert challenge.answer_s == ALWAYS.answer_s
+    assert again.settled(node).beacon.round == 2
+
+
+def test_epochs_are_never_numbered_twice() -> None:
+    court = Court()
+    node = court.opener()
+    court.settled(node)
+    court.turn(61.0)
+    again = court.restarted().restarted()
+    assert again.settled(node).beacon.round == 2
+
+
+def test_a_challenge_is_asked_again_and_its_time_goes_on() -> None:
+    court = Court()
+    node = court.opener()
+    challenge = court.challenged(node)
+    court.turn(100.0)
+    again = court.restarted()
+    (repeated,) = again.beat(node).challenges
+    assert (repeated.challenge_id, repeated.answer_s) == (challenge.challenge_id, challenge.answer_s - 100)
+    again.open(node, repeated)
+    assert again.found(again.examine[0]).judgement is Judgement.PASSED
+
+
+def test_who_could_not_open_because_the_coordinator_was_away_has_time_to_come_back() -> None:
+    court = Court()
+    node = court.opener()
+    court.challenged(node)
+    court.now += 5000.0
+    again = court.restarted()
+    (challenge,) = again.beat(node).challenges
+    assert challenge.answer_s == 120
+    again.turn(119.0)
+    assert again.case_of(challenge).state is CaseState.CHALLENGED
+    again.turn(1.0)
+    assert again.case_of(challenge).judgement is Judgement.UNOPENED
+
+
+def test_an_opening_that_nobody_had_looked_at_is_looked_at_again() -> None:
+    court = Court()
+    node = court.opener()
+    court.open(node, court.challenged(node))
+    again = court.restarted()
+    assert again.examine == court.examine
+    assert again.found(again.examine[0], WRONG_DRAW).judgement is Judgement.FAILED
+    assert again.restarted().examine == []
+
+
+def test_judgements_standings_and_serials_stay() -> None:
+    court = Court()
+    node = court.opener()
+    for _ in range(2):
+        court.open(node, court.challenged(node))
+        court.found(court.examine.pop(), WRONG_DRAW)
+    again = court.restarted()
+    assert again.standing(node) == court.standing(node)
+    assert again.beat(node).judged == court.beat(node).judged
+    again.open(node, again.challenged(node))
+    again.found(again.examine.pop())
+    assert [it.serial for it in again.judged(node)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("seconds_back", [10, 1000, 10_000_000])
+def test_a_wall_clock_that_was_set_back_keeps_no_secret_longer(seconds_back: int) -> None:
+    court = Court()
+    node = court.opener()
+    court.settled(node)
+    court.turn(20.0)
+    court.wall -= seconds_back
+    court.turn(61.0)
+    assert len(court.beat(node).challenges) == 1
+
+
+def test_exhibits_go_after_a_while_but_those_of_a_slash_stay() -> None:
+    from agent.devnet.core.effects import Discard
+
+    court = Court()
+    node = court.opener()
+    gone: list[str] = []
+    real = court.take
+
+    def noting(decision):
+        gone.extend(sha256 for it in decision.notices if isinstance(it, Discard) for sha256 in it.sha256s)
+        return real(decision)
+
+    court.take = noting  # type: ignore[method-assign]
+    cases = []
+    for found in (None, WRONG_DRAW):
+        court.open(node, court.challenged(node))
+        cases.append(court.found(court.examine.pop(), *([found] if found else [])))
+    court.turn(ALWAYS.keep_s - 100.0)
+    assert gone == []
+    court.turn(200.0)
+    assert gone == [cases[0].opening.sha256]
+    assert court.docket.cases[cases[1].case_id].opening == cases[1].opening
+    assert court.docket.cases[cases[0].case_id].opening is None
+    court.turn(ALWAYS.keep_s)
+    assert len(gone) == 1
