@@ -32,8 +32,11 @@ def _vocabulary() -> tuple[list[bytes], list[float], list[int]]:
     return [text.encode() for text, _ in pieces], scores, [kind for _, kind in pieces]
 
 
-def write_tiny_model(path: Path, *, seed: int = 7) -> Path:
-    """Write the model to `path` and return it. `seed` varies the weights and so the file's digest."""
+def write_tiny_model(path: Path, *, seed: int = 7, letters_only: bool = False) -> Path:
+    """Write the model to `path` and return it. `seed` varies the weights and so the file's digest.
+
+    `letters_only`: where the likeliest token is taken, it is never a byte or the end, so that no token is withheld.
+    """
     tokens, scores, kinds = _vocabulary()
     rng = np.random.default_rng(seed)
 
@@ -61,7 +64,10 @@ def write_tiny_model(path: Path, *, seed: int = 7) -> Path:
     writer.add_eos_token_id(2)
     writer.add_chat_template(CHAT_TEMPLATE)
     writer.add_tensor("token_embd.weight", weights(len(tokens), WIDTH))
-    writer.add_tensor("output.weight", weights(len(tokens), WIDTH))
+    likely = weights(len(tokens), WIDTH)
+    if letters_only:
+        likely[: kinds.index(_NORMAL)] = 0.0  # as likely as the average: of 150 others one is always likelier
+    writer.add_tensor("output.weight", likely)
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, dtype=np.float32))
     for layer in range(LAYERS):
         block = f"blk.{layer}"

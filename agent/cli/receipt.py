@@ -24,8 +24,14 @@ if TYPE_CHECKING:
     type=click.File("wb", lazy=True),
     help="Also write the attempt's transcript, for `gpu-agent verify --transcript`.",
 )
+@click.option(
+    "--open",
+    "chosen",
+    metavar="LEAVES",
+    help="Also show leaves of the transcript in the bundle, such as 0,5,12, or all: who has it reads them.",
+)
 @with_config
-def command(task_id: str, output: BinaryIO, transcript: BinaryIO | None, config: object) -> None:
+def command(task_id: str, output: BinaryIO, transcript: BinaryIO | None, chosen: str | None, config: object) -> None:
     """Write the receipt bundle of TASK_ID as JSON: `gpu-agent receipt ID | gpu-agent verify -`."""
     import msgspec
 
@@ -39,10 +45,37 @@ def command(task_id: str, output: BinaryIO, transcript: BinaryIO | None, config:
             f"{config.node.state_dir} has no receipt of task {task_id}",
             remedy="`gpu-agent tasks` lists what it has; receipts of the oldest tasks are dropped to save space",
         )
-    if transcript is not None:  # read first: where it is gone already, no file is made
+    wanted = None if chosen is None else _chosen(chosen)
+    if transcript is not None or wanted is not None:  # read first: where it is gone already, no file is made
         leaves = _transcript(bundle, config.node.state_dir)
-        transcript.write(leaves)
+        if wanted is not None:
+            bundle = _with_leaves(bundle, leaves, wanted)
+        if transcript is not None:
+            transcript.write(leaves)
     output.write(msgspec.json.format(msgspec.json.encode(bundle), indent=2) + b"\n")
+
+
+def _chosen(text: str) -> tuple[int, ...]:
+    """Leaves by number; none stands for all."""
+    if text.strip() == "all":
+        return ()
+    try:
+        return tuple(sorted({int(number) for number in text.split(",")}))
+    except ValueError as error:
+        raise click.BadParameter("numbers of leaves, such as 0,5,12, or all", param_hint="--open") from error
+
+
+def _with_leaves(bundle: ReceiptBundle, leaves: bytes, chosen: tuple[int, ...]) -> ReceiptBundle:
+    import msgspec
+
+    from agent.core.errors import ProofError
+    from agent.core.proof.leaves import split_leaves
+    from agent.core.proof.opening import open_leaves
+
+    try:
+        return msgspec.structs.replace(bundle, opening=open_leaves(split_leaves(leaves), chosen))
+    except ProofError as error:
+        raise click.BadParameter(error.message, param_hint="--open") from error
 
 
 def _transcript(bundle: ReceiptBundle, state_dir: Path) -> bytes:

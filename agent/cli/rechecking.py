@@ -8,15 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
-
+from agent.core.checks.claim import claim_with
 from agent.core.checks.claims import chunks
 from agent.core.checks.verdict import Judged, Metrics, Thresholds, Verdict, closeness_limit, judge, long_enough
 from agent.core.engines import SAMPLERS
 from agent.core.errors import ProofError
-from agent.core.model import EmbeddingInput, ExecInput, FinishReason, TaskKind, VerifyInput
+from agent.core.model import EmbeddingInput, FinishReason, TaskKind
 from agent.core.proof.header import Header
-from agent.core.proof.leaves import read_leaf, split_leaves
 from agent.stages.recheck import Claim, with_model, without_model
 
 if TYPE_CHECKING:
@@ -46,32 +44,15 @@ class Rechecked(NamedTuple):
     judged: Judged
     level: int
     chunks: int
-    """All of them."""
+    """All that are shown."""
     limits: Thresholds
     uncalibrated: str = ""
     """Why F, T and rows were not judged: without a calibration nobody knows what noise is. Empty when they were."""
 
 
-class _Output(msgspec.Struct):
-    text: str | None = None
-    vectors: tuple[tuple[float, ...], ...] | None = None
-
-
 def claim_of(case: Case) -> Claim | None:
-    """What the node claims to have generated; None where the task ran a program. The transcript is verified."""
-    given, header = case.offer.task.input, case.header
-    if case.transcript is None or not isinstance(header, Header) or isinstance(given, ExecInput | VerifyInput):
-        return None
-    leaves = tuple(map(read_leaf, split_leaves(case.transcript)))
-    output = _output(case.bundle.output)
-    return Claim(given, header, leaves, output.text, output.vectors)
-
-
-def _output(output: str | None) -> _Output:
-    try:
-        return msgspec.json.decode(output or "{}", type=_Output)
-    except msgspec.DecodeError:
-        return _Output()
+    """What the node claims to have generated, by a verified case; None where nothing was, or nothing is shown of it."""
+    return claim_with(case, case.leaves) if case.leaves else None
 
 
 def level_two(claim: Claim) -> Rechecked:
@@ -218,10 +199,10 @@ def _draws(checked: Rechecked) -> tuple[bool | None, str]:
     how = "the likeliest" if header.temperature_micros <= 0 else f"what seed {header.seed} draws"
     if not sampled.passed:
         return False, "every token is what seed and sampling demand"
+    rest = sampled.uncovered + sampled.withheld + sampled.unopened
     if sampled.checked == 0:
-        return None, "no draw could be repeated: they depend on candidates that are not in the transcript"
-    rest = sampled.uncovered + sampled.withheld
-    but = f" ({rest} more depend on what is not in the transcript)" if rest else ""
+        return None, "no draw could be repeated: they depend on candidates that are not shown"
+    but = f" ({rest} more depend on what is not shown)" if rest else ""
     return True, f"{sampled.checked} tokens: each is {how} of the claimed candidates{but}"
 
 

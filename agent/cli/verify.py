@@ -49,7 +49,7 @@ class _Unable(click.ClickException):
 @click.option(
     "--model",
     type=click.Path(dir_okay=False, exists=True, path_type=Path),
-    help="The model's GGUF file: also repeat the work on a llama-server of your own. Needs --transcript.",
+    help="The model's GGUF file: also repeat on a llama-server of your own what is shown of the work.",
 )
 @click.option("--model-name", metavar="NAME", help="What the node calls the model.  [default: the file's name]")
 @click.option("--chat-template", type=click.Path(dir_okay=False, exists=True, path_type=Path), help="If it has one.")
@@ -86,8 +86,8 @@ def command(
 ) -> int:
     """Check the receipt bundle in FILE (- for standard input); nothing is sent anywhere.
 
-    Level 1, the receipt: who promised what. Level 2, with --transcript: every token is what the seed draws, and why the
-    text ended. Level 3, with --model too: this model really says so.
+    Level 1, the receipt: who promised what. Level 2, with opened leaves in the bundle or --transcript: their tokens are
+    what the seed draws, and why the text ended. Level 3, with --model too: this model really says so.
 
     \b
     Exit status: 0 every check passed, 1 one failed, 2 unreadable,
@@ -95,15 +95,16 @@ def command(
                  4 a check that was asked for could not be made.
     """
     from agent.core.proof.receipt import examine
+    from agent.edges.drand import load_bls
     from agent.edges.signing import verify
 
-    if model and not transcript:
-        raise click.UsageError("--model needs --transcript: what would it be compared with?")
     key = _key(coordinator_key)
     leaves = _read(transcript, MAX_BUNDLE_BYTES) if transcript else None
     left = _read(artifact, MAX_BUNDLE_BYTES) if artifact else None
     bundle = _bundle(file)
-    verdict = examine(bundle, verify, coordinator_key=key, transcript=leaves, artifact=left)
+    if model and leaves is None and bundle.opening is None:
+        raise click.UsageError("--model needs --transcript, or a bundle with leaves: what would it be compared with?")
+    verdict = examine(bundle, verify, coordinator_key=key, transcript=leaves, artifact=left, bls=load_bls())
     keys = tuple(_key(each, "--calibration-key") for each in calibration_key)
     engine = judging = None
     if model:
@@ -123,7 +124,7 @@ def command(
 
 def _deeper(verdict: Verdict, model: Model | None, chunks: int, judging: Judging | None) -> Rechecked | None:
     """Levels 2 and 3, where there is something to check them on."""
-    if verdict.error or verdict.case is None or verdict.case.transcript is None:
+    if not _succeeded(verdict) or verdict.case is None:
         return None
     import asyncio
 
@@ -139,6 +140,13 @@ def _deeper(verdict: Verdict, model: Model | None, chunks: int, judging: Judging
         return asyncio.run(rechecking.level_three(claim, verdict.case.offer.task.model_digest, model, chunks, judging))
     except AgentError as error:
         raise _Unable(plain(str(error), 1000)) from error
+
+
+def _succeeded(verdict: Verdict) -> bool:
+    """Whether there is a commitment, and all of it held."""
+    from agent.core.model import Outcome
+
+    return verdict.error is None and verdict.case is not None and verdict.case.result.outcome is Outcome.SUCCEEDED
 
 
 def _status(deeper: Rechecked | None) -> int:
@@ -200,6 +208,10 @@ def as_object(verdict: Verdict, pinned: str, deeper: Rechecked | None = None) ->
             "currency": body.currency,
             "receipt_id": body.receipt_id,
         }
+    if verdict.case and _succeeded(verdict):
+        from agent.cli import shown
+
+        told["opening"] = shown.as_object(verdict.case)
     if deeper:
         from agent.cli.rechecking import as_object as deeply
 
@@ -212,7 +224,8 @@ def screen(bundle: ReceiptBundle, verdict: Verdict, pinned: str, deeper: Recheck
     yield from _subject(verdict)
     if deeper:
         count = len(verdict.passed)
-        yield _line(True, f"signatures, receipt, output, commitment and transcript fit together ({count} checks)")
+        shows = "transcript" if verdict.case and verdict.case.transcript is not None else "leaves"
+        yield _line(True, f"signatures, receipt, output, commitment and {shows} fit together ({count} checks)")
     else:
         for check in verdict.passed:
             yield _line(True, check.says)
@@ -223,6 +236,10 @@ def screen(bundle: ReceiptBundle, verdict: Verdict, pinned: str, deeper: Recheck
         yield ""
         yield click.style("NOT VERIFIED", fg="red", bold=True) + ": do not rely on anything in this bundle"
         return
+    if verdict.case and _succeeded(verdict):
+        from agent.cli import shown
+
+        yield from (_line(holds, words) for holds, words in shown.told(verdict.case))
     if deeper:
         from agent.cli.rechecking import told
 

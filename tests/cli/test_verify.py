@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,8 +15,10 @@ import pytest
 from agent.cli.main import run
 from agent.core import wire
 from agent.core.model import Outcome, Reason
+from agent.core.payloads import Beacon, BeaconPromise, BeaconSource
 from agent.core.proof.commitment import commit
 from agent.core.proof.leaves import join_leaves
+from agent.core.proof.opening import open_leaves
 from agent.edges.outbox import OUTBOX_NAME, SqliteOutbox
 from agent.edges.signing import KeyPair
 from agent.edges.transcripts import DIRECTORY_NAME, FileTranscripts
@@ -191,6 +194,72 @@ def test_the_transcript_behind_a_receipt_verifies_until_it_is_swept(told, ledger
     assert (code, out) == (1, "")
     assert "no transcript of task task-1" in err
     assert not (tmp_path / "gone.leaves").exists()
+
+
+def test_leaves_that_a_node_opens_verify_and_the_others_are_said_not_to_be_shown(told, ledger, tmp_path: Path):
+    shown = tmp_path / "shown.json"
+    assert told("receipt", "task-1", "--open", "0", "-o", shown, *ledger)[0] == 0
+    code, out, _ = told("verify", shown)
+    assert code == 0
+    assert "commitment and leaves fit together (13 checks)" in out
+    assert "1 of 2 leaves of the transcript are shown" in out
+    assert "32 tokens: each is the likeliest of the claimed candidates (8 more depend on what is not shown)" in out
+    assert len(out.splitlines()) <= 24
+    assert max(map(len, out.splitlines())) <= 120
+    told_as_json = json.loads(told("verify", shown, "--json")[1])
+    assert (told_as_json["level"], told_as_json["verified"]) == (2, True)
+    assert (told_as_json["opening"]["shown"], told_as_json["opening"]["leaves"]) == (1, 2)
+
+
+def test_all_leaves_in_a_bundle_are_as_good_as_the_transcript(told, ledger, tmp_path: Path):
+    shown = tmp_path / "shown.json"
+    assert told("receipt", "task-1", "--open", "all", "-o", shown, *ledger)[0] == 0
+    code, out, _ = told("verify", shown)
+    assert code == 0
+    assert "40 tokens: each is the likeliest of the claimed candidates" in out
+    assert "are shown" not in out
+
+
+@pytest.mark.parametrize("leaves", ["7", "-1", "first", "", "0,,1"])
+def test_leaves_that_there_are_not_cannot_be_opened(told, ledger, leaves: str):
+    code, out, err = told("receipt", "task-1", "--open", leaves, *ledger)
+    assert (code, out) == (2, "")
+    assert "--open" in err
+
+
+def test_leaves_that_were_not_committed_to_are_refused_on_one_screen(told, written):
+    other = open_leaves(transcript(tokens=41, candidates=20).leaves)
+    code, out, _ = told("verify", written(msgspec.structs.replace(GOOD, opening=other)))
+    assert code == 1
+    assert "✗ the opened leaves are some of those that were committed to" in out
+    assert "(opening)" in out
+    assert "NOT VERIFIED" in out
+
+
+def test_a_bundle_with_its_beacon_says_that_nobody_chose_the_leaves(told, written):
+    secret = "5a" * 32
+    promise = BeaconPromise(
+        source=BeaconSource.EPOCH,
+        round=12,
+        commitment=hashlib.sha256(bytes.fromhex(secret)).hexdigest(),
+        rate_micros=1_000_000,
+        leaves=4,
+    )
+    made = bundle(
+        OFFER, result={"commitment": commit(header(KEPT, OFFER, n_probs=20), KEPT)}, receipt={"beacon": promise}
+    )
+    beacon = Beacon(source=BeaconSource.EPOCH, round=12, value=secret)
+    shown = msgspec.structs.replace(made, opening=open_leaves(KEPT.leaves))
+    code, out, _ = told("verify", written(msgspec.structs.replace(shown, beacon=beacon)))
+    assert code == 0
+    assert "the epoch's secret that was promised (12) drew this result and its leaves 0, 1: nobody chose them" in out
+    code, out, _ = told("verify", written(shown))
+    assert code == 0
+    assert "who chose these leaves is not shown" in out
+    other = msgspec.structs.replace(beacon, value="a5" * 32)
+    code, out, _ = told("verify", written(msgspec.structs.replace(shown, beacon=other)))
+    assert code == 1
+    assert "this is not the secret whose digest was promised (beacon)" in out
 
 
 def test_receipt_and_verify_work_in_a_pipe(ledger):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import struct
 import tempfile
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from agent.core.checks.calibration import Work
 from agent.core.model import EmbeddingInput, TaskKind
 from agent.core.proof.header import ProofKind
 from agent.core.proof.leaves import join_leaves
+from agent.core.proof.merkle import leaf_hash
+from agent.core.proof.opening import open_leaves
 from agent.edges.models.store import ModelStore
 from tests import calibrations
 from tests.edges.verifier import claiming
@@ -63,7 +66,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def work(asked: Path, used: Path) -> Done:
+def work(asked: Path, used: Path, max_tokens: int = 12, **how: int) -> Done:
     """A task for one model, done with another or the same; one of whose tokens none was withheld."""
 
     async def done() -> Done:
@@ -71,7 +74,7 @@ def work(asked: Path, used: Path) -> Done:
             digest = (await ModelStore(Path(home)).verify(NAME, asked)).facts.digest
             async with claiming.pool(used, Path(home), slots=1) as pool:
                 for seed in range(1, 100):
-                    made = await claiming.done(pool, max_tokens=12, seed=seed, model=digest)
+                    made = await claiming.done(pool, max_tokens=max_tokens, seed=seed, model=digest, **how)
                     if made.claim.header.proof_kind is ProofKind.TOKENS_F32:
                         return made
         raise AssertionError
@@ -124,6 +127,48 @@ def test_json_has_every_figure(shown: Shown, weights: Path):
     assert told["recheck"]["sampling"]["checked"] == 12
     assert told["recheck"]["chunks"][0]["closeness"]["overlap"] == 1.0
     assert told["recheck"]["chunks"][0]["plausibility"]["far"] == 0
+
+
+@pytest.fixture(scope="module")
+def lettered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = write_tiny_model(tmp_path_factory.mktemp("model") / "letters.gguf", letters_only=True)
+    path.chmod(0o644)
+    return path
+
+
+@pytest.fixture(scope="module")
+def longer(lettered: Path) -> Done:
+    """Three leaves."""
+    return work(lettered, lettered, max_tokens=70, temperature_micros=0)
+
+
+def test_what_is_opened_is_repeated_behind_what_is_not(longer: Done, lettered: Path, tmp_path: Path, capsys):
+    opening = open_leaves(longer.transcript.leaves, (1,))
+    code, out = verified(longer, opening, tmp_path, capsys, "--model", lettered, "--model-name", NAME, "--uncalibrated")
+    assert code == 0, out
+    assert "1 of 3 leaves of the transcript are shown" in out
+    assert "32 tokens: each is the likeliest" in out
+    assert "1 of 1 chunks repeated: log-probabilities at most 0.00 apart" in out
+
+
+def test_tokens_that_were_not_committed_to_betray_themselves(longer: Done, lettered: Path, tmp_path: Path, capsys):
+    """The root does not bind what is said of a leaf that is not shown; the delivered text and the next leaf do."""
+    honest = open_leaves(longer.transcript.leaves, (1,))
+    at = honest.index(leaf_hash(longer.transcript.leaves[0])) + 35
+    [claimed] = struct.unpack_from("<I", honest, at)
+    lying = honest[:at] + struct.pack("<I", claimed ^ 1) + honest[at + 4 :]
+    assert verified(longer, lying, tmp_path, capsys)[0] == 0
+    code, out = verified(longer, lying, tmp_path, capsys, "--model", lettered, "--model-name", NAME, "--uncalibrated")
+    assert code == 1
+    assert "the delivered text is not the text of the tokens" in out
+
+
+def verified(done: Done, opening: bytes, home: Path, capsys: pytest.CaptureFixture[str], *more: object):
+    file = home / "opened.json"
+    file.write_bytes(wire.encode(msgspec.structs.replace(done.bundle(), opening=opening)))
+    capsys.readouterr()
+    code = run(["verify", str(file), *map(str, more)])
+    return code, capsys.readouterr().out
 
 
 def test_a_node_that_used_another_model_is_suspect_after_one_chunk(
@@ -195,4 +240,4 @@ def test_an_embedding_is_repeated_too(weights: Path, tmp_path: Path, capsys: pyt
 
 def test_the_model_alone_has_nothing_to_be_compared_with(shown: Shown, weights: Path, capsys):
     assert run(["verify", str(shown.receipt), "--model", str(weights)]) == 2
-    assert "needs --transcript" in capsys.readouterr().err
+    assert "needs --transcript, or a bundle with leaves" in capsys.readouterr().err

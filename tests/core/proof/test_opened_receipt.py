@@ -1,4 +1,4 @@
-"""A bundle that shows leaves is held to the commitment, and to the beacon that drew them: nobody shows only the best."""
+"""A bundle with leaves is held to the commitment, and to the beacon that drew them: nobody shows only the best."""
 
 from __future__ import annotations
 
