@@ -12,6 +12,19 @@ from typing import Annotated, Final, TypeVar
 
 import msgspec
 
+from agent.core.attest.messages import (
+    MatrixAgain,
+    MatrixAsked,
+    MatrixCommitted,
+    MatrixDrawn,
+    MatrixGo,
+    MatrixJudged,
+    MatrixOpened,
+    MatrixReady,
+    MatrixReread,
+)
+from agent.core.direction import Down as Down
+from agent.core.direction import Up as Up
 from agent.core.fingerprint import Fingerprint
 from agent.core.model import Blob, Count, LeaseKey, Reason, Signed, Value
 from agent.core.payloads import Beacon as Beacon
@@ -64,10 +77,6 @@ class RefusalCode(StrEnum):
 
 
 # --------------------------------------------------------------------------- node → coordinator
-
-
-class Up(Value, tag_field="type", tag=str.lower):
-    """A message of the node."""
 
 
 class Hello(Up):
@@ -193,13 +202,10 @@ class Bye(Up):
     reason: str = ""
 
 
-UpMessage = Hello | Beat | Pull | Start | Decline | Chunk | Result | Opening | Bye
+MatrixMessage = MatrixReady | MatrixCommitted | MatrixReread | MatrixOpened
+UpMessage = Hello | Beat | Pull | Start | Decline | Chunk | Result | Opening | Bye | MatrixMessage
 
 # --------------------------------------------------------------------------- coordinator → node
-
-
-class Down(Value, tag_field="type", tag=str.lower):
-    """A message of the coordinator."""
 
 
 class Nonce(Down):
@@ -267,6 +273,8 @@ class BeatAck(Down):
     challenges: tuple[Challenge, ...] = ()
     judged: tuple[Signed, ...] = ()
     """JudgementBody under Role.JUDGEMENT, those after the serial that the beat named, oldest first; not all at once."""
+    matrix: MatrixAsked | None = None
+    """Is it a GPU: asked until the node is ready for it, or refuses."""
 
 
 class Offers(Down):
@@ -329,8 +337,10 @@ class Receipt(Down):
     answers: tuple[Answer, ...]
 
 
-DownMessage = Nonce | Welcome | BeatAck | Offers | StartAck | Ack | Receipt | Cancel | Directed | Challenge | Refusal
+MatrixReply = MatrixGo | MatrixAgain | MatrixDrawn | MatrixJudged
+Reply = Nonce | Welcome | BeatAck | Offers | StartAck | Ack | Receipt | MatrixReply | Refusal
 Push = Cancel | Directed | Challenge
+DownMessage = Reply | Push
 
 # --------------------------------------------------------------------------- frames
 
@@ -358,6 +368,10 @@ REPLY_TO: Final[dict[type[Up], type[Down]]] = {
     Result: Receipt,
     Opening: Ack,
     Bye: Ack,
+    MatrixReady: MatrixGo,
+    MatrixCommitted: MatrixAgain,
+    MatrixReread: MatrixDrawn,
+    MatrixOpened: MatrixJudged,
 }
 """The one reply to each message, besides a Refusal. A Chunk gets none; over HTTP an Ack stands for it."""
 

@@ -43,11 +43,11 @@ MAX_CHUNK_BYTES = 64 << 10
 class Reception:
     """Opens sessions and answers messages. Every method raises Refused."""
 
-    def __init__(self, desk: Desk, sessions: Sessions, clock: Clock, attester: Attester) -> None:
+    def __init__(self, desk: Desk, sessions: Sessions, clock: Clock, attester: Attester | None = None) -> None:
         self.desk = desk
         self.sessions = sessions
         self._clock = clock
-        self._attester = attester
+        self._attester = attester or Attester(desk, ())
 
     def nonce(self) -> Nonce:
         """The first word of a handshake."""

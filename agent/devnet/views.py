@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from agent.core.attest.messages import Attestation
 from agent.core.fingerprint import Fingerprint
 from agent.core.model import Blob, Usage, Value
 from agent.core.wire import PoolLoad
@@ -48,6 +49,8 @@ class NodeView(Value):
     leases: int
     load: tuple[PoolLoad, ...]
     fingerprint: Fingerprint | None
+    attestations: tuple[Attestation, ...] = ()
+    """Is it a GPU: the latest verdict about each device, by the coordinator's own clock."""
 
 
 class Nodes(Value):
@@ -134,4 +137,5 @@ def node_view(node: Node, now: float) -> NodeView:
         leases=len(node.leases),
         load=node.load,
         fingerprint=node.fingerprint,
+        attestations=record.attestations,
     )

@@ -12,6 +12,7 @@ from agent.core import wire
 from agent.core.refusals import STATUS_OF
 from agent.devnet import streams, views
 from agent.devnet.core.asking import TaskAsked
+from agent.devnet.node_routes import MESSAGES
 
 _REF = "#/components/schemas/{name}"
 _JSON = "application/json"
@@ -92,7 +93,7 @@ def _paths() -> Schema:
         },
         "/healthz": {"get": {"tags": ["operator"], **_operation("health", "Is it alive", reply=_ref(views.Health))}},
     }
-    for message in (wire.Beat, wire.Pull, wire.Start, wire.Decline, wire.Chunk, wire.Result, wire.Opening, wire.Bye):
+    for message in MESSAGES:
         tag, reply = wire.tag_of(message), wire.REPLY_TO.get(message, wire.Ack)
         operation = _operation(tag, _said(message), body=_up(message), reply=_down(reply))
         paths[f"/v1/{tag}"] = {"post": {**operation, "security": [{"session": []}]}}

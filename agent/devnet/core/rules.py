@@ -77,7 +77,7 @@ class Rules(Value):
     """Of what a program may use at most, for the time that it ran."""
     currency: str = "credit"
     attest_every_s: float = 0.0
-    """How old a verdict about a GPU (docs/gpus.md, Is it a GPU) may get before it is challenged again; 0: never is one."""
+    """How old a verdict about a GPU may get before it is challenged again (docs/gpus.md, Is it a GPU); 0: never."""
     attest_latency_s: float = 0.6
     """For the network, there and back, on top of what the devices may take."""
     attest_ready_s: float = 900.0

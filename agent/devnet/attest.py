@@ -1,0 +1,75 @@
+"""The matrix challenge at the coordinator: answers nodes, and has their rows looked at in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+import secrets
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from agent.core.attest.cards import Card
+from agent.core.attest.messages import MatrixCommitted, MatrixOpened, MatrixReady, MatrixReread
+from agent.core.wire import BeatAck, MatrixReply
+from agent.devnet.core.attesting import Attesting, Exhibit
+from agent.devnet.core.rules import Instant
+from agent.devnet.desk import Desk
+
+logger = logging.getLogger(__name__)
+
+MatrixMessage = MatrixReady | MatrixCommitted | MatrixReread | MatrixOpened
+
+
+class Attester:
+    """Speaks for `core.attesting`. Without numpy nobody is challenged, for nothing could be checked."""
+
+    def __init__(self, desk: Desk, cards: Sequence[Card]) -> None:
+        self._desk = desk
+        self._attesting = Attesting(desk.book, cards, lambda: secrets.token_hex(32))
+        self._able = importlib.util.find_spec("numpy") is not None
+        self._looking = asyncio.Lock()
+        """One node's rows at a time: a second of one core each."""
+        if desk.book.rules.attest_every_s > 0 and not self._able:
+            logger.warning("coordinator.attest_off: numpy is not installed (gpu-agent[attest])")
+
+    def with_question(self, ack: BeatAck, when: Instant, node_id: str) -> BeatAck:
+        """The answer to a beat, with a challenge where one is due."""
+        if not self._able:
+            return ack
+        asked, decision = self._attesting.asks(when, node_id)
+        self._desk.begin(decision)
+        return replace(ack, matrix=asked) if asked else ack
+
+    async def answer(self, when: Instant, node_id: str, message: MatrixMessage) -> MatrixReply:
+        """Raises Refused. `when` is when the message was there: what follows is not the node's time."""
+        match message:
+            case MatrixReady():
+                return await self._desk.carry_out(self._attesting.ready(when, node_id, message))
+            case MatrixCommitted():
+                return await self._desk.carry_out(self._attesting.committed(when, node_id, message))
+            case MatrixReread():
+                return await self._desk.carry_out(self._attesting.reread(when, node_id, message))
+            case MatrixOpened():
+                return await self._opened(when, node_id, message)
+
+    async def _opened(self, when: Instant, node_id: str, message: MatrixOpened) -> MatrixReply:
+        exhibit = self._attesting.opened(when, node_id, message)
+        async with self._looking:
+            faults = await asyncio.to_thread(_faults, exhibit)
+        decision = self._attesting.checked(self._desk.when(), node_id, exhibit.challenge_id, faults)
+        judged = await self._desk.carry_out(decision)
+        for it in judged.attestations:
+            logger.info("coordinator.attested node=%s device=%s %s", node_id, it.device, it.standing.value)
+        return judged
+
+    def sweep(self) -> None:
+        """Look at the time. Raises Refused."""
+        self._desk.begin(self._attesting.sweep(self._desk.when()))
+
+
+def _faults(exhibit: Exhibit) -> dict[str, str]:
+    from agent.devnet.attest_rows import faults  # noqa: PLC0415  (numpy: an extra)
+
+    return faults(exhibit)
