@@ -126,10 +126,24 @@ def _moment(at: float) -> str:
 
 def _pool(pool: dict[str, Any]) -> tuple[str, ...]:
     gates = ", ".join(_word(gate["reason"]) for gate in pool.get("gates", ()) if gate["reason"] != "pool_not_ready")
-    detail = "; ".join(filter(None, (f"takes none: {gates}" if gates else "", _sentence(pool.get("detail", "")))))
-    state = ("ready" if pool["ready"] else "not ready") + (f": {detail}" if detail else "")
+    said = (f"takes none: {gates}" if gates else "", _sentence(pool.get("detail", "")), _released(pool.get("released")))
+    detail = "; ".join(filter(None, said))
+    ready = "ready, unverifiable" if pool.get("determinism") == "U" else "ready"
+    state = (ready if pool["ready"] else "not ready") + (f": {detail}" if detail else "")
     names = (_word(pool[key]) for key in ("name", "model", "device", "engine"))
     return (*names, f"{pool['busy']}/{pool['slots']}", state)
+
+
+def _released(released: dict[str, Any] | None) -> str:
+    """How far an engine is that ended for its owner."""
+    if not released or not released["held_bytes"]:
+        return ""
+    size, held = released["released_bytes"] >> 20, released["held_bytes"] >> 20
+    if released["done"]:
+        return f"{size:,} MiB of GPU memory released in {released['seconds']:.1f} s"
+    return f"{size:,} of {held:,} MiB of GPU memory released" + (
+        f": {_sentence(released['detail'])}" if released["detail"] else " so far"
+    )
 
 
 def _attempt(attempt: dict[str, Any]) -> tuple[str, ...]:

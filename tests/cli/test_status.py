@@ -19,6 +19,7 @@ from agent.core.findings import Advice, Finding, Severity
 from agent.core.health import HealthState
 from agent.core.model import Reason, State
 from agent.core.payloads import Judgement, Subject
+from agent.core.release import Released
 from agent.core.status import (
     AttemptStatus,
     Gate,
@@ -220,3 +221,28 @@ def test_status_imports_no_http_framework() -> None:
     program = "import sys, agent.cli.main, agent.cli.status, agent.cli.local; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert not {"aiohttp", "rich", "structlog", "asyncio"} & set(loaded)
+
+
+@pytest.mark.parametrize(
+    ("released", "says"),
+    [
+        (
+            Released(held_bytes=4 << 30, released_bytes=4 << 30, seconds=1.25, done=True),
+            "4,096 MiB of GPU memory released in 1.2 s",
+        ),
+        (
+            Released(held_bytes=4 << 30, released_bytes=0, seconds=3, done=False),
+            "0 of 4,096 MiB of GPU memory released so far",
+        ),
+        (
+            Released(held_bytes=4 << 30, released_bytes=0, seconds=31, done=False, detail="held by 7"),
+            "released: held by 7",
+        ),
+        (Released(held_bytes=0, released_bytes=0, seconds=1, done=True), "not ready: x"),
+    ],
+)
+def test_memory_that_an_engine_gave_back_for_its_owner_is_told_with_its_pool(released: Released, says: str) -> None:
+    pool = msgspec.structs.replace(STATUS.pools[0], released=released)
+    told = msgspec.to_builtins(msgspec.structs.replace(STATUS, pools=(pool,)))
+    (line,) = [line for line in screen(told) if line.startswith("main ")]
+    assert says in line

@@ -2,6 +2,7 @@
  * scenario.py writes; the language is described there) once, when it is first asked.
  * Time is seconds since that moment; or, if a file `clock` lies beside it then, the double that this file holds.
  * A power limit that somebody sets is kept in a file `power.INDEX` beside it, in milliwatts, for every process.
+ * A process with pid 0 is the one whose number stands in a file `pid` beside it, while that lives.
  * build.py adds a NOT_SUPPORTED stub for every other symbol the binding knows, and hides what an old driver lacks. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -9,6 +10,7 @@
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -366,6 +368,18 @@ API nvmlEventSetWait_v2(event_set *set, event_data *out, u32 timeout_ms) {
 
 /* ---- processes ---- */
 
+/* Of an engine that a test starts: the number in the file `pid` beside us, for as long as that process lives. */
+static u32 living(u32 pid) {
+  char path[4096];
+  u32 told = 0;
+  if (pid) return pid;
+  snprintf(path, sizeof path, "%s/pid", folder);
+  FILE *file = fopen(path, "re");
+  if (file && fscanf(file, "%u", &told) != 1) told = 0;
+  if (file) fclose(file);
+  return told && !kill((pid_t)told, 0) ? told : 0;
+}
+
 typedef struct { u32 pid; u64 memory; u32 gpu_instance, compute_instance; } listed;
 
 static int list(const char *fn, const char *kind, H d, u32 *n, listed *out) {
@@ -375,7 +389,9 @@ static int list(const char *fn, const char *kind, H d, u32 *n, listed *out) {
   if (rc || refusal) return rc ? rc : refusal->rc;
   for (process *p = processes; p < processes + n_processes; p++) {
     if (d->slice >= 0 || p->gpu != d->gpu || strcmp(p->kind, kind) || now() < p->start || now() >= p->until) continue;
-    if (out && have < room) out[have] = (listed){p->pid, p->memory, p->instance, ~0u};
+    u32 pid = living(p->pid);
+    if (!pid) continue;
+    if (out && have < room) out[have] = (listed){pid, p->memory, p->instance, ~0u};
     have++;
   }
   *n = have;

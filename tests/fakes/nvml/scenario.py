@@ -8,6 +8,7 @@ A scenario is INI text. Sections and what their keys mean:
     [gpu*]        NVMLName = value          a template of every GPU; `{i}` is its index
     [gpu0] …      NVMLName = value          one GPU; [mig0.1] is slice 1 of GPU 0
     [process]     gpu pid memory kind(Compute|Graphics|MPSCompute) instance(MIG) from until
+                                            pid 0: the one in the file `pid` beside a compiled driver, while it lives
     [event]       gpu at type(number) data  what an event set tells once its time has come; in the order of time
     [fault]       fn(glob) gpu from until after(calls) ret delay_ms hang crash
 
