@@ -46,11 +46,12 @@ _SCHEMA = (
 class SqliteProofs:
     """The port `Proofs`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, kept_lines: int) -> None:
         self._database = database
+        self._kept_lines = kept_lines
 
     @classmethod
-    async def open(cls, path: Path, recovered: Callable[[str], None]) -> SqliteProofs:
+    async def open(cls, path: Path, recovered: Callable[[str], None], *, kept_lines: int = KEPT_LINES) -> SqliteProofs:
         """Open or create the database at `path`. Raises StorageError.
 
         A damaged file is put aside for an empty one, now or at any later time; `recovered` is told so, on this loop.
@@ -60,19 +61,19 @@ class SqliteProofs:
         def tell(what: str) -> None:
             loop.call_soon_threadsafe(recovered, what)
 
-        return cls(await asyncio.to_thread(Database, path, _SCHEMA, tell))
+        return cls(await asyncio.to_thread(Database, path, _SCHEMA, tell), kept_lines)
 
     async def note(self, lines: Sequence[ChallengeLine]) -> ProofTotals:
         """See the port."""
-        return await self._database.run_unflushed(lambda file: _note(file, lines))
+        return await self._database.run_unflushed(lambda file: _note(file, lines, self._kept_lines))
 
     async def keep(self, judgement: Signed, body: wire.JudgementBody) -> ProofTotals:
         """See the port."""
-        return await self._database.run(lambda file: _keep(file, judgement, body))
+        return await self._database.run(lambda file: _keep(file, judgement, body, self._kept_lines))
 
     async def recall(self, now: float) -> tuple[ProofTotals, Sequence[ChallengeLine]]:
         """See the port."""
-        return await self._database.run_unflushed(lambda file: _recall(file, now))
+        return await self._database.run_unflushed(lambda file: _recall(file, now, self._kept_lines))
 
     async def story(self, limit: int) -> ProofStory:
         """See the port."""
@@ -96,13 +97,13 @@ def read_slashes(path: Path, limit: int) -> Sequence[wire.JudgementBody]:
 # --------------------------------------------------------------------------- work inside a transaction
 
 
-def _note(file: sqlite3.Connection, lines: Sequence[ChallengeLine]) -> ProofTotals:
+def _note(file: sqlite3.Connection, lines: Sequence[ChallengeLine], kept_lines: int) -> ProofTotals:
     for line in lines:
-        _note_one(file, line)
+        _note_one(file, line, kept_lines)
     return _totals(file)
 
 
-def _note_one(file: sqlite3.Connection, line: ChallengeLine) -> None:
+def _note_one(file: sqlite3.Connection, line: ChallengeLine, kept_lines: int) -> None:
     before = file.execute("SELECT outcome FROM challenges WHERE challenge_id = ?", (line.challenge_id,)).fetchone()
     if before is not None and line.outcome is ChallengeOutcome.ASKED:  # asked again: what was answered stays so
         return
@@ -117,10 +118,10 @@ def _note_one(file: sqlite3.Connection, line: ChallengeLine) -> None:
         "INSERT INTO outcomes VALUES (?, 1) ON CONFLICT DO UPDATE SET count = count + 1", (line.outcome.value,)
     )
     if before is None and seq % _LOOK_EVERY == 0:
-        file.execute("DELETE FROM challenges WHERE seq <= ? AND outcome <> 'asked'", (seq - KEPT_LINES,))
+        file.execute("DELETE FROM challenges WHERE seq <= ? AND outcome <> 'asked'", (seq - kept_lines,))
 
 
-def _keep(file: sqlite3.Connection, judgement: Signed, body: wire.JudgementBody) -> ProofTotals:
+def _keep(file: sqlite3.Connection, judgement: Signed, body: wire.JudgementBody, kept_lines: int) -> ProofTotals:
     (latest,) = file.execute("SELECT coalesce(max(serial), 0) FROM judgements").fetchone()
     if body.serial == latest + 1:  # else it is there, or those before it went with a damaged file and come again
         file.execute(
@@ -133,15 +134,15 @@ def _keep(file: sqlite3.Connection, judgement: Signed, body: wire.JudgementBody)
             (body.subject.value, body.judgement.value, body.slashed_micros),
         )
         if body.serial % _LOOK_EVERY == 0:
-            file.execute("DELETE FROM judgements WHERE serial <= ?", (body.serial - KEPT_LINES,))
+            file.execute("DELETE FROM judgements WHERE serial <= ?", (body.serial - kept_lines,))
     return _totals(file)
 
 
-def _recall(file: sqlite3.Connection, now: float) -> tuple[ProofTotals, list[ChallengeLine]]:
+def _recall(file: sqlite3.Connection, now: float, kept_lines: int) -> tuple[ProofTotals, list[ChallengeLine]]:
     asked = [_line(text) for (text,) in file.execute("SELECT line FROM challenges WHERE outcome = 'asked'")]
     late = [line for line in asked if line.due_at <= now]
     missed = ChallengeOutcome.MISSED
-    totals = _note(file, [msgspec.structs.replace(line, outcome=missed, detail=AWAY) for line in late])
+    totals = _note(file, [msgspec.structs.replace(line, outcome=missed, detail=AWAY) for line in late], kept_lines)
     return totals, [line for line in asked if line.due_at > now]
 
 

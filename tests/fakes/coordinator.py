@@ -10,7 +10,7 @@ from aiohttp import WSMsgType, web
 from agent.core import wire
 from tests.fakes.mind import HangUp, Mind, Raw, Reply, Silence, as_raw
 
-ROUTES = ("beat", "pull", "start", "decline", "chunk", "result", "bye")
+ROUTES = ("beat", "pull", "start", "decline", "chunk", "result", "opening", "bye")
 
 
 class FakeCoordinator:

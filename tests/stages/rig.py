@@ -19,15 +19,18 @@ from agent.core.errors import ConflictError, EngineError, LinkError, LinkFault, 
 from agent.core.fingerprint import Pool
 from agent.core.model import Blob, FinishReason, LeaseKey, Reason, Signed, TaskSpec, Usage
 from agent.core.node import Node
+from agent.core.proof.beacon import kept
+from agent.core.proof.challenged import Kept
 from agent.core.proof.signed import open_signed, seal, seal_all
 from agent.core.watchdog import Pulse
 from agent.edges.signing import KeyPair, verify
-from agent.ports import Artifact, EngineOutput, Finished, OutboxRow, Piece, Room
+from agent.ports import Artifact, Delivered, EngineOutput, Finished, OutboxRow, Piece, Room
 from agent.stages.advertise import Advertise
 from agent.stages.calls import Caller
 from agent.stages.deliver import Deliver
 from agent.stages.drain import Drain
 from agent.stages.execute import Execute
+from agent.stages.hearing import Hearing
 from agent.stages.herald import Herald
 from agent.stages.prove import Prove
 from agent.stages.pull import Pull
@@ -38,6 +41,7 @@ from agent.stages.stream import Stream
 from agent.stages.watch import Watch
 from tests import builders
 from tests.fakes.clock import ManualClock
+from tests.stages.paper_proofs import PaperProofs
 
 Answer = Callable[[Any], wire.DownMessage]
 DOWN = LinkError(LinkFault.UNREACHABLE, "the line is cut")
@@ -210,11 +214,12 @@ class PaperEngine:
 
 
 class PaperOutbox:
-    """Implements ports.Outbox in memory; `full` refuses writes, `unreadable` everything."""
+    """Implements ports.Outbox and ports.Ledger in memory; `full` refuses writes, `unreadable` everything."""
 
     def __init__(self) -> None:
         self.rows: dict[str, OutboxRow] = {}
         self.ledger: dict[str, wire.ReceiptBody] = {}
+        self.papers: dict[LeaseKey, Delivered] = {}
         self.full = False
         self.no_room_for_receipts = False
         self.unreadable = False
@@ -238,6 +243,7 @@ class PaperOutbox:
         if self.no_room_for_receipts:
             raise StorageError("no space left", full=True, remedy="Make room")
         self.ledger.setdefault(row.idem_key, body)
+        self.papers[row.key] = Delivered(offer=row.offer, result=row.result, receipt=receipt)
         self.rows.pop(row.idem_key, None)
 
     async def settled(self, key: LeaseKey, idem_key: str) -> bool:
@@ -245,6 +251,10 @@ class PaperOutbox:
         ended = {(row.key.task_id, row.key.attempt) for row in self.rows.values()}
         ended |= {(body.task_id, body.attempt) for body in self.ledger.values()}
         return idem_key in self.rows or idem_key in self.ledger or (key.task_id, key.attempt) in ended
+
+    async def delivered(self, key: LeaseKey) -> Delivered | None:
+        self._check_readable()
+        return self.papers.get(key)
 
     async def settled_many(self, offers: Sequence[tuple[LeaseKey, str]]) -> Sequence[bool]:
         return [await self.settled(key, idem_key) for key, idem_key in offers]
@@ -261,6 +271,9 @@ class PaperTranscripts:
         self.kept: dict[LeaseKey, bytes] = {}
         self.fails: StorageError | None = None
         self.used_bytes = 0
+        self.swept: list[float] = []
+        self.unreadable = 0
+        """So many reads fail."""
 
     async def keep(self, key: LeaseKey, transcript: bytes, until: float) -> None:
         assert until > 0
@@ -269,12 +282,16 @@ class PaperTranscripts:
         self.kept[key] = transcript
 
     async def read(self, key: LeaseKey) -> bytes | None:
+        if self.unreadable:
+            self.unreadable -= 1
+            raise StorageError("the disk does not give it back")
         return self.kept.get(key)
 
     def room(self) -> Room:
         return Room(used_bytes=self.used_bytes, quota_bytes=1000)
 
     async def sweep(self, now: float) -> int:
+        self.swept.append(now)
         return 0
 
 
@@ -345,15 +362,41 @@ class Rig:
         self.deliver = Deliver(self.spine, self.caller, self.identity, self.outbox, self.pulse, storage, self.artifacts)
         self.report = Report(self.spine, self.caller, self.identity, self.outbox, storage, self.deliver)
         self.herald = Herald(self.spine, self.identity, builders.fingerprint())
-        self.prove = Prove(self.spine, self.identity, pools, self.transcripts, retention_s=3600, storage=storage)
+        self.proofs = PaperProofs()
+        self.kept: Kept = kept
+        self.hearing = hearing = Hearing(
+            self.clock,
+            self.caller,
+            self.identity,
+            self.outbox,
+            self.transcripts,
+            self.proofs,
+            self._kept,
+        )
+        self.prove = Prove(
+            self.spine,
+            self.identity,
+            pools,
+            self.transcripts,
+            retention_s=3600,
+            storage=storage,
+            swept_until=hearing.swept_until,
+        )
         self.pull = Pull(self.spine, self.caller, self.identity, self.outbox)
-        self.advertise = Advertise(self.spine, self.caller, self.herald, self.pulse, rng, drain_limit_s=60)
+        self.advertise = Advertise(
+            self.spine, self.caller, self.herald, self.pulse, rng, drain_limit_s=60, hearing=hearing
+        )
         self.watch = Watch(self.spine, self.pulse)
         self.drain = Drain(self.spine, self.pull, self.deliver, self.coordinator)
         self._tasks: list[asyncio.Task[None]] = []
 
+    def _kept(self, promise: wire.BeaconPromise, beacon: wire.Beacon) -> None:
+        """A test may set another check at any time."""
+        self.kept(promise, beacon)
+
     async def __aenter__(self) -> Rig:
         self.herald.owes(await self.deliver.recall())
+        await self.hearing.recall()
         loops = [
             self.advertise.run(),
             self.pull.run(["main"]),
@@ -362,6 +405,7 @@ class Rig:
             self.prove.run(),
             self.report.run(),
             self.deliver.run(),
+            self.hearing.run(),
             self.watch.run(),
         ]
         self._tasks = [asyncio.create_task(loop) for loop in loops]
