@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 PROMPTS = Path(__file__).parent.parent / "edges" / "models" / "prompts.toml"
 TOP_LOGPROBS = 40
-_MOST_TASKS_A_CHUNK = 4
+_MOST_TASKS, _MOST_TASKS_A_CHUNK = 256, 4
 """A model that ends its answers at once never has enough chunks: then it is told, instead of asked for ever."""
 _LONG_ENOUGH = CHUNK_TOKENS // 2
 _PARTS = 8
@@ -113,6 +113,8 @@ class _Honest(NamedTuple):
 
     prompt: int
     claim: Claim
+    chunks: int
+    """What it contributes, at least."""
 
 
 async def measure(wanted: Wanted, told: Told) -> Calibration:
@@ -213,20 +215,21 @@ async def _work(pool: LlamaPool, wanted: Wanted, digest: str, told: Told) -> lis
     """Tasks, `slots` at a time, until there is enough to be repeated."""
     honest: list[_Honest] = []
     asked = _asked(wanted.work)
-    left = _MOST_TASKS_A_CHUNK * wanted.chunks
+    left = max(_MOST_TASKS, _MOST_TASKS_A_CHUNK * wanted.chunks)
 
     def enough() -> bool:
-        worth = [(one.prompt, _chunks(one.claim.leaves)) for one in honest]
-        chunks = sum(number for _, number in worth)
+        chunks, prompts = sum(one.chunks for one in honest), {one.prompt for one in honest if one.chunks}
         told("done", min(chunks, wanted.chunks), wanted.chunks)
-        return chunks >= wanted.chunks and len({prompt for prompt, number in worth if number}) >= wanted.prompts
+        return chunks >= wanted.chunks and len(prompts) >= wanted.prompts
 
     async def one_slot() -> None:
         nonlocal left
         while left > 0 and not enough():
             left -= 1
             given = next(asked)
-            honest.append(_Honest(given.prompt, await _claim(pool, wanted, digest, given)))
+            done = await _honest(pool, wanted, digest, given)
+            if done.chunks:  # what shows too little costs a repetition and tells nothing
+                honest.append(done)
 
     slots = [asyncio.create_task(one_slot()) for _ in range(wanted.slots)]
     try:
@@ -270,8 +273,8 @@ def _beginnings(text: str) -> tuple[str, ...]:
     return tuple(text[: max(1, len(text) * part // _PARTS)] for part in range(1, _PARTS + 1))
 
 
-async def _claim(pool: LlamaPool, wanted: Wanted, digest: str, asked: _Given) -> Claim:
-    """What an honest node would have to show for it. Raises EngineError."""
+async def _honest(pool: LlamaPool, wanted: Wanted, digest: str, asked: _Given) -> _Honest:
+    """One task, and what an honest node would have to show for it. Raises EngineError."""
     task = TaskSpec(
         task_id=f"calibration-{secrets.token_hex(8)}",
         model_digest=digest,
@@ -307,7 +310,8 @@ async def _claim(pool: LlamaPool, wanted: Wanted, digest: str, asked: _Given) ->
         output_sha256=hashlib.sha256(product.output.encode()).hexdigest(),
     )
     shown = msgspec.json.decode(product.output, type=_Shown)
-    return Claim(asked.given, header, tuple(map(read_leaf, transcript.leaves)), shown.text, shown.vectors)
+    leaves = tuple(map(read_leaf, transcript.leaves))
+    return _Honest(asked.prompt, Claim(asked.given, header, leaves, shown.text, shown.vectors), _chunks(leaves))
 
 
 class _Shown(msgspec.Struct):

@@ -46,6 +46,8 @@ class PoolStatus(Value):
     busy: int
     slots: int
     detail: str = ""
+    determinism: str = ""
+    """Its determinism class; `U` is unverifiable. Empty for programs, and for an engine that has not started yet."""
     gates: tuple[Gate, ...] = ()
     """Everything that keeps this pool alone from taking work; empty while it takes some."""
     unloads: bool = False

@@ -153,6 +153,7 @@ class Overview:
                 busy=node.busy(pool.name),
                 slots=pool.slots,
                 detail=pool.detail or node.breakers[pool.name].tell(now),
+                determinism=pool.determinism if pool.ready and not pool.programs else "",
                 gates=tuple(node.pool_gates(pool.name, now)),
                 unloads=self._release.unloads(pool.name),
                 released=self._release.released(pool.name),

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import trustme
 
-from agent.config import EngineKind, ModelConfig, PoolConfig
+from agent.config import Config, EngineKind, ModelConfig, PoolConfig, ProofConfig
 from agent.core.doctor import Finding, Severity
 from agent.edges.doctor import coordinator, engines, machine
 from agent.edges.doctor.checkup import examine, local
+from tests import calibrations
 
 
 async def gpu_agent(*arguments: str, **environment: str) -> tuple[int, str, str]:
@@ -163,6 +164,30 @@ def test_a_credential_that_systemd_guards_by_an_access_list_is_private(
 def test_an_engine_that_is_not_there_is_noticed(tmp_path: Path) -> None:
     pool = PoolConfig(name="main", model="m", binary=str(tmp_path / "llama-server"))
     assert engines.engine(pool).severity is Severity.FAIL
+
+
+def test_calibrations_that_are_not_relied_upon_are_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("{}")
+    finding = engines.calibrations(ProofConfig(calibrations=tmp_path))
+    assert finding.severity is Severity.WARN
+    assert finding.actual.startswith("mine.json: it is no calibration")
+    assert engines.calibrations(ProofConfig()).severity is Severity.OK
+
+
+def test_several_slots_without_a_calibration_are_told_to_be_unverifiable(tmp_path: Path) -> None:
+    digest = "sha256:" + "ab" * 32
+    pool = PoolConfig(name="wide", model="m", slots=2)
+
+    def told(digest: str | None, **proof: object) -> tuple[Severity, str]:
+        models = (ModelConfig(name="m", path=tmp_path, digest=digest),)
+        found = engines.verifiable(Config(models=models, pools=(pool,), proof=ProofConfig(**proof)), pool)  # type: ignore[arg-type]
+        return found.severity, found.actual
+
+    assert told(digest) == (Severity.WARN, "no calibration: its work is unverifiable")
+    assert told(None)[0] is Severity.OK
+    calibrations.written(tmp_path, digest)
+    trusted = {"calibrations": tmp_path, "calibration_keys": (calibrations.KEYS.public_key,)}
+    assert told(digest, **trusted) == (Severity.OK, f"measured with {calibrations.ENGINE}")
 
 
 def test_an_external_engine_is_known_by_its_address() -> None:

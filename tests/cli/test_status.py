@@ -167,6 +167,16 @@ def test_a_gpu_that_takes_nothing_says_why_and_what_to_do() -> None:
         assert fact in text
 
 
+def test_a_pool_whose_work_nobody_can_verify_says_so() -> None:
+    for determinism, told in (("U", "ready, unverifiable"), ("F-0123456789abcdef", "ready"), ("", "ready")):
+        pools = tuple(
+            msgspec.structs.replace(it, ready=True, detail="", determinism=determinism) for it in STATUS.pools
+        )
+        shown = json.loads(msgspec.json.encode(msgspec.structs.replace(STATUS, pools=pools)))
+        (line,) = (line for line in screen(shown) if "llama-server b1" in line)
+        assert line.endswith(f"0/2   {told}")
+
+
 async def test_json_is_the_daemons_own_struct(served: Path) -> None:
     code, out, _ = await gpu_agent("status", "--json", "--socket", str(served))
     assert code == 0
@@ -215,6 +225,10 @@ def test_the_headline_for_the_service_manager_says_state_slots_and_gates() -> No
         STATUS, attempts=STATUS.attempts[:1], why_idle=(), outbox_waiting=0, storage=StorageStatus()
     )
     assert headline(quiet) == "serving: 1 task, 2 slots"
+    replaced = msgspec.structs.replace(quiet, reboot="the driver was replaced by 580.95")
+    assert headline(replaced) == "serving: 1 task, 2 slots; then reboot this machine: the driver was replaced by 580.95"
+    drained = msgspec.structs.replace(replaced, attempts=())
+    assert headline(drained) == "serving: 0 tasks, 2 slots; reboot this machine: the driver was replaced by 580.95"
 
 
 def test_status_imports_no_http_framework() -> None:

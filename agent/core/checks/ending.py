@@ -11,7 +11,7 @@ from agent.core.model import FinishReason
 from agent.core.proof.header import Header
 
 _MOST_CUT_OFF = 3
-"""Tokens inside one UTF-8 character: max_tokens may cut them off before the engine shows any."""
+"""Tokens inside one UTF-8 character: max_tokens may cut them off before the engine shows any; so may the text's end."""
 
 
 class Told(NamedTuple):
@@ -30,6 +30,14 @@ class Ending(NamedTuple):
     """In plain words; empty when nothing speaks against the claims."""
     decided: bool = True
     """Whether the reason for the end could be checked at all. Without a tokenizer a stop cannot."""
+
+
+def hidden(header: Header, shown: int) -> int:
+    """Tokens behind the last one shown, where the text is said to have ended inside a character: the engine shows
+    neither that character's tokens nor the one that ended the text. A verifier draws them again.
+    """
+    missing = header.completion_tokens - shown
+    return missing if header.finish is FinishReason.STOP and 0 < missing <= _MOST_CUT_OFF + 1 else 0
 
 
 def check_ending(
@@ -56,7 +64,7 @@ def check_ending(
 
 def _counts(header: Header, shown: int) -> list[str]:
     counted, allowed = header.completion_tokens, header.max_tokens
-    cut_off = _MOST_CUT_OFF if header.finish is FinishReason.LENGTH else 0
+    cut_off = _MOST_CUT_OFF if header.finish is FinishReason.LENGTH else _MOST_CUT_OFF + 1  # and the one that ended it
     faults = []
     if counted > allowed:
         faults.append(f"{counted} tokens are counted where {allowed} were allowed")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from agent.config import EngineKind, ModelConfig, PoolConfig
+from agent.config import Config, EngineKind, ModelConfig, PoolConfig, ProofConfig
 from agent.core import judgements as judge
+from agent.core import proof_judgements
 from agent.core.doctor import Finding
 from agent.core.errors import EngineError
 from agent.edges.engines.launch import find_llama_server
+from agent.edges.models.thresholds import shelf
 
 
 def engine(pool: PoolConfig) -> Finding:
@@ -31,6 +33,20 @@ def model(chosen: ModelConfig) -> Finding:
     fault, size_bytes = _readable(chosen.path)
     actual = f"{chosen.path}, {size_bytes / (1 << 20):.0f} MiB"
     return judge.model(chosen.name, actual=actual, fault=fault, pinned=bool(chosen.digest))
+
+
+def calibrations(proof: ProofConfig) -> Finding:
+    """Whether every file that the owner gave is relied upon."""
+    found = shelf(proof.calibrations, proof.calibration_keys)
+    faults = [f"{fault.path.name}: {fault.message}" for fault in found.faults]
+    return proof_judgements.calibrations(len(found), faults)
+
+
+def verifiable(config: Config, pool: PoolConfig) -> Finding:
+    """Whether a pool of several slots has a calibration, as far as that is known before its engine runs."""
+    digest = config.model_named(pool.model).digest
+    found = shelf(config.proof.calibrations, config.proof.calibration_keys)
+    return proof_judgements.verifiable(pool.name, digest, None if digest is None else found.engines_of(digest))
 
 
 def _readable(path: Path) -> tuple[str, int]:

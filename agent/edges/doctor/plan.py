@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from agent.config import Config
+from agent.config import Config, EngineKind
 from agent.core import gpu_judgements
 from agent.core import judgements as judge
 from agent.core.doctor import Finding
@@ -45,6 +45,7 @@ def plan(config: Config, file: str, faults: list[str], standings: Sequence[GpuSt
     if not faults:
         looks += [(f"engine.{pool.name}", local(partial(engines.engine, pool))) for pool in config.pools]
         looks += [(f"model.{model.name}", local(partial(engines.model, model))) for model in config.models]
+        looks += _calibrations(config)
         chosen = config.coordinator
         looks.append(("coordinator.reachable", partial(coordinator.look, chosen.url, chosen.ca_file)))
     return [*looks, ("service.state", local(machine.service))]
@@ -76,6 +77,14 @@ def _sandbox(config: Config) -> list[tuple[str, Look]]:
         ("sandbox.bwrap", partial(isolation.bwrap, config.sandbox.bwrap)),
         ("sandbox.works", partial(isolation.sandbox, made)),
         *programs,
+    ]
+
+
+def _calibrations(config: Config) -> list[tuple[str, Look]]:
+    shared = [pool for pool in config.pools if pool.engine is EngineKind.LLAMA_SERVER and pool.slots > 1]
+    return [
+        ("proof.calibrations", local(partial(engines.calibrations, config.proof))),
+        *((f"proof.{pool.name}", local(partial(engines.verifiable, config, pool))) for pool in shared),
     ]
 
 

@@ -35,6 +35,12 @@ class Shelf:
     def __len__(self) -> int:
         return len(self._trusted)
 
+    def engines_of(self, model_digest: str) -> tuple[str, ...]:
+        """Engines with which this model was measured."""
+        return tuple(
+            sorted({it.calibration.engine for it in self._trusted if it.calibration.model_digest == model_digest})
+        )
+
     def thresholds_for(
         self,
         model_digest: str,

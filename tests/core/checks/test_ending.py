@@ -31,6 +31,7 @@ HONEST = {
     "a stop string": (ended(STOP, 4, stop=("\n",)), 4, "abc", Told(False, "abc\n")),
     "a stop string inside a token": (ended(STOP, 2, stop=(", ",)), 2, "ab", Told(False, "ab, c")),
     "the first of two stop strings": (ended(STOP, 5, stop=("x", "cd")), 5, "ab", Told(False, "abcdx")),
+    "ended inside a character": (ended(STOP, 8), 4, "abcd", Told(True, "abcd")),
     "not all tokens known": (ended(STOP, 5), 5, "ab", Told(True)),
 }
 
@@ -44,7 +45,8 @@ def test_an_honest_end_passes(made: Header, tokens: int, delivered: str, told: T
 
 LIES = {
     "more than was allowed": (ended(LENGTH, 9), 9, "", None, "9 tokens are counted where 8"),
-    "tokens that nobody saw": (ended(STOP, 5), 3, "", None, "5 tokens are counted, but the transcript has 3"),
+    "tokens that nobody saw": (ended(STOP, 8), 3, "", None, "8 tokens are counted, but the transcript has 3"),
+    "tokens that nobody saw, and no end": (ended(STOP, 5), 3, "abc", Told(False, "abcde"), "neither by an end-of-text"),
     "more shown than counted": (ended(STOP, 3), 5, "", None, "transcript has 5"),
     "too many cut off": (ended(LENGTH, 8), 4, "", None, "transcript has 4"),
     "cut short, length given": (ended(LENGTH, 5), 5, "", None, "ended after 5 of 8"),

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from agent.core.checks.claims import chunks
+from agent.core.checks.claims import chunks, positions
+from agent.core.checks.ending import hidden
 from agent.core.checks.verdict import Thresholds, Verdict, judge
 from agent.core.errors import EngineError
 from agent.core.model import ChatInput, CompletionInput, EmbeddingInput, FinishReason, Message, TaskKind
@@ -172,6 +173,19 @@ async def test_withheld_bytes_keep_their_draws(pool: LlamaPool, tiny_model: Path
     assert found.sampled is not None
     assert found.sampled.withheld > 0
     assert found.sampled.checked == made.header.completion_tokens - found.sampled.withheld
+
+
+async def test_a_text_that_ends_inside_a_character_is_not_held_against_its_node(
+    pool: LlamaPool, tiny_model: Path, short_dir: Path
+):
+    for seed in itertools.count(1):
+        made = await claim(pool, seed=seed, max_tokens=40)
+        if hidden(made.header, len(positions(made.leaves))):  # the engine shows neither the bytes nor what ended it
+            break
+    async with claiming.replayer(tiny_model, short_dir) as replayer:
+        found = await with_model(made, replayer)
+    assert found.ending is not None
+    assert found.ending.faults == ()
 
 
 async def test_tokens_that_no_grammar_can_force_are_replayed_all_the_same(tiny_model: Path, short_dir: Path):
