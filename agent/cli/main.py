@@ -45,6 +45,7 @@ VERBS = {
     "receipt": Verb("agent.cli.receipt", "Write the receipt of one task, to keep or to verify."),
     "verify": Verb("agent.cli.verify", "Check a task offline: its receipt, its draws, its model."),
     "calibrate": Verb("agent.cli.calibrate", "Measure the noise of honest work on a model, for verifiers."),
+    "posp": Verb("agent.cli.posp", "How often results must be challenged, and why."),
     "config": Verb("agent.cli.config", "Write, check and show the configuration."),
     "schema": Verb("agent.cli.schema", "Write or check the protocol's schemas."),
     "version": Verb("agent.cli.version", "Versions of the agent and of what it runs on."),

@@ -29,7 +29,7 @@ def told(case: Case) -> Iterable[Line]:
         yield None, "who chose these leaves is not shown: the beacon that draws them is not in the bundle"
     opened, leaves = _counts(case)
     if opened < leaves:
-        yield None, f"{opened} of {leaves} leaves of the transcript are shown: of the others only what was committed to"
+        yield None, f"{opened} of {leaves} leaves of the transcript are shown; the others were not looked into"
 
 
 def as_object(case: Case) -> dict[str, object]:

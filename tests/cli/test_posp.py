@@ -1,0 +1,60 @@
+"""`gpu-agent posp`: how often to challenge, in a few plain lines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from agent.cli.main import run
+
+
+@pytest.fixture
+def posp(capsys: pytest.CaptureFixture[str]):
+    def command(*options: object) -> tuple[int, str]:
+        code = run(["posp", *map(str, options)])
+        return code, capsys.readouterr().out
+
+    return command
+
+
+def test_it_says_how_often_and_why(posp) -> None:
+    code, out = posp("--stake", 10, "--reward", 1, "--cost", 0.5)
+    assert code == 0
+    assert out.startswith("challenge 5.051 % of the results at least")
+    assert "= 0.0505" in out
+    assert "a faker is caught after 22 tasks" in out
+    assert len(out.splitlines()) <= 10
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_mistakes_that_cost_honest_nodes_much_are_pointed_out(posp) -> None:
+    code, out = posp("--stake", 50, "--reward", 1, "--cost", 0.5, "--detection", 0.5, "--false-positives", 0.1)
+    assert code == 0
+    assert "Mistakes cost an honest node 0.1429 a task, 28.57 % of what it earns." in out
+    assert "let only repeated or certain findings slash" in out
+    code, out = posp("--stake", 50, "--reward", 1, "--cost", 0.5, "--false-positives", 0.001)
+    assert "That is much" not in out
+
+
+def test_where_no_share_is_enough_it_says_what_would_be(posp) -> None:
+    code, out = posp("--stake", 0, "--reward", 1, "--cost", 2)
+    assert code == 1
+    assert "the stake must be over 1.22222" in out
+    code, out = posp("--stake", 9, "--reward", 1, "--cost", 1, "--detection", 0.1, "--false-positives", 0.2)
+    assert code == 1
+    assert "no stake helps" in out
+
+
+def test_programs_get_every_figure(posp) -> None:
+    code, out = posp("--stake", 50, "--reward", 1, "--cost", 0.5, "--json")
+    told = json.loads(out)
+    assert code == 0
+    assert told["rate_micros"] == 10894
+    assert told["honest"] > told["dishonest"]
+    code, out = posp("--stake", 1, "--reward", 1, "--cost", 0.5, "--detection", 0, "--json")
+    assert (code, json.loads(out)["bound"], json.loads(out)["least_stake"]) == (1, None, None)
+
+
+def test_shares_beyond_one_are_refused(posp) -> None:
+    assert posp("--stake", 1, "--reward", 1, "--cost", 1, "--colluding", 1.5)[0] == 2
