@@ -98,9 +98,10 @@ class Blobs:
         if (blob := self._forget(sha256)) is not None:
             self._kept[sha256] = blob.bytes
 
-    def release(self, sha256: str) -> None:
-        """It is kept elsewhere now; nobody will name it here."""
-        if self._forget(sha256) is not None:
+    def release(self, node_id: str, sha256: str) -> None:
+        """This node's blob is kept elsewhere, or was of no use; no result of it will name it."""
+        if sha256 in self._pending and self._pending[sha256].node_id == node_id:
+            self._forget(sha256)
             self.path_of(sha256).unlink(missing_ok=True)
 
     def sweep(self) -> None:

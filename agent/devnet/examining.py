@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
 from typing import NamedTuple
 
 from agent.core.errors import ProofError
 from agent.core.model import Blob
-from agent.core.wire import ReceiptBundle
+from agent.devnet.bundles import bundle_of
 from agent.devnet.core.proofs import cases, opening
 from agent.devnet.core.proofs.level_two import Found, evidence_of, look
 from agent.devnet.core.proofs.records import Case
@@ -50,7 +49,7 @@ class Examiner:
         try:
             looked = await asyncio.to_thread(self._look, case, settlement)
             evidence = await self._kept(looked)
-        except (OSError, ProofError, RecursionError, MemoryError) as error:
+        except (OSError, ValueError, ProofError, RecursionError, MemoryError) as error:
             logger.exception("case.unexaminable %s", case.case_id)
             why = f"it could not be examined here: {type(error).__name__}"
             await desk.carry_out(opening.unexaminable(desk.book, desk.when(), case.case_id, why))
@@ -61,26 +60,10 @@ class Examiner:
         logger.info("case.examined %s node=%s state=%s %s", case.case_id, case.node_id, after.state, after.detail)
 
     def _look(self, case: Case, settlement: Settlement) -> _Looked:
-        assert case.opening is not None
-        bundle = bundle_of(self._desk, settlement, self._desk.exhibits.path_of(case.opening.sha256))
+        bundle = bundle_of(self._desk, settlement, case)
         found = look(bundle, verify, () if case.whole else cases.asked_leaves(case))
         wanted = opening.goes_on(found, self._desk.book.rules.proofs)
         return _Looked(found, evidence_of(bundle) if wanted else None)
 
     async def _kept(self, looked: _Looked) -> Blob | None:
         return None if looked.evidence is None else await self._desk.exhibits.write(looked.evidence)
-
-
-def bundle_of(desk: Desk, settlement: Settlement, opened: Path | None = None) -> ReceiptBundle:
-    """All that proves a result, with its opening. Reads files. Raises OSError."""
-    output = settlement.output
-    if output is None and settlement.blob:
-        output = desk.blobs.path_of(settlement.blob).read_text(encoding="utf-8")
-    return ReceiptBundle(
-        coordinator_key=desk.book.key,
-        offer=settlement.offer,
-        result=settlement.result,
-        receipt=settlement.receipt,
-        output=output,
-        opening=opened.read_bytes() if opened else None,
-    )

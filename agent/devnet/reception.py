@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import assert_never
 
 import msgspec
@@ -32,6 +33,7 @@ from agent.devnet.attest import Attester
 from agent.devnet.core import leasing, presence, settling
 from agent.devnet.core.delivery import Sizes
 from agent.devnet.core.proofs import opening
+from agent.devnet.core.proofs.cases import MAX_OPENING_BYTES
 from agent.devnet.core.rules import Refused, bad_message
 from agent.devnet.desk import Clock, Desk
 from agent.devnet.sessions import Session, Sessions
@@ -47,6 +49,7 @@ class Reception:
         self.desk = desk
         self.sessions = sessions
         self._clock = clock
+        self._openings = asyncio.Lock()
         self._attester = attester or Attester(desk, ())
 
     def nonce(self) -> Nonce:
@@ -117,18 +120,19 @@ class Reception:
                 assert_never(frame.msg)
 
     async def _opening(self, node_id: str, message: Opening) -> Ack:
-        """What a case names is on the disk before it names it."""
-        desk = self.desk
-        case = opening.owed(desk.book, node_id, message)
-        if case is not None and message.blob is not None:
-            if desk.blobs.size_of(message.blob.sha256) != message.blob.bytes:
-                what = "the opening is not here, or of another size: PUT /v1/blobs/<sha256> first"
-                raise Refused(RefusalCode.NOT_FOUND, what)
-            await desk.exhibits.take_over(message.blob.sha256, desk.blobs.path_of(message.blob.sha256))
-        ack = await desk.carry_out(opening.take(desk.book, desk.when(), node_id, message))
-        if message.blob is not None and desk.book.docket.names(message.blob.sha256):
-            desk.blobs.release(message.blob.sha256)
-        return ack
+        """One after the other: what a case names is on the disk before it names it, and nothing else stays there."""
+        desk, blob = self.desk, message.blob
+        async with self._openings:
+            if opening.owed(desk.book, node_id, message) is not None and blob is not None:
+                if desk.blobs.size_of(blob.sha256) != blob.bytes:
+                    what = "the opening is not here, or of another size: PUT /v1/blobs/<sha256> first"
+                    raise Refused(RefusalCode.NOT_FOUND, what)
+                if blob.bytes <= MAX_OPENING_BYTES:
+                    await desk.exhibits.take_over(blob.sha256, desk.blobs.path_of(blob.sha256))
+            ack = await desk.carry_out(opening.take(desk.book, desk.when(), node_id, message))
+            if blob is not None:
+                desk.blobs.release(node_id, blob.sha256)
+            return ack
 
     def _chunk(self, node_id: str, chunk: Chunk) -> Ack:
         if len(chunk.text) > MAX_CHUNK_BYTES:

@@ -16,8 +16,10 @@ from agent.core.errors import LinkError, LinkFault
 from agent.core.model import Blob, ExecInput
 from agent.core.program import RUNTIME
 from agent.core.wire import DownFrame, ReceiptBundle, Refusal, RefusalCode, decode_down
+from agent.devnet.bundles import ProofBundle
 from agent.devnet.core.asking import Asked, SamplingAsked, TaskAsked
 from agent.devnet.core.rules import Refused
+from agent.devnet.proof_views import Proofs
 from agent.devnet.streams import ChunkSeen, Restarted, StateSeen, StreamEvent
 from agent.devnet.views import Cancelled, Ledger, Nodes, Submitted, TaskView, TokenMade
 
@@ -90,6 +92,10 @@ class Requester:
             bundle = msgspec.structs.replace(bundle, output=await self.output(task_id))
         return bundle
 
+    async def proof(self, task_id: str) -> ProofBundle:
+        """What `receipt` has, and what was opened, the beacon and the judgement. Refused where nothing was drawn."""
+        return await self._call("GET", f"/v1/tasks/{task_id}/proof", ProofBundle)
+
     async def output(self, task_id: str) -> str:
         """The output, however large."""
         return (await self._exchange("GET", f"/v1/tasks/{task_id}/output")).decode()
@@ -107,6 +113,10 @@ class Requester:
     async def artifact(self, task_id: str) -> bytes:
         """The archive of what a program left (`core.archive`)."""
         return await self._exchange("GET", f"/v1/tasks/{task_id}/artifact")
+
+    async def proofs(self, *, limit: int = 100) -> Proofs:
+        """Challenges, newest first, and the nodes' records."""
+        return await self._call("GET", f"/v1/proofs?limit={limit}", Proofs)
 
     async def ledger(self) -> Ledger:
         """What was earned, by whom, for what."""

@@ -16,10 +16,13 @@ from agent.core.model import ExecInput
 from agent.core.program import blobs_of
 from agent.core.wire import Directive, ReceiptBundle, RefusalCode
 from agent.devnet.blobs import REQUESTER
+from agent.devnet.bundles import proof_of
 from agent.devnet.core import asking, presence
+from agent.devnet.core.proofs.records import CaseState
 from agent.devnet.core.records import ENDED, Settlement, Task, TaskState
-from agent.devnet.core.rules import Refused
+from agent.devnet.core.rules import Refused, bad_message
 from agent.devnet.desk import Desk
+from agent.devnet.proof_views import proofs
 from agent.devnet.store import ledger, settlement_of
 from agent.devnet.streams import Place, StateSeen, event_bytes
 from agent.devnet.views import (
@@ -39,6 +42,8 @@ QUIET_S = 15.0
 """Silence after which a comment keeps the stream alive; proxies give up at 30 to 60 s."""
 _ASKED = msgspec.json.Decoder(asking.TaskAsked)
 _DIRECTIVE = msgspec.json.Decoder(Directive)
+MAX_LINES = 1000
+_LIMIT = re.compile(r"[1-9]\d{0,3}")
 _PLACE = re.compile(r"(\d{1,9})\.(\d{1,9})")
 
 Route = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -64,6 +69,8 @@ class RequesterRoutes:
             web.put("/v1/inputs/{sha256}", closed(self._upload)),
             web.get("/v1/tasks/{id}/artifact", closed(self._artifact)),
             web.get("/v1/tasks/{id}/receipt", closed(self._receipt)),
+            web.get("/v1/tasks/{id}/proof", closed(self._proof)),
+            web.get("/v1/proofs", closed(self._proofs)),
             web.get("/v1/ledger", closed(self._ledger)),
             web.get("/v1/nodes", closed(self._nodes)),
             web.post("/v1/nodes/{id}/directives", closed(self._direct)),
@@ -168,6 +175,18 @@ class RequesterRoutes:
         )
         return json(bundle)
 
+    async def _proof(self, request: web.Request) -> web.StreamResponse:
+        settlement = await self._settlement(self._task(request))
+        docket = self._desk.book.docket
+        case = docket.cases.get(docket.of_task.get(settlement.task_id, ""))
+        if case is None or case.state is CaseState.WAITING:  # which of the two is nobody's business yet
+            raise Refused(RefusalCode.NOT_FOUND, f"task {settlement.task_id} was not challenged, or not yet")
+        content = await asyncio.to_thread(proof_of, self._desk, settlement, case)
+        return web.Response(body=content, content_type="application/json")
+
+    async def _proofs(self, request: web.Request) -> web.StreamResponse:
+        return json(proofs(self._desk.book, _most(request)))
+
     # ----------------------------------------------------------------------- the rest
 
     async def _ledger(self, _: web.Request) -> web.StreamResponse:
@@ -177,7 +196,9 @@ class RequesterRoutes:
 
     async def _nodes(self, _: web.Request) -> web.StreamResponse:
         now = self._desk.when().now
-        return json(Nodes(nodes=tuple(node_view(node, now) for node in self._desk.book.nodes.values())))
+        return json(
+            Nodes(nodes=tuple(node_view(self._desk.book, node, now) for node in self._desk.book.nodes.values()))
+        )
 
     async def _direct(self, request: web.Request) -> web.StreamResponse:
         directive = await value_of(request, _DIRECTIVE)
@@ -198,7 +219,7 @@ class RequesterRoutes:
     async def _view(self, task: Task) -> TaskView:
         progress = task.progress
         settlement = await self._desk.store.read(settlement_of(progress.settled_by)) if progress.settled_by else None
-        return task_view(task, settlement)
+        return task_view(self._desk.book, task, settlement)
 
     async def _settlement(self, task: Task) -> Settlement:
         key = task.progress.settled_by
@@ -211,6 +232,14 @@ class RequesterRoutes:
 def new_token(coordinator_key: str) -> str:
     """A one-time enrolment token with 256 bits of chance."""
     return f"ga1.{secrets.token_urlsafe(32)}.{coordinator_key}"
+
+
+def _most(request: web.Request) -> int:
+    """How many lines are wanted."""
+    text = request.query.get("limit", "100")
+    if not _LIMIT.fullmatch(text) or int(text) > MAX_LINES:
+        raise bad_message(f"limit: expected 1 to {MAX_LINES}")
+    return int(text)
 
 
 def _state_of(task: Task) -> StateSeen:

@@ -8,7 +8,11 @@ from agent.core.attest.messages import Attestation
 from agent.core.fingerprint import Fingerprint
 from agent.core.model import Blob, Usage, Value
 from agent.core.wire import PoolLoad
+from agent.devnet.core.book import Book
+from agent.devnet.core.proofs.records import Standing
+from agent.devnet.core.proofs.standing import standing_of
 from agent.devnet.core.records import Episode, LedgerLine, Node, Settlement, Task, TaskState
+from agent.devnet.proof_views import TaskProof, task_proof
 
 
 class TaskView(Value):
@@ -34,6 +38,8 @@ class TaskView(Value):
     amount_micros: int = 0
     currency: str = ""
     commitment_root: str = ""
+    proof: TaskProof | None = None
+    """What came of the promised challenge; None where none was promised."""
 
 
 class NodeView(Value):
@@ -49,6 +55,8 @@ class NodeView(Value):
     leases: int
     load: tuple[PoolLoad, ...]
     fingerprint: Fingerprint | None
+    standing: Standing
+    """What came of its challenges, and what is left of its stake."""
     attestations: tuple[Attestation, ...] = ()
     """Is it a GPU: the latest verdict about each device, by the coordinator's own clock."""
 
@@ -92,7 +100,7 @@ class Health(Value):
     status: str
 
 
-def task_view(task: Task, settlement: Settlement | None) -> TaskView:
+def task_view(book: Book, task: Task, settlement: Settlement | None) -> TaskView:
     """`settlement` is the one that settled it."""
     progress = task.progress
     view = TaskView(
@@ -106,10 +114,10 @@ def task_view(task: Task, settlement: Settlement | None) -> TaskView:
         detail=progress.detail,
         story=progress.story,
     )
-    return _with_result(view, settlement) if settlement else view
+    return _with_result(book, view, settlement) if settlement else view
 
 
-def _with_result(view: TaskView, settlement: Settlement) -> TaskView:
+def _with_result(book: Book, view: TaskView, settlement: Settlement) -> TaskView:
     receipt = settlement.receipt_body
     return msgspec.structs.replace(
         view,
@@ -121,10 +129,11 @@ def _with_result(view: TaskView, settlement: Settlement) -> TaskView:
         amount_micros=receipt.amount_micros,
         currency=receipt.currency,
         commitment_root=receipt.commitment_root,
+        proof=task_proof(book, view.task_id, receipt.beacon),
     )
 
 
-def node_view(node: Node, now: float) -> NodeView:
+def node_view(book: Book, node: Node, now: float) -> NodeView:
     """`now` is monotonic."""
     record = node.record
     return NodeView(
@@ -137,5 +146,6 @@ def node_view(node: Node, now: float) -> NodeView:
         leases=len(node.leases),
         load=node.load,
         fingerprint=node.fingerprint,
+        standing=standing_of(book, record.node_id),
         attestations=record.attestations,
     )

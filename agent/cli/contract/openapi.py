@@ -10,7 +10,8 @@ import msgspec
 from agent.cli.contract.messages import ENTRIES, NUMBER, Schema, components, frame
 from agent.core import wire
 from agent.core.refusals import STATUS_OF
-from agent.devnet import streams, views
+from agent.devnet import proof_views, streams, views
+from agent.devnet.bundles import ProofBundle
 from agent.devnet.core.asking import TaskAsked
 from agent.devnet.node_routes import MESSAGES
 
@@ -20,7 +21,17 @@ _OCTETS = "application/octet-stream"
 _BYTES: Schema = {"required": True, "content": {_OCTETS: {}}}
 _SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _EVENTS = (streams.ChunkSeen, streams.Restarted, streams.StateSeen)
-_VIEWS = (views.TaskView, views.Nodes, views.Ledger, views.Submitted, views.Cancelled, views.TokenMade, views.Health)
+_VIEWS = (
+    ProofBundle,
+    proof_views.Proofs,
+    views.TaskView,
+    views.Nodes,
+    views.Ledger,
+    views.Submitted,
+    views.Cancelled,
+    views.TokenMade,
+    views.Health,
+)
 
 
 class Route(NamedTuple):
@@ -47,6 +58,8 @@ REQUESTER = (
     Route("get", "/v1/tasks/{id}/output", "The output, however large", media="text/plain"),
     Route("get", "/v1/tasks/{id}/artifact", "The archive of what a program left", media="application/x-tar"),
     Route("get", "/v1/tasks/{id}/receipt", "Everything needed to check the task offline", wire.ReceiptBundle),
+    Route("get", "/v1/tasks/{id}/proof", "What was opened of it, by which beacon, and the judgement", ProofBundle),
+    Route("get", "/v1/proofs", "Challenges, newest first, and the nodes' records", proof_views.Proofs),
     Route("get", "/v1/ledger", "What was earned, by whom, for what", views.Ledger),
     Route("get", "/v1/nodes", "Enrolled nodes, with what they offer", views.Nodes),
     Route("post", "/v1/nodes/{id}/directives", "Ask a node to drain, pause or resume", None, wire.Directive),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from agent.core.model import Blob, Signed
-from agent.core.payloads import BeaconSource, Judgement
+from agent.core.payloads import BeaconPromise, BeaconSource, Judgement
 from agent.devnet.core.proofs.records import Case, CaseState, CheckState, Epoch, Standing
 from agent.devnet.core.queue import Alarms
 
@@ -28,6 +28,10 @@ class Docket:
         self.cases: dict[str, Case] = {}
         self.of_task: dict[str, str] = {}
         """Task → the case of its result."""
+        self.of_check: dict[str, str] = {}
+        """Task of a validator → the case that it looks at."""
+        self.canary_of: dict[str, str] = {}
+        """Task → the canary that was made of its result."""
         self.waiting: dict[Round, dict[str, None]] = {}
         """Cases whose beacon is not told yet."""
         self.kept: dict[str, None] = {}
@@ -62,6 +66,12 @@ class Docket:
         case_id = self._owed.get(node_id, {}).get(challenge_id)
         return self.cases[case_id] if case_id else None
 
+    def is_open(self, promise: BeaconPromise) -> bool:
+        """Whether the promised round is not known yet."""
+        if promise.source is BeaconSource.EPOCH:
+            return self.epoch is not None and self.epoch.number == promise.round
+        return (promise.source, promise.round) in self.waiting
+
     def names(self, sha256: str) -> bool:
         """Whether any case needs this exhibit."""
         return self._named[sha256] > 0
@@ -71,8 +81,8 @@ class Docket:
         return tuple(it.case_id for it in self.cases.values() if is_unexamined(it))
 
     def _enter(self, case: Case) -> None:
-        if not case.canary:
-            self.of_task[case.task_id] = case.case_id
+        (self.canary_of if case.canary else self.of_task)[case.task_id] = case.case_id
+        self.of_check.update((check.task_id, case.case_id) for check in case.checks)
         if case.state is CaseState.WAITING:
             self.waiting.setdefault(_round(case), {})[case.case_id] = None
         if not_needed(case):
@@ -84,8 +94,9 @@ class Docket:
         self._named.update(blob.sha256 for blob in exhibits(case))
 
     def _leave(self, case: Case) -> None:
-        if not case.canary:
-            del self.of_task[case.task_id]
+        del (self.canary_of if case.canary else self.of_task)[case.task_id]
+        for check in case.checks:
+            del self.of_check[check.task_id]
         if case.state is CaseState.WAITING:
             _strike(self.waiting, _round(case), case.case_id)
         self.kept.pop(case.case_id, None)

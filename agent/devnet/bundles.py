@@ -1,0 +1,43 @@
+"""All that proves one result, as one value: for requesters, and as evidence for validators."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent.core.model import Signed
+from agent.core.wire import ReceiptBundle
+from agent.devnet.core.proofs.records import Case
+from agent.devnet.core.records import Settlement
+from agent.devnet.desk import Desk
+
+
+class ProofBundle(ReceiptBundle):
+    """`GET /v1/tasks/{id}/proof`: a receipt bundle with what was opened, and what came of it."""
+
+    judgement: Signed | None = None
+    """JudgementBody under Role.JUDGEMENT; None while it is not judged."""
+
+
+def bundle_of(desk: Desk, settlement: Settlement, case: Case) -> ReceiptBundle:
+    """A receipt with its output, what was opened, and what drew it. Reads files. Raises OSError, and ValueError for an
+    output that is no text."""
+    output = settlement.output
+    if output is None and settlement.blob:
+        output = desk.blobs.path_of(settlement.blob).read_text(encoding="utf-8")
+    return ReceiptBundle(
+        coordinator_key=desk.book.key,
+        offer=settlement.offer,
+        result=settlement.result,
+        receipt=settlement.receipt,
+        output=output,
+        opening=desk.exhibits.path_of(case.opening.sha256).read_bytes() if case.opening else None,
+        beacon=case.beacon,
+    )
+
+
+def proof_of(desk: Desk, settlement: Settlement, case: Case) -> bytes:
+    """A `ProofBundle` as JSON. As `bundle_of`."""
+    judged = desk.book.docket.judged.get(case.node_id, [])
+    told = judged[case.serial - 1] if case.serial else None
+    bundle = bundle_of(desk, settlement, case)
+    return msgspec.json.encode(ProofBundle(**msgspec.structs.asdict(bundle), judgement=told))
