@@ -45,6 +45,9 @@ def screen(told: dict[str, Any]) -> Iterable[str]:
     yield from _proofs(told.get("proofs", {}))
     yield from _storage(told.get("storage", {}))
     yield from _idle(told.get("why_idle", ()))
+    if why := told.get("reboot"):
+        yield ""
+        yield f"Reboot this machine{' once its tasks have ended' if told.get('attempts') else ''}: {_sentence(why)}."
     yield from _table(("POOL", "MODEL", "DEVICE", "ENGINE", "BUSY", "STATE"), map(_pool, told.get("pools", ())))
     yield from _gpus(told.get("gpus", ()))
     yield from _table(("TASK", "STATE", "POOL", "AGE", "TOKENS", "LEFT"), map(_attempt, told.get("attempts", ())))

@@ -43,7 +43,7 @@ class Finding(Value):
     """The reading or line that shows it."""
     advice: Advice
     source: str
-    """`nvml`, `kernel` or `pci`."""
+    """`nvml`, `kernel`, `pci` or `disk`."""
     lasts: bool = False
     """Stays until the driver, a reset or a reboot says otherwise; others go with the reading that shows them."""
     boot_id: str = ""
@@ -138,6 +138,19 @@ def shown(gpu: Gpu) -> Iterable[Finding]:
                 advice=advice,
                 source="nvml",
             )
+
+
+def replaced(uuid: str, evidence: str) -> Finding:
+    """The driver on the disk is another one than runs: what runs goes on with what it has loaded, and what starts now
+    cannot use the GPU."""
+    return Finding(
+        code="driver_replaced",
+        severity=Severity.DEGRADES,
+        gpu_uuid=uuid,
+        evidence=evidence,
+        advice=Advice.REBOOT,
+        source="disk",
+    )
 
 
 _XID_SAYS: Final = {

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from agent.core.findings import HARD_SLOWDOWN, Advice, Finding, Severity, shown, told_by
+from agent.core.findings import HARD_SLOWDOWN, Advice, Finding, Severity, replaced, shown, told_by
 from agent.core.gpu import Gpu, GpuEvent, GpuEventKind, GpuFault, GpuReport, bus_address
+from agent.core.surroundings import driver_change
 from agent.core.xids import Xid, judged
 
 CLEAR_SAMPLES = 5
@@ -171,19 +172,22 @@ class Health:
 
     def read(self, report: GpuReport, now: float, at: float, period_s: float) -> list[Moved]:
         """Take in a snapshot; returns what moved. `now` is monotonic, `at` Unix seconds for people."""
-        return [
-            moved for gpu in report.gpus if (moved := self._read(gpu, report.events, now, at, period_s)) is not None
-        ]
+        when, driver = Moment(now, at, self._boot_id), driver_change(report)
+        beside = {gpu.uuid: [replaced(gpu.uuid, driver)] if driver else [] for gpu in report.gpus}
+        read = (self._read(gpu, report.events, beside[gpu.uuid], when, period_s) for gpu in report.gpus)
+        return [moved for moved in read if moved is not None]
 
     def lasting(self) -> tuple[Finding, ...]:
         """To be remembered over a restart of the agent."""
         return tuple(finding for gpu in self.gpus.values() for finding in gpu.findings if finding.lasts)
 
-    def _read(self, gpu: Gpu, events: Iterable[GpuEvent], now: float, at: float, period_s: float) -> Moved | None:
+    def _read(
+        self, gpu: Gpu, events: Iterable[GpuEvent], beside: list[Finding], when: Moment, period_s: float
+    ) -> Moved | None:
         health = self.gpus.setdefault(gpu.uuid, GpuHealth())
         before = health.state
         told = [finding for event in events if (finding := self._told(gpu, event)) is not None]
-        health.read(gpu, told, Moment(now, at, self._boot_id), period_s)
+        health.read(gpu, [*told, *beside], when, period_s)
         return None if health.state is before else Moved(gpu, before, health.state, health.findings)
 
     def _told(self, gpu: Gpu, event: GpuEvent) -> Finding | None:

@@ -247,6 +247,12 @@ FAMILIES: Final = (
     Family("gpu_agent_gpu_health", "gauge", "1 for the state that the GPU's health is in.", _judged(_health)),
     Family("gpu_agent_gpu_finding", "gauge", "1 for everything that is wrong with the GPU.", _judged(_findings)),
     Family("gpu_agent_gpu_paused", "gauge", "1 while its owner paused it.", _judged(lambda g: ((g.paused, {}),))),
+    Family(
+        "gpu_agent_reboot_needed",
+        "gauge",
+        "1 when only a reboot helps this machine's GPUs.",
+        _one(lambda s: bool(s.reboot)),
+    ),
     _gpu("DCGM_FI_DEV_SM_CLOCK", "gauge", "SM clock frequency (in MHz).", lambda g: g.sample.sm_clock_mhz),
     _gpu("DCGM_FI_DEV_MEM_CLOCK", "gauge", "Memory clock frequency (in MHz).", lambda g: g.sample.memory_clock_mhz),
     _gpu("DCGM_FI_DEV_MEMORY_TEMP", "gauge", "Memory temperature (in C).", lambda g: g.sample.memory_temperature_c),

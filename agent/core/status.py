@@ -5,12 +5,16 @@ Ages and remaining times are seconds from now on the daemon's monotonic clock; `
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from agent.core.attempt import Attempt
 from agent.core.challenges import ProofTotals
-from agent.core.findings import Finding
+from agent.core.findings import Advice, Finding
+from agent.core.gpu import GpuFault, GpuReport
 from agent.core.health import HealthState
 from agent.core.model import Outcome, Reason, State, Value
 from agent.core.release import Released
+from agent.core.surroundings import driver_change
 
 
 class NodeStatus(Value):
@@ -161,6 +165,8 @@ class Status(Value):
     """Every gate that fails, the most telling first; empty while work may come in."""
     pools: tuple[PoolStatus, ...] = ()
     gpus: tuple[GpuStatus, ...] = ()
+    reboot: str = ""
+    """Why this machine has to be rebooted; empty while it need not be."""
     attempts: tuple[AttemptStatus, ...] = ()
     recent: tuple[RecentAttempt, ...] = ()
     """The last attempts that ended, oldest first."""
@@ -181,11 +187,23 @@ def headline(status: Status) -> str:
     ]
     if status.why_idle:
         parts.append("no new work: " + ", ".join(gate.reason.value for gate in status.why_idle))
+    if status.reboot:
+        parts.append(f"{'then ' if running else ''}reboot this machine: {status.reboot}")
     if status.storage.damage:
         parts.append("degraded: what was kept on disk is damaged")
     if status.outbox_waiting:
         parts.append(f"{status.outbox_waiting} waiting for a receipt")
     return "; ".join(parts)
+
+
+def why_reboot(report: GpuReport, gpus: Iterable[GpuStatus]) -> str:
+    """In a few words: what only a reboot mends, by what is told of the driver and of each GPU."""
+    if report.installed and driver_change(report):
+        return f"the driver was replaced by {report.installed}"
+    if report.fault is GpuFault.DRIVER_MISMATCH:
+        return "the driver was replaced (driver_mismatch)"
+    found = (finding.code for gpu in gpus for finding in gpu.findings if finding.advice is Advice.REBOOT)
+    return ", ".join(dict.fromkeys(found))
 
 
 def recent(attempt: Attempt, outcome: Outcome, now: float) -> RecentAttempt:

@@ -18,6 +18,7 @@ from agent.core.status import (
     SandboxStatus,
     Status,
     Totals,
+    why_reboot,
 )
 from agent.core.text import span
 from agent.core.watchdog import Pulse
@@ -91,7 +92,8 @@ class Overview:
             sandbox=self._sandbox(),
             why_idle=tuple(self._gates(now)),
             pools=tuple(self._pools(now)),
-            gpus=tuple(self._gpus(now)),
+            gpus=(gpus := tuple(self._gpus(now))),
+            reboot=why_reboot(self._probe.report, gpus),
             attempts=tuple(self._attempt(attempt, now) for attempt in node.attempts.values()),
             recent=tuple(node.closed),
             outbox_waiting=len(self._deliver.unsent),

@@ -8,9 +8,10 @@ from agent.core.doctor import Severity
 from agent.core.findings import Advice, Finding
 from agent.core.findings import Severity as GpuSeverity
 from agent.core.fingerprint import GpuStanding
-from agent.core.gpu import Gpu, GpuReport
+from agent.core.gpu import Gpu, GpuFault, GpuReport
 from agent.core.gpu_judgements import health, power_limit
 from agent.core.health import HealthState
+from agent.core.status import GpuStatus, why_reboot
 
 WELL = GpuStanding(uuid="GPU-1", state=HealthState.HEALTHY)
 
@@ -58,3 +59,19 @@ def test_a_gpu_that_may_draw_more_than_its_owner_said_is_a_warning_with_what_to_
     assert level(card(450_000), 200) == level(card(None), 200) == [Severity.WARN]
     (told,) = power_limit(card(450_000), 200)
     assert ("GPU-1 may draw 450 W" in told.actual, "gpu-agent-power" in told.remedy) == (True, True)
+
+
+def test_what_only_a_reboot_mends_is_told_in_a_few_words() -> None:
+    replaced = GpuReport(module="570.1", installed="580.2")
+    assert why_reboot(replaced, ()) == "the driver was replaced by 580.2"
+    mismatch = GpuReport(fault=GpuFault.DRIVER_MISMATCH, detail="reboot")
+    assert why_reboot(mismatch, ()) == "the driver was replaced (driver_mismatch)"
+    lost = GpuStatus(
+        uuid="GPU-2",
+        name="A",
+        index=0,
+        state=HealthState.LOST,
+        findings=(finding(GpuSeverity.LOSES, Advice.REBOOT), finding(GpuSeverity.LOSES, Advice.RESET)),
+    )
+    assert why_reboot(GpuReport(), (lost, lost)) == "xid_79"
+    assert why_reboot(GpuReport(module="570.1", installed="570.1"), ()) == ""

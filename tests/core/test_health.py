@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agent.core.findings import Advice, Severity
 from agent.core.gpu import Gpu, GpuCondition, GpuEvent, GpuEventKind, GpuFault, GpuReport, GpuSample, Throttle
-from agent.core.health import CLEAR_SAMPLES, HANG_S, PROBATION_S, SLOWDOWN_WINDOW, Health, HealthState
+from agent.core.health import CLEAR_SAMPLES, HANG_S, PROBATION_S, SLOWDOWN_WINDOW, Health, HealthState, Moved
 from agent.core.xids import Bucket, judged
 from agent.edges.gpu.xids import xid_table
 
@@ -267,3 +267,22 @@ def test_the_table_tells_where_each_number_comes_from() -> None:
     assert {code for code, entry in table.items() if entry.bucket is Bucket.RESET_GPU} == resets
     assert table[79].bucket is Bucket.RESTART_MACHINE
     assert judged(table, 123_456).bucket is Bucket.CHECK
+
+
+def test_a_driver_that_was_replaced_on_the_disk_drains_every_gpu_until_a_reboot() -> None:
+    watched = Watched()
+    watched.see(gpu(), gpu("GPU-2"))
+
+    def see(installed: str, times: int = 1) -> list[Moved]:
+        moved = []
+        for _ in range(times):
+            watched.now += 1.0
+            report = GpuReport(gpus=(gpu(), gpu("GPU-2")), driver="570.1", module="570.1", installed=installed)
+            moved += watched.health.read(report, watched.now, 0.0, 1.0)
+        return moved
+
+    assert [(it.gpu.uuid, it.after) for it in see("580.2", 30)] == [("GPU-1", D), ("GPU-2", D)]
+    (finding,) = watched.health.gpus["GPU-2"].findings
+    assert (finding.code, finding.advice, finding.lasts) == ("driver_replaced", Advice.REBOOT, False)
+    assert "the one on the disk is 580.2" in finding.evidence
+    assert [it.after for it in see("570.1", CLEAR_SAMPLES)] == [H, H], "taken back: nothing is to be done any more"

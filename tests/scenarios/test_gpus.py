@@ -162,3 +162,21 @@ async def test_beats_go_on_while_the_driver_hangs(builder: Builder, engine: Held
             assert agent.events("gpu.driver") == []
         finally:
             await agent.kill()
+
+
+async def test_a_driver_that_was_replaced_on_the_disk_keeps_work_out_and_asks_for_a_reboot(
+    world: World, builder: Builder, engine: HeldEngine
+) -> None:
+    placed = builder.place(load(HOSTS / "geforce.ini"), world.home / "driver")  # 570.86.10 runs
+    upgraded = placed.folder / "libnvidia-ml.so.580.95"
+    placed.library.rename(upgraded)
+    placed.library.symlink_to(upgraded.name)
+    uuid = "GPU-8d1e5f6a-1111-4222-8333-944444444444"
+    agent = await world.agent(external(engine.url) + f'device = "{uuid}"\n', start=False)
+    await on_driver(agent, placed, "gpu.deadline_s=20")
+    moved = await agent.saw("gpu.moved", after="degraded")
+    assert moved["findings"] == ["driver_replaced"]
+    await world.ready(agent)
+    _, page = await agent.verb("status")
+    assert "Reboot this machine: the driver was replaced by 580.95." in page
+    assert "gpu_degraded" in page
