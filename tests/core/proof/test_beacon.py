@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from agent.core.proof.drand import CHAINS, DEFAULT, QUICKNET, Chain
 from agent.edges.drand import load_bls
 
 ROUNDS = json.loads((Path(__file__).parents[2] / "golden" / "drand" / "rounds.json").read_text())
+CHAINED = [case for case in ROUNDS if case["chain"] == DEFAULT.hash]
 BLS = load_bls()
 SECRET = hashlib.sha256(b"of the epoch").hexdigest()
 EPOCH = BeaconPromise(
@@ -87,7 +89,7 @@ def test_a_round_of_another_chain_is_refused() -> None:
     promise, beacon = recorded(ROUNDS[0])
     elsewhere = msgspec.structs.replace(promise, commitment=DEFAULT.hash)
     assert "signature" in refused(elsewhere, beacon)
-    assert "did not sign" in refused(elsewhere, beacon, previous=ROUNDS[2]["previous_signature"])
+    assert "did not sign" in refused(elsewhere, beacon, previous=CHAINED[0]["previous_signature"])
     unknown = msgspec.structs.replace(promise, commitment="ab" * 32)
     assert "no chain of drand that is known here: quicknet" in refused(unknown, beacon)
 
@@ -107,9 +109,9 @@ def test_signatures_of_ones_own_making_are_refused() -> None:
 
 
 def test_a_chained_round_needs_the_signature_before_it() -> None:
-    promise, beacon = recorded(ROUNDS[2])
+    promise, beacon = recorded(CHAINED[0])
     assert "48 or 96 bytes" in refused(promise, beacon, previous="")
-    assert "did not sign" in refused(promise, beacon, previous=ROUNDS[3]["previous_signature"])
+    assert "did not sign" in refused(promise, beacon, previous=CHAINED[1]["previous_signature"])
 
 
 def test_without_the_library_no_round_of_drand_holds() -> None:
@@ -125,6 +127,11 @@ def test_a_chains_hash_covers_all_that_is_known_of_it(chain: Chain) -> None:
     fixed += bytes.fromhex(chain.public_key) + bytes.fromhex(chain.genesis_seed)
     name = b"" if chain is DEFAULT else chain.name.encode()
     assert hashlib.sha256(fixed + name).hexdigest() == chain.hash
+
+
+def test_rounds_come_when_drand_says() -> None:
+    """Round 27,946,612 of quicknet is that of 2026-04-20, midnight UTC: the README of the Ruby client says so."""
+    assert datetime.fromtimestamp(QUICKNET.time_of(27_946_612), UTC) == datetime(2026, 4, 20, tzinfo=UTC)
 
 
 @given(chain=st.sampled_from([QUICKNET, DEFAULT]), received_at=st.integers(0, 1 << 33))
