@@ -24,6 +24,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--weights", type=_FILE, help="The model's GGUF file.  [default: as configured]")
 @click.option("--chat-template", type=_FILE, help="If it has one.")
 @click.option("--binary", default="auto", show_default=True, metavar="PATH", help="llama-server.")
+@click.option("--device", default="cpu", show_default=True, help="What it runs on: cpu, or GPU UUIDs joined by +.")
 @click.option("--engine-arg", multiple=True, metavar="ARG", help="As in pools.args; may be repeated.")
 @click.option("--embedding", is_flag=True, help="Calibrate its embeddings instead of its text.")
 @click.option("--slots", default=4, show_default=True, type=click.IntRange(2, 64), help="Requests at a time.")
@@ -42,6 +43,7 @@ def command(
     weights: Path | None,
     chat_template: Path | None,
     binary: str,
+    device: str,
     engine_arg: tuple[str, ...],
     embedding: bool,
     slots: int,
@@ -76,7 +78,8 @@ def command(
         raise click.UsageError(f"{few}; --draft writes a file all the same, which nobody relies on")
     keys = None if draft else _keys(key_file, new_key=new_key)
     work = Work.EMBEDDING if embedding else Work.GENERATION
-    engine = Model(*_found(model, weights, chat_template, config_file, overrides), binary, context_tokens, engine_arg)
+    found = _found(model, weights, chat_template, config_file, overrides)
+    engine = Model(*found, binary, context_tokens, engine_arg, device)
     made = asyncio.run(measure(Wanted(engine, chunks, prompts, tokens, slots, work), _progress()))
     _write(out, signed_file(made, keys.public_key, keys.sign) if keys else draft_file(made))
     if as_json:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from agent import __version__
+from agent.cli.device import find_place
 from agent.cli.rechecking import Model, engine_settings
 from agent.core import wire
 from agent.core.checks import claims
@@ -124,10 +125,12 @@ async def measure(wanted: Wanted, told: Told) -> Calibration:
         store = ModelStore(home)
         digest = (await store.verify(model.name, model.weights, chat_template=model.chat_template)).facts.digest
         kinds = (TaskKind.EMBEDDING,) if wanted.work is Work.EMBEDDING else (TaskKind.CHAT, TaskKind.COMPLETION)
-        node = engine_settings(model, digest, home, kinds, wanted.slots)
+        place = await find_place(model.device)
+        node = engine_settings(model, digest, home, kinds, place, wanted.slots)
+        sandbox = Bubblewrap(home, place_of=place.node_of)
         pool = LlamaPool(
             node,
-            sandbox=Bubblewrap(home),
+            sandbox=sandbox,
             clock=SystemClock(),
             measure=partial(_measured, store, node.binary),
             calibrations=_Assumed(),
@@ -137,8 +140,8 @@ async def measure(wanted: Wanted, told: Told) -> Calibration:
         async with _running(pool):
             facts = pool.facts
             honest = await _work(pool, wanted, digest, told)
-        verifier = engine_settings(model, digest, home, kinds)
-        async with llama_replayer(verifier, Bubblewrap(home), SystemClock()) as replayer:
+        verifier = engine_settings(model, digest, home, kinds, place)
+        async with llama_replayer(verifier, sandbox, SystemClock()) as replayer:
             found = []
             for done, one in enumerate(honest):
                 told("repeated", done, len(honest))
@@ -155,7 +158,7 @@ async def measure(wanted: Wanted, told: Told) -> Calibration:
         model_digest=digest,
         engine=facts.engine,
         args=model.args,
-        device=Device.CPU,
+        device=Device.GPU if place.gpus else Device.CPU,
         work=wanted.work,
         slots=wanted.slots,
         context_tokens=model.context_tokens,

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from agent.cli.device import CPU, Place, find_place
 from agent.core.checks.claim import claim_with
 from agent.core.checks.claims import chunks
 from agent.core.checks.verdict import Judged, Metrics, Thresholds, Verdict, closeness_limit, judge, long_enough
 from agent.core.engines import SAMPLERS
-from agent.core.errors import ProofError
-from agent.core.model import EmbeddingInput, FinishReason, TaskKind
+from agent.core.errors import EngineError, ProofError
+from agent.core.model import EmbeddingInput, FinishReason, Reason, TaskKind
 from agent.core.proof.header import Header
 from agent.stages.recheck import Claim, with_model, without_model
 
@@ -34,6 +35,8 @@ class Model(NamedTuple):
     context_tokens: int
     args: tuple[str, ...] = ()
     """More arguments, the node's `pools.args` for exact checks."""
+    device: str = CPU
+    """`cpu`, or UUIDs of GPUs joined by +."""
 
 
 class Rechecked(NamedTuple):
@@ -84,11 +87,13 @@ async def level_three(claim: Claim, asked_digest: str, model: Model, most_chunks
         await store.verify(model.name, model.weights, chat_template=model.chat_template, expected=asked_digest)
         kind = claim.header.task_kind
         kinds = (kind,) if kind is TaskKind.EMBEDDING else (TaskKind.CHAT, TaskKind.COMPLETION)
-        settings = engine_settings(model, asked_digest, home, kinds)
-        exact = await _same_class(settings, store, claim.header)
-        async with llama_replayer(settings, Bubblewrap(home), SystemClock()) as replayer:
+        limits, lacks = _limits(claim.header, asked_digest, model, judging)
+        place = await find_place(model.device)
+        settings = engine_settings(model, asked_digest, home, kinds, place)
+        exact = await _same_class(settings, store, claim.header, place)
+        sandbox = Bubblewrap(home, place_of=place.node_of)
+        async with llama_replayer(settings, sandbox, SystemClock()) as replayer:
             found = await with_model(claim, replayer, chosen=_choice(_leaves(claim), most_chunks), exact=exact)
-    limits, lacks = _limits(claim.header, asked_digest, model, judging)
     if limits is None and not exact:  # what is equal to the bit needs no limits
         return _rechecked(claim, found, 3)._replace(judged=_certain(found), uncalibrated=lacks)
     return _rechecked(claim, found, 3, limits)
@@ -115,14 +120,21 @@ def _certain(found: Metrics) -> Judged:
 
 
 def engine_settings(
-    model: Model, digest: str, home: Path, kinds: tuple[TaskKind, ...], slots: int = 1
+    model: Model, digest: str, home: Path, kinds: tuple[TaskKind, ...], place: Place, slots: int = 1
 ) -> LlamaSettings:
-    """A llama-server of one's own, with its socket in a fresh directory below `home`."""
-    from agent.edges.engines.launch import LlamaSettings, find_llama_server
+    """A llama-server of one's own, with its socket in a fresh directory below `home`. Raises EngineError."""
+    from agent.edges.engines.launch import LlamaSettings, find_llama_server, runs_on_nvidia
 
+    binary = find_llama_server(model.binary)
+    if place.gpus and not runs_on_nvidia(binary):
+        raise EngineError(
+            Reason.ENGINE_UNAVAILABLE, f"{binary} cannot compute on a GPU", remedy="Name another --binary"
+        )
     return LlamaSettings(
         name="verify",
-        binary=find_llama_server(model.binary),
+        binary=binary,
+        gpus=place.gpus,
+        tensor_split=place.tensor_split,
         model=model.name,
         model_digest=digest,
         weights=model.weights.resolve(),
@@ -135,13 +147,13 @@ def engine_settings(
     )
 
 
-async def _same_class(settings: LlamaSettings, store: ModelStore, header: Header) -> bool:
+async def _same_class(settings: LlamaSettings, store: ModelStore, header: Header, place: Place) -> bool:
     """Whether this machine promises the node's bits."""
     from agent.edges.engines.build import processor
     from agent.edges.engines.launch import computes_on, determinism_class, engine_digest, engine_files
 
     hashes = {file.name: (await store.sha256(file)).sha256 for file in engine_files(settings.binary)}
-    computes = computes_on(settings, processor(Path("/proc/cpuinfo")), "")
+    computes = computes_on(settings, processor(Path("/proc/cpuinfo")), place.cards)
     ours = determinism_class(settings, engine_digest(hashes), computes)
     return ours == header.determinism and ours.startswith("X-")
 

@@ -55,6 +55,7 @@ class _Unable(click.ClickException):
 @click.option("--chat-template", type=click.Path(dir_okay=False, exists=True, path_type=Path), help="If it has one.")
 @click.option("--chunks", default=8, show_default=True, type=click.IntRange(min=1), help="How many to repeat at most.")
 @click.option("--binary", default="auto", show_default=True, metavar="PATH", help="llama-server.")
+@click.option("--device", default="cpu", show_default=True, help="What it runs on: cpu, or GPU UUIDs joined by +.")
 @click.option("--context-tokens", default=4096, show_default=True, help="Of the engine; the node's for exact checks.")
 @click.option("--engine-arg", multiple=True, metavar="ARG", help="As in the node's pools.args; may be repeated.")
 @click.option(
@@ -77,6 +78,7 @@ def command(
     chat_template: Path | None,
     chunks: int,
     binary: str,
+    device: str,
     context_tokens: int,
     engine_arg: tuple[str, ...],
     calibrations: tuple[Path, ...],
@@ -110,7 +112,7 @@ def command(
     if model:
         from agent.cli.rechecking import Judging, Model
 
-        engine = Model(model, model_name or model.stem, chat_template, binary, context_tokens, engine_arg)
+        engine = Model(model, model_name or model.stem, chat_template, binary, context_tokens, engine_arg, device)
         judging = Judging(calibrations, keys, uncalibrated)
     deeper = _deeper(verdict, engine, chunks, judging)
     if as_json:
