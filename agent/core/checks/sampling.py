@@ -91,8 +91,10 @@ def distance(position: Position, own: Sequence[float], sampler: Sampler, number:
 
     The interval is that of the claimed candidates, in their order, with the log-probabilities of `own`, which runs
     parallel: two candidates of nearly the same probability change places by noise alone. None when the list does not
-    tell.
+    tell. Numbers that are no probabilities draw nothing.
     """
+    if not well_formed(position):
+        return 1.0
     counts = chain.kept(position, sampler)
     return None if counts is None else _nearest(position, own, sampler, number, counts)
 
