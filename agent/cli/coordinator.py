@@ -17,6 +17,20 @@ import click
 @click.option("--lease-s", default=40.0, show_default=True, type=click.FloatRange(3.0, 3600.0))
 @click.option("--beat-s", default=10.0, show_default=True, type=click.FloatRange(0.2, 600.0))
 @click.option("--unstarted-s", default=10.0, show_default=True, type=click.FloatRange(0.5, 600.0))
+@click.option(
+    "--challenge-rate",
+    type=click.FloatRange(0.0, 1.0),
+    help="Share of results that nodes must open; 0 none.  [default: what makes cheating not pay, see `gpu-agent posp`]",
+)
+@click.option("--beacon", default="epoch", show_default=True, type=click.Choice(["epoch", "drand"]), help="Who draws.")
+@click.option(
+    "--epoch", "epoch_s", default=60.0, show_default=True, type=click.FloatRange(1.0, 86400.0), help="Seconds."
+)
+@click.option("--answer-s", default=3600.0, show_default=True, type=click.FloatRange(1.0, 604800.0), help="To open.")
+@click.option(
+    "--validators", default=2, show_default=True, type=click.IntRange(0, 16), help="Who repeat what is drawn."
+)
+@click.option("--stake", default=10.0, show_default=True, type=click.FloatRange(0.0, 1e6), help="A node's, simulated.")
 def command(
     state_dir: Path,
     host: str,
@@ -27,13 +41,33 @@ def command(
     lease_s: float,
     beat_s: float,
     unstarted_s: float,
+    challenge_rate: float | None,
+    beacon: str,
+    epoch_s: float,
+    answer_s: float,
+    validators: int,
+    stake: float,
 ) -> None:
     """Serve tasks to nodes and results to requesters until SIGTERM or Ctrl-C."""
+    import msgspec
+
+    from agent.core.payloads import BeaconSource
     from agent.devnet.coordinator import Options
-    from agent.devnet.core.rules import Rules
+    from agent.devnet.core.proofs.deterrence import SLASHES, deterring_rate
+    from agent.devnet.core.rules import ProofRules, Rules
     from agent.devnet.process import Serving, serve
 
-    rules = Rules(lease_s=lease_s, beat_s=beat_s, unstarted_s=unstarted_s)
+    proofs = ProofRules(
+        beacon=BeaconSource(beacon),
+        epoch_s=epoch_s,
+        answer_s=answer_s,
+        validators=validators,
+        stake_micros=round(stake * 1e6),
+        slash_micros=round(stake * 1e6 / SLASHES),
+    )
+    rules = Rules(lease_s=lease_s, beat_s=beat_s, unstarted_s=unstarted_s, proofs=proofs)
+    rate = deterring_rate(rules) if challenge_rate is None else round(challenge_rate * 1e6)
+    rules = msgspec.structs.replace(rules, proofs=msgspec.structs.replace(proofs, rate_micros=rate))
     options = Options(rules=rules, tls_cert=tls_cert, tls_key=tls_key)
     serving = Serving(state_dir=state_dir, host=host, port=port, token_file=token_file, options=options)
     serve(serving, click.echo)

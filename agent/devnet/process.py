@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.core.errors import StorageError
 from agent.core.model import Value
 from agent.devnet.coordinator import Coordinator, Options
+from agent.devnet.core.rules import ProofRules
 from agent.devnet.keys import write_secret
 
 
@@ -58,4 +59,11 @@ def _announcement(coordinator: Coordinator, serving: Serving) -> list[str]:
         f"coordinator key {coordinator.public_key}",
         f"requester token in {token}",
         f"enrolment token in {serving.token_file}" if serving.token_file else f"to make an enrolment token: {making}",
+        _challenges(serving.options.rules.proofs),
     ]
+
+
+def _challenges(rules: ProofRules) -> str:
+    if not rules.rate_micros:
+        return "no result is challenged"
+    return f"{rules.rate_micros / 10_000:g} % of results are challenged, drawn by {rules.beacon.value}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from agent.core.model import Reason, Value
+from agent.core.payloads import BeaconSource
 from agent.core.wire import MAX_MESSAGE_BYTES, Refusal, RefusalCode
 
 
@@ -23,6 +24,7 @@ class ProofRules(Value):
     rate_micros: int = 0
     """Probability that a result is challenged, in millionths; 0 switches challenges off. `core.proof.posp` says what it
     must be."""
+    beacon: BeaconSource = BeaconSource.EPOCH
     leaves: int = 4
     """Repeated of every challenged result; each escalation doubles it."""
     epoch_s: float = 60.0

@@ -15,6 +15,7 @@ import msgspec
 from agent.core.model import Commitment, LeaseKey, TaskKind
 from agent.core.payloads import Beacon, BeaconPromise, BeaconSource, ReceiptBody, ResultBody
 from agent.core.proof.commitment import header_bytes
+from agent.core.proof.drand import QUICKNET
 from agent.core.proof.drawing import MILLION, is_drawn
 from agent.core.proof.header import decode_header
 from agent.devnet.core.book import Book
@@ -49,15 +50,29 @@ def promise(book: Book, when: Instant, node_id: str, task: Task) -> BeaconPromis
     rules = book.rules.proofs
     if not rules.rate_micros or task.demand.spec.kind not in CHALLENGED_KINDS or book.docket.epoch is None:
         return None
-    epoch = _begun(book, when, book.docket.epoch)
     suspected = standing_of(book, node_id).suspected > 0
+    number, commitment = _round(book, when, book.docket.epoch)
     return BeaconPromise(
-        source=BeaconSource.EPOCH,
-        round=epoch.number,
-        commitment=hashlib.sha256(bytes.fromhex(epoch.secret)).hexdigest(),
+        source=rules.beacon,
+        round=number,
+        commitment=commitment,
         rate_micros=MILLION if suspected else rules.rate_micros,
         leaves=rules.leaves,
     )
+
+
+def _round(book: Book, when: Instant, epoch: Epoch) -> tuple[int, str]:
+    """Which round decides over what comes now, and what it will be held against."""
+    if book.rules.proofs.beacon is BeaconSource.DRAND:
+        return QUICKNET.round_to_promise(when.at), QUICKNET.hash
+    epoch = _begun(book, when, epoch)
+    return epoch.number, hashlib.sha256(bytes.fromhex(epoch.secret)).hexdigest()
+
+
+def awaited(book: Book, when: Instant) -> tuple[int, ...]:
+    """Rounds of drand that results wait for and that should be known by now."""
+    rounds = (number for source, number in book.docket.waiting if source is BeaconSource.DRAND)
+    return tuple(sorted(number for number in rounds if QUICKNET.time_of(number) <= when.at))
 
 
 def consider(book: Book, task: Task, result: ResultBody, receipt: ReceiptBody) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from agent.core.payloads import Beacon
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Discard
 from agent.devnet.core.granting import conclude
@@ -19,6 +20,12 @@ def sweep(book: Book, when: Instant, chance: str) -> Decision[None]:
     for alarm in book.docket.alarms.ringing(when.now):
         opening.overdue(book, when, alarm.task_id, alarm.fence)
     _discard(book, when)
+    return conclude(book, when, None)
+
+
+def beacon(book: Book, when: Instant, told: Beacon) -> Decision[None]:
+    """A round of drand is known; whoever asked for it has checked its signature."""
+    epochs.arrived(book, when, told)
     return conclude(book, when, None)
 
 
