@@ -45,7 +45,8 @@ def figures(found: list[Found]) -> str:
         return f"{tokens} tokens"
     worst = max(chunk.close.mean for chunk in chunks)
     far = max(chunk.plausible.far for chunk in chunks)
-    return f"{len(chunks)} chunks, {tokens} draws; F at most {worst:.2f}, T at most {far}"
+    raised = max(chunk.plausible.raised for chunk in chunks)
+    return f"{len(chunks)} chunks, {tokens} draws; F at most {worst:.2f}, T at most {far}, raised at most {raised:.1f}"
 
 
 def _enter(name: str, words: str, shape: dict[str, Any]) -> Attack:

@@ -15,7 +15,7 @@ from agent.core.model import FinishReason, TaskSpec
 from agent.ports import EngineOutput, EnginePool, Finished, Piece
 from tests.attack.field import Field
 from tests.attack.forger import fitted, sampler_of
-from tests.attack.honest import sampled
+from tests.attack.honest import figures, sampled
 from tests.attack.outcome import Counts, count
 from tests.attack.pools import Warm
 from tests.attack.rows import NO_CLAIM, row
@@ -66,7 +66,8 @@ async def plain(field: Field, runs: int) -> Counts:
 async def forged(field: Field, runs: int) -> Counts:
     async with field.engine(slots=4) as pool:
         forger = Truncated(pool, field.chance, forges=True)
-        return count(await field.tried(forger, map(sampled, range(runs)), leaves=4))
+        found = await field.tried(forger, map(sampled, range(runs)), leaves=4)
+        return count(found, figures(found))
 
 
 @row("truncation-forged-x", "cut off, the end-of-text token forged; class X", 50)

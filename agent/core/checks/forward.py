@@ -56,6 +56,8 @@ class Plausibility(NamedTuple):
     """Tokens that were claimed as candidates, and are not among the recomputed ones at all."""
     mean_rank: float
     """0 is the likeliest. Unlisted tokens count as the last of the list."""
+    raised: float = 0.0
+    """How much likelier, at most, one of the tokens was claimed to be than it is: a difference of logarithms."""
 
     def joined(self, other: Plausibility) -> Plausibility:
         """Over both."""
@@ -65,6 +67,7 @@ class Plausibility(NamedTuple):
             far=self.far + other.far,
             unlisted=self.unlisted + other.unlisted,
             mean_rank=_mean((self.compared, self.mean_rank), (other.compared, other.mean_rank)),
+            raised=max(self.raised, other.raised),
         )
 
 
@@ -106,10 +109,11 @@ def check_plausibility(
     """
     gaps: list[float] = []
     ranks: list[int | None] = []
-    unlisted = 0
+    unlisted, raised = 0, 0.0
     for (claim, own), number in _pairs(claimed, recomputed, numbers):
         ranks.append(Position(claim.token, own.ids).rank())
         unlisted += ranks[-1] is None and claim.rank() is not None
+        raised = max(raised, _raised(claim, own, ranks[-1]))
         gap = None if sampler is None else _gap(claim, own, sampler, number)
         gaps += [] if gap is None else [gap]
     if not ranks:
@@ -122,6 +126,7 @@ def check_plausibility(
         far=sum(gap > limit for gap in gaps),
         unlisted=unlisted,
         mean_rank=sum(last if rank is None else rank for rank in ranks) / len(ranks),
+        raised=raised,
     )
 
 
@@ -137,6 +142,12 @@ def _pairs(
     """Positions with candidates on both sides. Raises ValueError when the chunks differ in length."""
     pairs = zip(zip(claimed, recomputed, strict=True), numbers, strict=False)
     return (pair for pair in pairs if pair[0][0].ids and pair[0][1].ids)
+
+
+def _raised(claim: Position, own: Position, rank: int | None) -> float:
+    """How much likelier the token is claimed to be; one that is not listed is at most as likely as the last."""
+    claimed = claim.rank()
+    return 0.0 if claimed is None else claim.logprobs[claimed] - own.logprobs[-1 if rank is None else rank]
 
 
 def _gap(claim: Position, own: Position, sampler: Sampler, number: float) -> float | None:
