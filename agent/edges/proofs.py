@@ -21,7 +21,7 @@ PROOFS_NAME = "proofs.db"
 KEPT_LINES = 20_000
 """The newest of each kind, some 15 MB; what is older is counted, and no longer listed."""
 _LOOK_EVERY = 64
-AWAY = "the time was over while the agent did not run"
+AWAY = "the agent did not run until the time was over, or ended before it wrote down what it answered"
 
 _SCHEMA = (
     (
