@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.core.fingerprint import GpuStanding
     from agent.core.gpu import Gpu, GpuReport
+    from agent.core.status import PoolStatus
 
 NOTHING = "–"
 _WIDTH = 100
@@ -43,7 +44,11 @@ def command(config: Config, library: Path | None, capture: Path | None, as_json:
         click.echo(f"written to {capture}")
         return 0
     report = asyncio.run(_snapshot(config, library))
-    click.echo(_json(report) if as_json else "\n".join(_page(report, _standings(config, report))))
+    from agent.cli.standings import engines_of_daemon
+
+    standings, engines = _standings(config, report), engines_of_daemon(config.control_socket)
+    told = _json(report, standings, engines) if as_json else "\n".join(_page(report, standings, engines))
+    click.echo(told)
     return int(_is_broken(report))
 
 
@@ -60,10 +65,12 @@ async def _snapshot(config: Config, library: Path | None) -> GpuReport:
         await probe.close()
 
 
-def _json(report: GpuReport) -> str:
+def _json(report: GpuReport, standings: Sequence[GpuStanding], engines: Sequence[PoolStatus]) -> str:
+    """The report's own fields, and beside them `health` and `engines`."""
     import msgspec
 
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
+    told = msgspec.to_builtins(report) | {"health": standings, "engines": engines}
+    return msgspec.json.format(msgspec.json.encode(told), indent=2).decode()
 
 
 def _is_broken(report: GpuReport) -> bool:
@@ -86,7 +93,7 @@ def _standings(config: Config, report: GpuReport) -> Sequence[GpuStanding]:
     return judged_at_once(report, config.node.state_dir)
 
 
-def _page(report: GpuReport, standings: Sequence[GpuStanding]) -> Iterator[str]:
+def _page(report: GpuReport, standings: Sequence[GpuStanding], engines: Sequence[PoolStatus]) -> Iterator[str]:
     if not report.gpus:
         found = "the NVIDIA driver cannot be read" if _is_broken(report) else "no NVIDIA GPU"
         yield f"{found}: CPU pool only"
@@ -97,6 +104,7 @@ def _page(report: GpuReport, standings: Sequence[GpuStanding]) -> Iterator[str]:
     yield from _table([_HEAD, *(_cells(gpu) for gpu in report.gpus)])
     for title, lines in (
         ("Slices (MIG)", _slices(report)),
+        ("Engines of this node: memory measured (expected)", _engines(report, engines)),
         ("Not usable", _faults(report)),
         ("Not healthy", _unwell(report, standings)),
         ("Does not fit together, so it is not attested", _doubted(report, standings)),
@@ -165,6 +173,15 @@ def _slices(report: GpuReport) -> Iterator[str]:
     for gpu in report.gpus:
         for part in gpu.mig:
             yield f"{gpu.index}  {part.name}  {_gib(part.memory_total_bytes)} GiB  {part.uuid}"
+
+
+def _engines(report: GpuReport, engines: Sequence[PoolStatus]) -> Iterator[str]:
+    places = {uuid: str(gpu.index) for gpu in report.gpus for uuid in (gpu.uuid, *(part.uuid for part in gpu.mig))}
+    for pool in engines:
+        on = "+".join(places.get(uuid, uuid) for uuid in pool.device.split("+"))
+        sizes = (None if size is None else _gib(size) for size in (pool.measured_bytes, pool.expected_bytes))
+        measured, expected = (NOTHING if size is None else size for size in sizes)
+        yield f"{on}  {pool.name}  {measured} GiB ({expected})"
 
 
 def _faults(report: GpuReport) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""How the GPUs are, by the daemon that watches them."""
+"""How the GPUs are, and what engines take of them, by the daemon that watches them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,21 @@ from agent.core.errors import AgentError
 
 if TYPE_CHECKING:
     from agent.core.fingerprint import GpuStanding
+    from agent.core.status import PoolStatus
+
+
+def engines_of_daemon(socket: Path) -> tuple[PoolStatus, ...]:
+    """Pools whose engine has a GPU. Empty when no daemon answers, or an older one."""
+    import msgspec
+
+    from agent.core.status import PoolStatus
+
+    try:
+        told = local.ask(socket, "GET", "/v1/status")
+        pools = msgspec.convert(told.get("pools", []), tuple[PoolStatus, ...])
+    except (AgentError, msgspec.ValidationError):
+        return ()
+    return tuple(pool for pool in pools if pool.device.startswith(("GPU-", "MIG-")))
 
 
 def of_daemon(socket: Path) -> tuple[GpuStanding, ...]:

@@ -48,7 +48,9 @@ def screen(told: dict[str, Any]) -> Iterable[str]:
     if why := told.get("reboot"):
         yield ""
         yield f"Reboot this machine{' once its tasks have ended' if told.get('attempts') else ''}: {_sentence(why)}."
-    yield from _table(("POOL", "MODEL", "DEVICE", "ENGINE", "BUSY", "STATE"), map(_pool, told.get("pools", ())))
+    yield from _table(
+        ("POOL", "MODEL", "DEVICE", "ENGINE", "MEMORY", "BUSY", "STATE"), map(_pool, told.get("pools", ()))
+    )
     yield from _gpus(told.get("gpus", ()))
     yield from _table(("TASK", "STATE", "POOL", "AGE", "TOKENS", "LEFT"), map(_attempt, told.get("attempts", ())))
 
@@ -134,7 +136,17 @@ def _pool(pool: dict[str, Any]) -> tuple[str, ...]:
     ready = "ready, unverifiable" if pool.get("determinism") == "U" else "ready"
     state = (ready if pool["ready"] else "not ready") + (f": {detail}" if detail else "")
     names = (_word(pool[key]) for key in ("name", "model", "device", "engine"))
-    return (*names, f"{pool['busy']}/{pool['slots']}", state)
+    return (*names, memory(pool), f"{pool['busy']}/{pool['slots']}", state)
+
+
+def memory(pool: dict[str, Any]) -> str:
+    """What its engine takes, beside what its model's header let expect: `4.3 GiB (5.1)`."""
+    measured, expected = (_gib(pool.get(key)) for key in ("measured_bytes", "expected_bytes"))
+    return f"{measured or '–'} GiB ({expected or '–'})" if measured or expected else ""
+
+
+def _gib(size_bytes: int | None) -> str:
+    return "" if size_bytes is None else f"{size_bytes / 2**30:,.1f}"
 
 
 def _released(released: dict[str, Any] | None) -> str:

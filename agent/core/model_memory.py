@@ -73,14 +73,22 @@ class Need(Value):
     layers: int = 1
     gpus: int = 1
     measured_bytes: int | None = None
-    """What it really took when it ran before: then this counts."""
+    """What it really took when it ran before."""
+
+    @property
+    def estimated_bytes(self) -> int:
+        """By the header, over all GPUs."""
+        return self.weights_bytes + self.kv_bytes + self.buffers_bytes * max(self.gpus, 1)
 
     @property
     def total_bytes(self) -> int:
-        """What counts, over all GPUs."""
-        if self.measured_bytes is not None:
-            return self.measured_bytes
-        return self.weights_bytes + self.kv_bytes + self.buffers_bytes * max(self.gpus, 1)
+        """What counts: the larger one. A measurement may have come before everything was in use."""
+        return max(self.estimated_bytes, self.measured_bytes or 0)
+
+    @property
+    def by_measurement(self) -> bool:
+        """Whether it took more than its header told."""
+        return (self.measured_bytes or 0) > self.estimated_bytes
 
 
 def need(shape: ModelShape, plan: Plan) -> Need:

@@ -156,8 +156,8 @@ def _shares(need: Need, parts: Sequence[int]) -> list[int]:
     """Bytes on each GPU. Layers are not cut: each may get one more than its part."""
     if len(parts) == 1:
         return [need.total_bytes]
-    if need.measured_bytes is not None:
-        spread, each = need.measured_bytes, 0
+    if need.by_measurement:
+        spread, each = need.total_bytes, 0
     else:
         spread = need.weights_bytes + need.kv_bytes
         each = need.buffers_bytes + spread // need.layers
@@ -178,8 +178,8 @@ def _why(room: Room, part: str, available: int, reserve_bytes: int, promised: in
 
 def describe(need: Need) -> str:
     """Such as `5.1 GiB (weights 4.1, KV 0.8 for 4 × 4,096 tokens, buffers 0.2)`."""
-    if need.measured_bytes is not None:
-        return f"{_gib(need.measured_bytes)} (measured)"
+    if need.by_measurement:
+        return f"{_gib(need.total_bytes)} (measured; expected {_gib(need.estimated_bytes)})"
     cache = f" for {need.slots} × {need.context_tokens:,} tokens"
     parts = (need.weights_bytes, need.kv_bytes, need.buffers_bytes * max(need.gpus, 1))
     weights, kv, buffers = (f"{size / _GIB:.1f}" for size in parts)

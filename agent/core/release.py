@@ -40,6 +40,13 @@ class Holding(Value):
         return sum(self.bytes_by_gpu.values())
 
 
+class Taken(Value):
+    """How much memory an engine was expected to take, and does."""
+
+    expected_bytes: int | None = None
+    measured_bytes: int | None = None
+
+
 class Released(Value):
     """How far it is."""
 

@@ -55,6 +55,11 @@ class PoolStatus(Value):
     gates: tuple[Gate, ...] = ()
     """Everything that keeps this pool alone from taking work; empty while it takes some."""
     unloads: bool = False
+    expected_bytes: int | None = None
+    """Memory that its engine takes by its model's header, on its GPUs or on the processor; None where that does not
+    tell."""
+    measured_bytes: int | None = None
+    """The most that it was seen to take, by the driver or, on the processor, by the kernel; None before that."""
     """Its engine is stopped while the owner wants the GPU's memory."""
     released: Released | None = None
     """How far that is; None while it is not."""

@@ -31,7 +31,8 @@ def away_s(limit_s: float = LIMIT_S) -> float:
     if not _value(told, "IdleHint", bool):
         return 0.0
     # logind's clock is CLOCK_MONOTONIC, as Python's on Linux; 0 where nobody was ever logged in.
-    return max(time.monotonic() - _value(told, "IdleSinceHintMonotonic", int) / 1e6, 0.0)
+    since_us: int = _value(told, "IdleSinceHintMonotonic", int)
+    return max(time.monotonic() - since_us / 1e6, 0.0)
 
 
 def _value(told: dict[str, Any], name: str, kind: type) -> Any:

@@ -10,7 +10,7 @@ from agent.core.fingerprint import Cpu, Versions
 from agent.core.gpu import GpuReport
 from agent.core.model import Value
 from agent.core.owner import Observed
-from agent.core.release import Holding
+from agent.core.release import Holding, Taken
 
 
 class Clock(Protocol):
@@ -63,7 +63,11 @@ class OwnerView(Protocol):
 
 
 class EngineMemory(Protocol):
-    """What engines of ours hold of the GPUs' memory."""
+    """What engines of ours take of the GPUs' memory, or of the machine's."""
+
+    def taken(self, name: str) -> Taken:
+        """By a pool's engine, in this life of it or the one before."""
+        ...
 
     def holding(self, name: str) -> Holding | None:
         """Of a pool's engine, by the latest reading; None for one that is not on a GPU, or does not run."""

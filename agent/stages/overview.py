@@ -160,6 +160,8 @@ class Overview:
                 unloads=self._release.unloads(pool.name),
                 released=self._release.released(pool.name),
             )
+                expected_bytes=self._release.taken(pool.name).expected_bytes,
+                measured_bytes=self._release.taken(pool.name).measured_bytes,
             for pool in node.pools.values()
         ]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from agent.core.gpu import GpuReport
-from agent.core.release import UNLOADS, Holding, Released, judge
+from agent.core.release import UNLOADS, Holding, Released, Taken, judge
 from agent.ports import EngineMemory
 from agent.stages.engines import Engine
 from agent.stages.spine import Spine
@@ -49,6 +49,10 @@ class Release:
     def unloads(self, pool: str) -> bool:
         """Whether this pool's engine is stopped when the owner wants the memory."""
         return pool in self._engines and self._engines[pool].facts.device != _CPU
+
+    def taken(self, pool: str) -> Taken:
+        """How much memory its engine takes."""
+        return self._memory.taken(pool)
 
     def released(self, pool: str) -> Released | None:
         """How far it is; None while the engine is not told to end."""

@@ -84,10 +84,12 @@ def test_several_gpus_share_by_their_size_and_each_must_have_room() -> None:
     assert "GPU-b (29.1 GiB of it there) has" in asked(report, wish, promised={"GPU-b": 15 * GIB}).refused
 
 
-def test_what_was_measured_counts_instead_of_the_estimate() -> None:
+def test_of_what_was_measured_and_what_is_expected_the_larger_one_counts() -> None:
     report = GpuReport(gpus=(gpu("GPU-a", free=5),))
-    assert asked(report, Wish(need=need(20, measured=4), gpus=("GPU-a",))).refused == ""
-    assert "6.0 GiB (measured)" in asked(report, Wish(need=need(1, measured=6), gpus=("GPU-a",))).refused
+    assert "needs 21.5 GiB (weights 20.0" in asked(report, Wish(need=need(20, measured=4), gpus=("GPU-a",))).refused
+    refused = asked(report, Wish(need=need(1, measured=6), gpus=("GPU-a",))).refused
+    assert "needs 6.0 GiB (measured; expected 2.5 GiB)" in refused
+    assert asked(report, Wish(need=need(1, measured=4), gpus=("GPU-a",))).bytes_by_gpu == {"GPU-a": 4 * GIB}
 
 
 def test_what_the_driver_does_not_tell_refuses_nothing_that_the_card_could_hold() -> None:

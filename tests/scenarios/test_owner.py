@@ -114,6 +114,7 @@ async def test_a_pause_ends_once_the_driver_shows_the_memory_free_and_says_how_m
     assert (line["mib"], line["gpus"]) == (3072, [UUID])
     (pool,) = (await until(agent, lambda told: "paused" in reasons(told)))["pools"]
     assert (pool["ready"], pool["released"]["done"], pool["detail"]) == (False, True, "unloaded for its owner (paused)")
+    assert (pool["measured_bytes"] >> 20, pool["expected_bytes"] >> 20) == (3072, 323)
     with pytest.raises(StopIteration):
         engine_of(agent)
     await agent.verb("resume")

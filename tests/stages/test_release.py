@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from agent.core import events as ev
 from agent.core.gpu import Gpu, GpuProcess, GpuReport, GpuSample
 from agent.core.model import Outcome, Reason
-from agent.core.release import LIMIT_S, Holding
+from agent.core.release import LIMIT_S, Holding, Taken
 from agent.stages.engines import Engine
 from agent.stages.release import Release
 from tests import builders
@@ -39,6 +39,9 @@ class OnGpu(PaperEngine):
 
 class Memory:
     """Implements ports.EngineMemory."""
+
+    def taken(self, name: str) -> Taken:
+        return Taken()
 
     def holding(self, name: str) -> Holding:
         return Holding(bytes_by_gpu={"GPU-1": 4096 * MIB}, pids=frozenset({7}), untold={"GPU-1": 0})

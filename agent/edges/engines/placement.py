@@ -14,10 +14,10 @@ from agent.core.gpu import GpuReport, units
 from agent.core.model import Reason
 from agent.core.model_memory import ModelShape, Need, need
 from agent.core.placement import Answer, Wish, never_in, place, plan_of, rooms, split, used_by
-from agent.core.release import Holding, untold_bytes
+from agent.core.release import Holding, Taken, untold_bytes
 from agent.edges.engines.launch import LlamaSettings
 from agent.edges.models.gguf import model_shape
-from agent.edges.sandbox.processes import tree
+from agent.edges.sandbox.processes import resident_bytes, tree
 
 _REMEDY = "It starts when memory is freed; fewer slots or context_tokens, or a smaller model, need less"
 _NEWS_BYTES = 64 << 20
@@ -35,6 +35,9 @@ class GpuRoom:
         self._report = GpuReport()
         self._seats: dict[str, _Seat] = {}
         self._measured: dict[str, int] = {}
+        self._expected: dict[str, int | None] = {}
+        self._hosted: dict[str, int] = {}
+        """Engines on the processor: their first processes."""
         self._news = asyncio.Event()
         self._short: frozenset[str] = frozenset()
 
@@ -43,6 +46,8 @@ class GpuRoom:
         self._report = report
         for name, seat in self._seats.items():
             self._measure(name, seat)
+        for name, pid in self._hosted.items():
+            self._measured[name] = max(self._measured.get(name, 0), resident_bytes(pid))
         self._look_for_others()
         self._news.set()
         self._news = asyncio.Event()
@@ -54,7 +59,8 @@ class GpuRoom:
     def take(self, name: str, wanted: Need | None, gpus: Sequence[str]) -> Answer:
         """A place on `gpus`, or on any one when there are none; it is kept until `leave`."""
         candidates = tuple(uuid for uuid in units(self._report) if uuid not in self._taken)
-        known = wanted and replace(wanted, measured_bytes=self._measured.get(name))
+        self.expects(name, wanted)
+        known = self._corrected(name, wanted, len(gpus))
         if known is None:
             chosen = tuple(gpus) or candidates[:1]
             self._seats[name] = _Seat(dict.fromkeys(chosen, 0))  # how much it takes, only a measurement tells
@@ -70,6 +76,24 @@ class GpuRoom:
             self._seats[name] = _Seat(answer.bytes_by_gpu)
         return answer
 
+    def expects(self, name: str, wanted: Need | None) -> None:
+        """What its model's header tells of it."""
+        self._expected[name] = wanted.estimated_bytes if wanted else None
+
+    def taken(self, name: str) -> Taken:
+        """What was expected of an engine, and what it took."""
+        return Taken(expected_bytes=self._expected.get(name), measured_bytes=self._measured.get(name))
+
+    def _corrected(self, name: str, wanted: Need | None, gpus: int) -> Need | None:
+        """With what was measured before; that alone where the header does not tell."""
+        measured = self._measured.get(name)
+        if wanted is not None:
+            return replace(wanted, measured_bytes=measured)
+        if measured is None:
+            return None
+        empty = Need(weights_bytes=0, kv_bytes=0, buffers_bytes=0, slots=0, context_tokens=0, gpus=max(gpus, 1))
+        return replace(empty, measured_bytes=measured)
+
     def split(self, gpus: Sequence[str]) -> tuple[int, ...]:
         """In which proportions a model is cut over these."""
         known = rooms(self._report)
@@ -83,6 +107,8 @@ class GpuRoom:
         """The engine runs as this process and those below it."""
         if name in self._seats:
             self._seats[name].pid = pid
+        else:
+            self._hosted[name] = pid
 
     def ready(self, name: str) -> None:
         """It has taken all that it will."""
@@ -92,6 +118,7 @@ class GpuRoom:
     def leave(self, name: str) -> None:
         """It has ended."""
         self._seats.pop(name, None)
+        self._hosted.pop(name, None)
 
     def holding(self, name: str) -> Holding | None:
         """What its engine holds now, by the latest reading; None for one that has no place on a GPU."""
@@ -119,9 +146,10 @@ class GpuRoom:
             return
         total, before = sum(used.values()), self._measured.get(name)
         if before is None or total > before + _NEWS_BYTES or not seat.told:
-            estimated = sum(seat.bytes_by_gpu.values())
-            _log.info("engine.gpu_memory", pool=name, mib=total >> 20, expected_mib=estimated >> 20)
-            self._measured[name] = total
+            _log.info(
+                "engine.gpu_memory", pool=name, mib=total >> 20, expected_mib=(self._expected.get(name) or 0) >> 20
+            )
+            self._measured[name] = max(total, before or 0)
             seat.told = True
 
     def _look_for_others(self) -> None:
@@ -172,6 +200,7 @@ class Placement:
         self._name = settings.name
         wanted = need_of(await asyncio.to_thread(model_shape, settings.weights), settings)
         if not settings.gpus:
+            self._room.expects(settings.name, wanted)
             self._fits_host(wanted, settings)
             return settings
         told = ""

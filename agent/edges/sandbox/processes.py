@@ -43,6 +43,19 @@ def _ticks(stat: Path) -> int:
         return 0
 
 
+def resident_bytes(pid: int, proc: Path = PROC) -> int:
+    """Memory of `pid` and all below it that is in use now, files that they have mapped included; 0 once they are
+    gone."""
+    return sum(_pages(proc / str(found) / "statm") for found in tree(pid, proc)) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _pages(statm: Path) -> int:
+    try:
+        return int(statm.read_text().split()[1])  # proc(5): size, resident, …
+    except OSError:
+        return 0
+
+
 def end_named(name: str, proc: Path = PROC) -> int:
     """Kill every process that was started under `name`; returns how many."""
     beginning = os.fsencode(name) + b"\0"

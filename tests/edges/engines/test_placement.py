@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,9 @@ class WithoutNodes(Bubblewrap):
         return super().recipe(replace(spec, gpus=()), means)
 
 
-def seen(free: int) -> GpuReport:
+def seen(free: int, more: str = "") -> GpuReport:
     card = f"[gpu0]\nUUID = GPU-1\nName = A\nMemoryInfo_v2 = {24 * GIB} 0 {free} {24 * GIB - free}\n"
-    pyfake.install(parse(card))
+    pyfake.install(parse(card + more))
     try:
         reader = Reader(monotonic=lambda: 0.0)
         reader.open()
@@ -119,3 +120,47 @@ async def test_the_processor_is_refused_what_can_never_fit(tiny_model: Path, sho
 def test_several_gpus_are_given_their_parts_in_order(tiny_model: Path, short_dir: Path) -> None:
     argv = sandbox_spec(settings(tiny_model, short_dir, gpus=("GPU-b", "GPU-a"), tensor_split=(48, 24))).argv
     assert argv[argv.index("--tensor-split") + 1] == "48,24"
+
+
+def using(mib: int, pid: int) -> GpuReport:
+    return seen(20 * GIB, f"[process]\ngpu = 0\npid = {pid}\nmemory = {mib << 20}\n")
+
+
+async def test_an_engine_that_took_more_than_expected_is_placed_by_what_it_took(
+    tiny_model: Path, short_dir: Path
+) -> None:
+    room = GpuRoom()
+    room.see(seen(20 * GIB))
+    wanted = settings(tiny_model, short_dir, gpus=("GPU-1",))
+    placement = Placement(room, host_memory_bytes=lambda: GIB)
+    await placement.settle(wanted, pytest.fail)
+    placement.started(os.getpid())
+    placement.ready()
+    for mib in (9000, 8000):  # the most that it took is what counts
+        room.see(using(mib, os.getpid()))
+    taken = room.taken("main")
+    assert (taken.measured_bytes, taken.expected_bytes) == (9000 << 20, pytest.approx(320 << 20, rel=0.1))
+    placement.leave()
+    room.see(seen(4 * GIB))
+    said: asyncio.Queue[str] = asyncio.Queue()
+    waiting = asyncio.create_task(placement.settle(wanted, said.put_nowait))
+    assert "needs 8.8 GiB (measured; expected 0.3 GiB)" in await asyncio.wait_for(said.get(), LIMIT_S)
+    # Also where the owner's arguments keep the header from telling anything.
+    assert "needs 8.8 GiB (measured" in room.take("main", None, ("GPU-1",)).refused
+    waiting.cancel()
+
+
+async def test_what_an_engine_takes_of_the_machines_memory_is_measured_beside_what_is_expected(
+    tiny_model: Path, short_dir: Path
+) -> None:
+    room = GpuRoom()
+    placement = Placement(room, host_memory_bytes=lambda: GIB)
+    await placement.settle(settings(tiny_model, short_dir), pytest.fail)
+    assert room.taken("main").measured_bytes is None
+    placement.started(os.getpid())
+    room.see(GpuReport())
+    taken = room.taken("main")
+    assert taken.measured_bytes is not None
+    assert taken.measured_bytes > 10 << 20
+    assert taken.expected_bytes is not None
+    assert room.holding("main") is None

@@ -112,3 +112,12 @@ def test_json_has_every_field(place, gpus) -> None:
     assert (status, report["driver"]) == (0, "570.86.10")
     assert report["gpus"][0]["sample"]["memory_used_bytes"] == 1199570944
     assert report["gpus"][0]["absent"]["ecc"] == "not supported by this card or driver"
+    assert [(it["uuid"], it["state"]) for it in report["health"]] == [(report["gpus"][0]["uuid"], "healthy")]
+    assert report["engines"] == [], "no daemon runs"
+
+
+def test_json_tells_what_is_wrong_with_a_gpu(place, gpus) -> None:
+    driver = place("needs_reset")
+    driver.at(6)
+    (told,) = [it for it in json.loads(gpus(driver.library, "--json")[1])["health"] if it["findings"]]
+    assert (told["state"], told["findings"][0]["advice"]) == ("lost", "reset")
