@@ -56,6 +56,7 @@ def command(
     from agent.devnet.core.proofs.deterrence import SLASHES, deterring_rate
     from agent.devnet.core.rules import ProofRules, Rules
     from agent.devnet.process import Serving, serve
+    from agent.edges.drand import load_bls
 
     proofs = ProofRules(
         beacon=BeaconSource(beacon),
@@ -68,6 +69,7 @@ def command(
     rules = Rules(lease_s=lease_s, beat_s=beat_s, unstarted_s=unstarted_s, proofs=proofs)
     rate = deterring_rate(rules) if challenge_rate is None else round(challenge_rate * 1e6)
     rules = msgspec.structs.replace(rules, proofs=msgspec.structs.replace(proofs, rate_micros=rate))
-    options = Options(rules=rules, tls_cert=tls_cert, tls_key=tls_key)
+    bls = load_bls() if proofs.beacon is BeaconSource.DRAND else None
+    options = Options(rules=rules, tls_cert=tls_cert, tls_key=tls_key, bls=bls)
     serving = Serving(state_dir=state_dir, host=host, port=port, token_file=token_file, options=options)
     serve(serving, click.echo)

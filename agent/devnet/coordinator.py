@@ -14,14 +14,18 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
 
+import aiohttp
 from aiohttp import web
 
 from agent.core.attest.cards import Card
 from agent.core.errors import AgentError, StorageError
 from agent.core.loopback import is_loopback
 from agent.core.model import Value
+from agent.core.payloads import BeaconSource
+from agent.core.proof.beacon import Bls
 from agent.core.wire import Directive
 from agent.devnet.attest import Attester
+from agent.devnet.beacons import RELAYS, DrandRelays
 from agent.devnet.blobs import Blobs
 from agent.devnet.core import leasing, presence
 from agent.devnet.core.book import Book
@@ -29,6 +33,7 @@ from agent.devnet.core.proofs import sweeping as proving
 from agent.devnet.core.restoring import restore
 from agent.devnet.core.rules import Instant, Refused, Rules
 from agent.devnet.desk import Clock, Desk
+from agent.devnet.drawing import fetch_awaited
 from agent.devnet.examining import Examiner
 from agent.devnet.exhibits import Exhibits
 from agent.devnet.keys import read_or_make_key, read_or_make_secret, verify
@@ -65,6 +70,9 @@ class Options(Value):
     tls_cert: Path | None = None
     """PEM chain; needs `tls_key`. Without TLS only loopback is served."""
     tls_key: Path | None = None
+    bls: Bls | None = None
+    """Checks drand's signatures; needed where `rules.proofs.beacon` is drand's."""
+    drand_relays: tuple[str, ...] = RELAYS
 
 
 class SystemClock:
@@ -117,6 +125,7 @@ class Coordinator:
             examiner = asyncio.create_task(Examiner(self.desk).run(), name="coordinator-examiner")
             examiner.add_done_callback(self._ended_early)
             stack.push_async_callback(_ended, examiner)
+            await self._draw_by_drand(stack)
             await self._serve(stack, tls)
             sweeper = asyncio.create_task(self._sweep_for_ever(), name="coordinator-sweeper")
             sweeper.add_done_callback(self._ended_early)
@@ -176,6 +185,19 @@ class Coordinator:
         exhibits = Exhibits(self._state_dir / "exhibits")
         exhibits.clear(book.docket.names)
         return Desk(book, store, blobs, exhibits, self._clock)
+
+    async def _draw_by_drand(self, stack: AsyncExitStack) -> None:
+        """Fetch rounds as soon as results wait for them. Raises StartError."""
+        if self._options.rules.proofs.beacon is not BeaconSource.DRAND:
+            return
+        if self._options.bls is None:
+            remedy = "Install gpu-agent[drand], or draw by epochs"
+            raise StartError("drand's signatures cannot be checked here", remedy=remedy)
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        relays = DrandRelays(session, self._options.bls, relays=self._options.drand_relays, sleep=self._clock.sleep)
+        fetching = asyncio.create_task(fetch_awaited(self.desk, relays, self._clock), name="coordinator-beacons")
+        fetching.add_done_callback(self._ended_early)
+        stack.push_async_callback(_ended, fetching)
 
     def _broken(self, fault: StorageError) -> None:
         self.desk.broken(fault)

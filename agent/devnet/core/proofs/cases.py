@@ -16,13 +16,14 @@ from agent.devnet.core.rules import Instant
 
 _S = CaseState
 MOVES: Final[dict[CaseState, frozenset[CaseState]]] = {
-    _S.WAITING: frozenset({_S.CHALLENGED}),
+    _S.WAITING: frozenset({_S.CHALLENGED, _S.JUDGED}),
     _S.CHALLENGED: frozenset({_S.CHECKING, _S.JUDGED}),
     _S.CHECKING: frozenset({_S.REVEALING, _S.JUDGED}),
     _S.REVEALING: frozenset({_S.CHECKING, _S.JUDGED}),
     _S.JUDGED: frozenset(),
 }
-"""Where a case may go. REVEALING → CHECKING is a closer look. One that WAITs for a beacon may also be dropped."""
+"""Where a case may go. REVEALING → CHECKING is a closer look. One that WAITs for a beacon may also be dropped, or is
+judged void when the beacon never comes."""
 
 MAX_OPENING_BYTES = 47 << 20
 """In the evidence it is base64 and has a receipt beside it, and that is a blob of 64 MiB at most."""
