@@ -9,7 +9,6 @@ import msgspec
 
 from agent.core.checks.claim import Claim, claim_with
 from agent.core.errors import ProofError
-from agent.core.proof.opening import read_opening
 from agent.core.proof.receipt import Case, examine
 from agent.core.proof.signed import Verify
 from agent.core.wire import ReceiptBundle
@@ -33,7 +32,7 @@ def read_evidence(raw: bytes, verify: Verify, coordinator_key: str) -> Evidence:
         bundle = _BUNDLE.decode(raw)
     except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
         return Evidence(sha256, fault=f"format: it is no receipt bundle: {error}")
-    found = examine(bundle, verify, coordinator_key=coordinator_key)
+    found = examine(bundle, verify, coordinator_key=coordinator_key, opening=False)
     if found.error is not None or found.case is None:
         why = found.error or ProofError("format", "it cannot be read")
         return Evidence(sha256, fault=f"{why.check}: {why.message}")
@@ -44,6 +43,6 @@ def read_evidence(raw: bytes, verify: Verify, coordinator_key: str) -> Evidence:
 
 def opened_claim(case: Case) -> Claim | None:
     """What the opened leaves claim; None where nothing was generated. Raises ProofError."""
-    if case.bundle.opening is None:
+    if case.opened is None:
         raise ProofError("opening", "nothing is opened")
-    return claim_with(case, read_opening(case.bundle.opening, case.commitment).leaves)
+    return claim_with(case, case.opened.leaves)

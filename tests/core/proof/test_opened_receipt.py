@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from agent.core import wire
+from agent.core.errors import ProofError
 from agent.core.payloads import Beacon, BeaconPromise, BeaconSource
 from agent.core.proof.commitment import commit
 from agent.core.proof.drand import QUICKNET
@@ -164,3 +165,12 @@ def test_transcript_and_opening_must_both_hold() -> None:
     assert len(verdict.case.leaves) == len(MADE.leaves)
     assert examine(both, verify, transcript=kept[:-1]).error is not None
     assert examine(msgspec.structs.replace(GOOD, opening=SHOWN[:-1]), verify, transcript=kept).error is not None
+
+
+def test_whoever_reads_the_leaves_later_is_told_later() -> None:
+    verdict = examine(msgspec.structs.replace(GOOD, opening=SHOWN[:-1]), verify, opening=False)
+    assert verdict.error is None
+    assert verdict.case is not None
+    with pytest.raises(ProofError, match="bytes are announced") as caught:
+        _ = verdict.case.opened
+    assert caught.value.check == "opening"
