@@ -1,4 +1,4 @@
-"""Reads the headers of model files: GGUF, and safetensors. Nothing is allocated by what a header claims."""
+"""Reads the headers of model files: GGUF here, safetensors beside it. Nothing is allocated by what a header claims."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import msgspec
-
 from agent.core.errors import ModelError
 from agent.core.gguf import Header, HeaderError, Scalar, Tensor, Told, shape_of
 from agent.core.model_memory import ModelShape
+from agent.edges.models.safetensors import safetensors_shape
 
 MOST_BYTES = 64 << 20
 """Of a header. The largest known ones, with 262,144 tokens and as many merges, have about 16 MiB."""
@@ -26,8 +25,6 @@ _KEPT = 4096
 _NUMBERS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _TEXT, _ARRAY = 8, 9
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
-_SAFETENSORS_BYTES = 100 << 20
-"""The format's own limit of a header."""
 
 
 def model_shape(path: Path) -> ModelShape:
@@ -40,7 +37,7 @@ def model_shape(path: Path) -> ModelShape:
             magic = file.read(4)
         if magic == b"GGUF":
             return shape_of([_header(part) for part in _parts(path)])
-        return _safetensors(path)
+        return safetensors_shape(path)
     except HeaderError as fault:
         raise ModelError(f"{path}: {fault}", remedy="Fetch the model again, or take another file") from fault
     except OSError as error:
@@ -156,30 +153,3 @@ class _Reader:
     def _skip(self, count: int) -> None:
         self._count_in(count)
         self._file.seek(count, os.SEEK_CUR)
-
-
-# --------------------------------------------------------------------------- safetensors
-
-
-class _Stored(msgspec.Struct):
-    data_offsets: tuple[int, int]
-
-
-def _safetensors(path: Path) -> ModelShape:
-    """Only weights: what else matters stands in files beside it, which its engine reads itself."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or not 2 <= length <= min(size - 8, _SAFETENSORS_BYTES):
-            raise HeaderError("it is neither a GGUF nor a safetensors file")
-        text = file.read(length)
-    try:
-        listed = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-        listed.pop("__metadata__", None)
-        tensors = [msgspec.json.decode(one, type=_Stored).data_offsets for one in listed.values()]
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as fault:
-        raise HeaderError(f"its safetensors header is not readable: {fault}") from fault
-    if any(not 0 <= begin <= end <= size - 8 - length for begin, end in tensors):
-        raise HeaderError("a tensor lies beyond the end of the file: it is cut short")
-    return ModelShape(architecture="safetensors", weights_bytes=sum(end - begin for begin, end in tensors))
