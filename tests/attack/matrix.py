@@ -1,6 +1,13 @@
 """All rows, in the order of the page: each module enters its own."""
 
-from tests.attack import honest, sampler, weights, prompt, forger, truncation  # isort: skip
+from __future__ import annotations
+
+from importlib import import_module
+
 from tests.attack.rows import ROWS
 
-__all__ = ["ROWS", "forger", "honest", "prompt", "sampler", "truncation", "weights"]
+MODULES = ("honest", "sampler", "weights", "prompt", "forger", "truncation", "tamper", "fuzz")
+for _name in MODULES:
+    import_module(f"tests.attack.{_name}")
+
+__all__ = ["ROWS"]

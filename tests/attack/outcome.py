@@ -48,7 +48,7 @@ def of_metrics(found: Metrics, judged: Judged, limits: Thresholds) -> Found:
 
 
 def _calm(plausible: Plausibility) -> Plausibility:
-    return plausible._replace(far=0, unlisted=0)
+    return plausible._replace(far=0, unlisted=0, raised=0.0)
 
 
 class Counts(NamedTuple):

@@ -1,26 +1,110 @@
-"""The table: what was tried, how often, what became of it."""
+"""docs/attacks.md: what was tried, how often, what became of it, and what cannot be caught."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from tests.attack.outcome import Counts, interval
-from tests.attack.rows import ROWS, Row
+from tests.attack.rows import HONEST, NO_CLAIM, ROWS, Row, Wanted
+from tests.bench.table import machine
+
+_INTRODUCTION = """\
+# Attacks on the proof
+
+Written by `make attack`. Every cheat below is a node: made of the agent's real parts but for the one that is dishonest
+(tests/attack), enrolled at a real coordinator, with a real llama-server. It takes tasks, answers them, commits, signs and
+opens its transcript; a verifier with the true model gets offer, result, receipt and transcript of it as of any other node,
+and judges (docs/proof.md, Checks). The true model is gemma-3-270m in Q4_K_M; cheaper files are made of the same weights by
+llama.cpp's own quantiser. Tasks are chats and completions of 64 tokens, of 128 for F and of 256 where m=8 (m: chunks of 32
+that are repeated), a quarter of them greedy where nothing else is said.
+
+*Caught* is what did not pass: suspect (looked at again, with more chunks), failed (slashed) or refused (by the coordinator
+or a receipt's check). The interval is Wilson's, of 95 %. *By* counts the checks that spoke, often several of them. Q2_K
+here is a mixture: the quantiser can use it only for rows that are a multiple of 256 wide and takes Q4_0 for the others.
+
+- `make attack` makes ten runs of each row; `ARGS="--full"` as many as the last column says, `--only f-q4_0` one row.
+- CI makes some of each kind (tests/attack/test_attacks.py).
+"""
+
+_LIMITS = """\
+## What cannot be caught
+
+- **A nearly lossless change in class F.** Q8_0 instead of Q4_K_M moves log-probabilities as little as honest engines that
+  do several tasks at once do. Class X sees it; that costs a pool all slots but one.
+- **Single tokens in class F.** T allows two tokens of 32 to be out of place, as noise puts them there now and then. Who
+  exchanges one for another about as likely, and bends the log-probabilities so that the seed draws it, is not seen: the
+  bend is small in F's mean, and T counts one. An improbable token is seen (see the forged end of a text).
+- **A prompt edit without effect**, when its digest is forged: what does not change the log-probabilities changes nothing
+  that could be measured. What does is caught as often as the row says. One whose digest is told truly always is.
+- **A right answer that was bought elsewhere**: the proof shows what was computed, not by whom.
+- **Results withheld** and tasks declined: these are for reliability to show.
+- **A coordinator that colludes with its validators**, and one that is also the requester.
+- **What nobody looks at.** Only drawn tasks are opened. How many must be drawn follows from stake and reward
+  (`gpu-agent posp`).
+- **Secrets**: whoever checks an opened task reads its prompt and its answer.
+"""
 
 
 def line(name: str, counts: Counts) -> str:
     """For the terminal."""
-    low, high = interval(counts.caught, counts.runs)
-    by = ", ".join(f"{check} {times}" for check, times in counts.by)
     return (
-        f"{name}: {counts.runs} runs, {counts.passed} passed, {counts.suspect} suspect, {counts.failed} failed, "
-        f"{counts.refused} refused; caught {low:.1%} to {high:.1%}; {by}; {counts.figures}"
+        f"{name}: {counts.runs} runs: {counts.passed} passed, {counts.suspect} suspect, {counts.failed} failed, "
+        f"{counts.refused} refused; {_share(counts.caught, counts.runs)}; {_by(counts)}; {counts.figures}"
     )
 
 
 def render(made: Mapping[str, Counts]) -> str:
-    return "\n".join(_row(name, ROWS[name], counts) for name, counts in made.items())
+    """The whole page, of the rows that were made."""
+    rows = [(name, row, made[name]) for name, row in ROWS.items() if name in made]
+    honest = [it for it in rows if it[1].wanted == HONEST]
+    cheats = [it for it in rows if it[1].wanted != HONEST]
+    lines = [_INTRODUCTION, *machine(), "", "## Honest nodes", "", *_honest(honest), "", "## Cheats", "", *_cheats(cheats)]
+    return "\n".join([*lines, "", _LIMITS])
 
 
-def _row(name: str, row: Row, counts: Counts) -> str:
-    return line(name, counts)
+def _honest(rows: list[tuple[str, Row, Counts]]) -> Iterator[str]:
+    yield "| row | engine | runs | suspect | slashed | measured | claim |\n|---|---|---|---|---|---|---|"
+    for name, row, counts in rows:
+        yield (
+            f"| `{name}` | {_engine(row)} | {counts.runs} | {_share(counts.suspect, counts.runs)} "
+            f"| {_share(counts.failed, counts.runs)} | {counts.figures} | {_claim(row, counts)} |"
+        )
+    runs, suspect = sum(counts.runs for *_, counts in rows), sum(counts.suspect for *_, counts in rows)
+    failed = sum(counts.failed for *_, counts in rows)
+    yield f"| all | | {runs} | {_share(suspect, runs)} | {_share(failed, runs)} | | |"
+
+
+def _engine(row: Row) -> str:
+    return row.title.removeprefix("honest: ")
+
+
+def _cheats(rows: list[tuple[str, Row, Counts]]) -> Iterator[str]:
+    yield "| row | cheat | runs | caught | suspect | failed | refused | by | claim |\n|---|---|---|---|---|---|---|---|---|"
+    for name, row, counts in rows:
+        yield (
+            f"| `{name}` | {row.title} | {counts.runs} | {_share(counts.caught, counts.runs)} | {counts.suspect} "
+            f"| {counts.failed} | {counts.refused} | {_by(counts)} | {_claim(row, counts)} |"
+        )
+
+
+def _share(hits: int, runs: int) -> str:
+    low, high = interval(hits, runs)
+    return f"{hits} ({100 * low:.1f}–{100 * high:.1f} %)"
+
+
+def _by(counts: Counts) -> str:
+    return ", ".join(f"{check} {times}" for check, times in counts.by)
+
+
+def _claim(row: Row, counts: Counts) -> str:
+    return {None: "none", True: f"{_words(row.wanted)}: met", False: f"{_words(row.wanted)}: **missed**"}[
+        row.wanted.met(counts)
+    ] + ("" if row.wanted == NO_CLAIM or counts.runs >= row.full else f" ({row.full} runs wanted)")
+
+
+def _words(wanted: Wanted) -> str:
+    if wanted.caught is not None:
+        return "all" if wanted.caught == 1 else f"≥ {100 * wanted.caught:g} %"
+    return "none slashed, ≤ 0.5 % suspect"
+

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from itertools import islice
 
@@ -96,6 +97,21 @@ def test_a_token_that_the_verifier_does_not_list_is_far_off():
     for sampler in (SAMPLER._replace(top_k=2), GREEDY):
         plausible = check_plausibility([claim], [own], sampler, [0.5])
         assert (plausible.unlisted, plausible.far, plausible.mean_rank) == (1, 1, 2.0)
+
+
+def test_a_token_that_is_claimed_to_be_likelier_than_it_is_shows_by_how_much():
+    claim, own = Position(2, (2, 1), (-0.5, -1.0)), Position(2, (1, 2), (-0.2, -6.5))
+    assert check_plausibility([claim, own], [own, own], SAMPLER, NUMBERS).raised == 6.0
+    unlisted = Position(2, (1, 3), (-0.2, -4.0))
+    assert check_plausibility([claim], [unlisted], SAMPLER, NUMBERS).raised == 3.5
+    assert check_plausibility([own], [claim], SAMPLER, NUMBERS).raised == 0.0
+
+
+@pytest.mark.parametrize("nonsense", [math.inf, 700.0, 3.4e38])
+def test_numbers_that_are_no_probabilities_draw_nothing_and_end_nothing(nonsense: float):
+    claim, own = Position(1, (1, 9), (nonsense, -0.5)), Position(1, (1, 9), (-0.1, -3.0))
+    assert check_plausibility([claim], [own], SAMPLER, [0.5]).far == 1
+    assert check_closeness([claim], [own]).mean > 1
 
 
 def test_withheld_tokens_are_left_out():

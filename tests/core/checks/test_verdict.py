@@ -13,9 +13,11 @@ from agent.core.checks.verdict import Metrics, Replayed, Thresholds, Verdict, ju
 LIMITS = Thresholds()
 
 
-def chunk(leaf: int, mean: float = 0.05, *, tokens: int = 32, far: int = 0, unlisted: int = 0) -> Replayed:
+def chunk(
+    leaf: int, mean: float = 0.05, *, tokens: int = 32, far: int = 0, unlisted: int = 0, raised: float = 0.3
+) -> Replayed:
     close = Closeness(compared=10 * tokens, mean=mean, worst=3 * mean, overlap=1.0)
-    return Replayed(leaf, close, Plausibility(tokens, 0.0, far, unlisted, 0.5))
+    return Replayed(leaf, close, Plausibility(tokens, 0.0, far, unlisted, 0.5, raised))
 
 
 def test_nothing_against_it_is_a_pass():
@@ -40,7 +42,7 @@ def test_what_is_certain_fails_at_once(found: Metrics, words: str):
     assert words in judged.reasons[0]
 
 
-@pytest.mark.parametrize("bad", [{"mean": 0.31}, {"far": 3}, {"unlisted": 3}])
+@pytest.mark.parametrize("bad", [{"mean": 0.31}, {"far": 3}, {"unlisted": 3}, {"raised": 3.1}])
 def test_one_chunk_over_a_limit_is_a_suspicion_and_two_are_a_failure(bad: dict):
     assert judge(Metrics(chunks=(chunk(0), chunk(1, **bad), chunk(2))), LIMITS).verdict is Verdict.SUSPECT
     assert judge(Metrics(chunks=(chunk(0, **bad), chunk(1, **bad))), LIMITS).verdict is Verdict.FAIL
