@@ -10,6 +10,7 @@ import pytest
 from agent.edges.clock import SystemClock
 from agent.edges.engines.launch import LlamaSettings, find_llama_server, runs_on_nvidia
 from agent.edges.engines.llama import EngineFacts, LlamaPool
+from agent.edges.engines.placement import GpuRoom, Placement
 from agent.ports import Finished
 from tests.edges.engines.test_llama import Watched, task
 from tests.gpu.test_real_card import LIMIT_S, boxes
@@ -38,11 +39,21 @@ async def test_llama_server_generates_on_the_gpu(report, card, sandboxes, tmp_pa
     async def measured() -> EngineFacts:
         return EngineFacts("0" * 64, card.name)
 
-    pool = LlamaPool(settings, sandbox=boxes(report, tmp_path), clock=SystemClock(), measure=measured, top_logprobs=4)
+    room = GpuRoom()
+    room.see(report)
+    pool = LlamaPool(
+        settings,
+        sandbox=boxes(report, tmp_path),
+        clock=SystemClock(),
+        measure=measured,
+        placement=Placement(room, host_memory_bytes=lambda: 1 << 40),
+        top_logprobs=4,
+    )
     watched = Watched(pool)
     try:
         async with asyncio.timeout(LIMIT_S):
             await watched.ready()
+            assert pool.facts.determinism.startswith("X-")  # the driver tells enough of the card
             outputs = await watched.outputs(task())
     finally:
         await watched.close()
