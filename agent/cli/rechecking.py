@@ -191,9 +191,10 @@ def told(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
 
 def _rows(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
     ending, rows = checked.metrics.ending, checked.metrics.rows
-    if ending is not None:
-        holds = not ending.faults if ending.decided else None
-        yield holds, "the delivered rows are those of the transcript"
+    if ending is not None and (ending.decided or ending.faults):
+        yield not ending.faults, "the delivered rows are those of the transcript"
+    elif ending is not None:
+        yield None, "whether all delivered rows are those of the transcript cannot be seen from what is shown"
     if rows is not None and checked.metrics.same_class:
         yield rows.equal == rows.compared, f"{rows.equal} of {rows.compared} rows repeated: equal to the bit"
     elif rows is not None:

@@ -78,10 +78,14 @@ def _sampled(header: Header, claimed: Sequence[Position]) -> Sampled | None:
 
 
 def _delivered_rows(claim: Claim) -> Ending:
-    rows = [leaf for leaf in claim.leaves if isinstance(leaf, Leaf)]
-    if claim.vectors is None or len(rows) < len(claim.leaves):
+    """Whether the rows that were delivered are those of the leaves, as far as these are shown."""
+    if claim.vectors is None:
         return Ending(decided=False)
-    found = check_rows(claim.vectors, rows_of(rows))
-    return (
-        Ending() if found.equal == found.compared else Ending(("the delivered rows are not those of the transcript",))
-    )
+    *leaves, _ = claim.leaves
+    shown = [leaf for leaf in leaves if isinstance(leaf, Leaf)]
+    delivered = claim.vectors
+    if len(shown) < len(leaves) == len(delivered):
+        delivered = tuple(delivered[leaf.index] for leaf in shown)
+    found = check_rows(delivered, rows_of(shown))
+    faults = () if found.equal == found.compared else ("the delivered rows are not those of the transcript",)
+    return Ending(faults, decided=len(shown) == len(leaves))
