@@ -8,6 +8,7 @@ from typing import assert_never
 import msgspec
 
 from agent.core.attest.messages import MatrixCommitted, MatrixOpened, MatrixReady, MatrixReread
+from agent.core.model import Blob
 from agent.core.wire import (
     PROTO_MAX,
     Ack,
@@ -32,8 +33,9 @@ from agent.core.wire import (
 from agent.devnet.attest import Attester
 from agent.devnet.core import leasing, presence, settling
 from agent.devnet.core.delivery import Sizes
-from agent.devnet.core.proofs import opening
+from agent.devnet.core.proofs import opening, validating
 from agent.devnet.core.proofs.cases import MAX_OPENING_BYTES
+from agent.devnet.core.proofs.records import CaseState
 from agent.devnet.core.rules import Refused, bad_message
 from agent.devnet.desk import Clock, Desk
 from agent.devnet.sessions import Session, Sessions
@@ -123,16 +125,25 @@ class Reception:
         """One after the other: what a case names is on the disk before it names it, and nothing else stays there."""
         desk, blob = self.desk, message.blob
         async with self._openings:
-            if opening.owed(desk.book, node_id, message) is not None and blob is not None:
+            case, content = opening.owed(desk.book, node_id, message), b""
+            if case is not None and blob is not None:
                 if desk.blobs.size_of(blob.sha256) != blob.bytes:
                     what = "the opening is not here, or of another size: PUT /v1/blobs/<sha256> first"
                     raise Refused(RefusalCode.NOT_FOUND, what)
-                if blob.bytes <= MAX_OPENING_BYTES:
+                if case.state is CaseState.REVEALING:
+                    content = await self._revealed(blob)
+                elif blob.bytes <= MAX_OPENING_BYTES:
                     await desk.exhibits.take_over(blob.sha256, desk.blobs.path_of(blob.sha256))
-            ack = await desk.carry_out(opening.take(desk.book, desk.when(), node_id, message))
+            ack = await desk.carry_out(opening.take(desk.book, desk.when(), node_id, message, content))
             if blob is not None:
                 desk.blobs.release(node_id, blob.sha256)
             return ack
+
+    async def _revealed(self, blob: Blob) -> bytes:
+        """What a validator shows of its verdict. Too much of it is not even read."""
+        if blob.bytes > validating.MAX_REVEALED_BYTES:
+            return b""
+        return await asyncio.to_thread(self.desk.blobs.path_of(blob.sha256).read_bytes)
 
     def _chunk(self, node_id: str, chunk: Chunk) -> Ack:
         if len(chunk.text) > MAX_CHUNK_BYTES:

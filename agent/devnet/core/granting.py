@@ -16,6 +16,7 @@ from agent.core.proof.signed import seal_all
 from agent.core.wire import Credit, OfferBody, Offers, Role, encode
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Granted
+from agent.devnet.core.proofs.assigning import may_check
 from agent.devnet.core.proofs.standing import has_stake
 from agent.devnet.core.records import Lease, Node, Task, TaskState
 from agent.devnet.core.rules import LEASES_PER_SLOT, MAX_LEASES, MAX_OFFERS_BYTES, PATH_BYTES, Instant
@@ -92,7 +93,7 @@ def _taker(book: Book, when: Instant, task: Task) -> ParkedPull | None:
         node = book.node(parked.node_id)
         if not has_stake(book, parked.node_id):
             continue
-        if not _avoids(task, node, when) and any(_can(node, credit, task) for credit in parked.credits):
+        if not _avoids(task, node, when) and any(_can(book, when, node, it, task) for it in parked.credits):
             return parked
     return None
 
@@ -114,16 +115,25 @@ def _first_of_each_kind(book: Book, when: Instant, node: Node, credit: Credit, p
     pool = _pool_for(node, credit, picked)
     for kind in dict.fromkeys(pool.kinds if pool else ()):
         tasks = (book.tasks[task_id] for _, task_id in book.queue.line((credit.model_digest, kind)))
-        fits = lambda task: task not in picked.tasks and not _avoids(task, node, when) and _suits(pool, task)  # noqa: E731
+        fits = lambda task: (  # noqa: E731
+            task not in picked.tasks
+            and not _avoids(task, node, when)
+            and _suits(pool, task)
+            and may_check(book, when, node, pool, task, picked.tasks)
+        )
         task = next(filter(fits, tasks), None)
         if task is not None:
             yield task
 
 
-def _can(node: Node, credit: Credit, task: Task) -> bool:
+def _can(book: Book, when: Instant, node: Node, credit: Credit, task: Task) -> bool:
     pool = _pool_for(node, credit)
     return (
-        pool is not None and task.line[0] == credit.model_digest and task.line[1] in pool.kinds and _suits(pool, task)
+        pool is not None
+        and task.line[0] == credit.model_digest
+        and task.line[1] in pool.kinds
+        and _suits(pool, task)
+        and may_check(book, when, node, pool, task)
     )
 
 

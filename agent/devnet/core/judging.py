@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.core.errors import ProofError
-from agent.core.model import Commitment, EmbeddingInput, Outcome, TaskSpec
+from agent.core.model import Commitment, EmbeddingInput, Outcome, TaskSpec, VerifyInput
 from agent.core.proof.commitment import AnyHeader, check_header, read_commitment
 from agent.core.proof.header import ProofKind
 from agent.core.proof.program import ProgramHeader
+from agent.core.proof.sealing import output_of
 from agent.core.proof.transcript import LEAF_TOKENS
+from agent.core.proof.verdict import VERDICT_LEAVES, VerdictHeader
 from agent.core.wire import OfferBody, ResultBody, encode
 from agent.devnet.core.delivery import Delivered
 from agent.devnet.core.records import Lease
@@ -59,6 +61,8 @@ def _success(delivered: Delivered, offer: OfferBody) -> Iterator[str]:
         yield f"{body.usage.prompt_tokens} prompt tokens, but the input cannot make more than {most}"
     if body.commitment is None:
         yield "it succeeded without a commitment"
+    elif isinstance(offer.task.input, VerifyInput) and delivered.output != output_of(body.commitment.root):
+        yield "the output of a check names the root of its commitment, and nothing else"
     else:
         yield from _commitment(body, body.commitment, delivered.signed.key, offer)
 
@@ -76,7 +80,10 @@ def _commitment(body: ResultBody, commitment: Commitment, node_key: str, offer: 
 
 def _transcript(header: AnyHeader, commitment: Commitment, task: TaskSpec) -> Iterator[str]:
     """Whether there are leaves enough for what is claimed. What is in them only a look at the transcript can tell."""
-    if isinstance(header, ProgramHeader):
+    if isinstance(header, VerdictHeader):
+        if commitment.leaves != VERDICT_LEAVES:
+            yield f"{commitment.leaves} leaves, but a verdict and the end are {VERDICT_LEAVES}"
+    elif isinstance(header, ProgramHeader):
         if commitment.leaves < PROGRAM_LEAVES:
             yield f"{commitment.leaves} leaves, but stdout, stderr and the end make {PROGRAM_LEAVES}"
     elif isinstance(task.input, EmbeddingInput):

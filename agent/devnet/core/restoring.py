@@ -74,11 +74,18 @@ def _restore_docket(book: Book, when: Instant, remembered: Remembered) -> None:
         docket.judged.setdefault(judged.node_id, []).append(judged.signed)
     for case in remembered.cases:
         docket.put(_restored(book, when, case))
+    for case in docket.cases.values():
+        if case.state in (CaseState.CHECKING, CaseState.REVEALING):
+            docket.alarms.set(when.now + min(COME_BACK_S, book.rules.proofs.verify_s), case.case_id, case.level)
     for case_id in docket.unexamined():
         book.tell(Examine(case_id=case_id))  # it leaves with the first decision
 
 
 def _restored(book: Book, when: Instant, case: Case) -> Case:
+    if case.state is CaseState.REVEALING:
+        least = when.at + int(min(COME_BACK_S, book.rules.proofs.verify_s))
+        checks = (msgspec.structs.replace(it, due_at=max(it.due_at, least)) for it in case.checks)
+        return msgspec.structs.replace(case, checks=tuple(checks))
     if case.state is not CaseState.CHALLENGED:
         return case
     left_s = max(case.due_at - when.at, min(COME_BACK_S, book.rules.proofs.answer_s))

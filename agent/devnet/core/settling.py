@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent.core.model import ExecInput, ExecLimits, Outcome, Reason, Signed, Usage
+from agent.core.model import ExecInput, ExecLimits, Outcome, Reason, Signed, Usage, VerifyInput
+from agent.core.proof.commitment import read_commitment
 from agent.core.proof.signed import seal_all
+from agent.core.proof.verdict import VerdictHeader
 from agent.core.text import plain
 from agent.core.wire import (
     MAX_DELIVERIES,
@@ -31,7 +33,7 @@ from agent.devnet.core.effects import Decision, SaveLedgerLine, SaveSettlement
 from agent.devnet.core.granting import conclude
 from agent.devnet.core.judging import faults_of
 from agent.devnet.core.leasing import avoid_after_return
-from agent.devnet.core.proofs import epochs
+from agent.devnet.core.proofs import epochs, validating
 from agent.devnet.core.records import UNHARMED, Episode, Lease, LedgerLine, Settlement, Task, TaskState
 from agent.devnet.core.rules import PASSING, Instant, Refused, bad_message
 
@@ -168,6 +170,9 @@ def _settle(book: Book, when: Instant, task: Task, body: ResultBody, receipt: Re
     )
     book.write(SaveLedgerLine(line=line))
     epochs.consider(book, task, body, receipt)
+    if isinstance(task.demand.spec.input, VerifyInput) and body.commitment is not None:
+        header = read_commitment(body.commitment, book.node(body.node_id).record.node_key)
+        validating.sealed(book, when, task, body, header.determinism if isinstance(header, VerdictHeader) else "")
 
 
 def _unsettled(book: Book, when: Instant, task: Task, lease: Lease, body: ResultBody) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import msgspec
 
 from agent.core.checks.claim import claim_with, without_model
+from agent.core.checks.claims import chunks
+from agent.core.checks.forward import figures_sha256
 from agent.core.checks.verdict import Thresholds, Verdict, judge
 from agent.core.errors import ProofError
 from agent.core.model import Value
-from agent.core.payloads import ReceiptBundle
+from agent.core.payloads import ReceiptBundle, RecomputedLeaf
 from agent.core.proof.header import Header
 from agent.core.proof.leaves import Leaf
 from agent.core.proof.opening import OpenedTranscript, read_opening
@@ -32,6 +34,10 @@ class Found(Value):
     reasons: tuple[str, ...] = ()
     repeatable: bool = False
     """Whether another node could repeat it on the model."""
+    figures: tuple[RecomputedLeaf, ...] = ()
+    """Digests of what it claims of each leaf of tokens."""
+    determinism: str = ""
+    """The class that it promised."""
 
     def said(self) -> str:
         """The reasons, in one line."""
@@ -48,7 +54,11 @@ def look(bundle: ReceiptBundle, verify: Verify, asked: tuple[int, ...] = ()) -> 
     lacking = len(set(asked) - set(opened.opened)) if asked else int(not opened.whole)
     if lacking:
         return Found(fault="not all leaves that were asked for are shown")
-    return _drawn(case, opened)
+    found = _drawn(case, opened)
+    digests = tuple(
+        RecomputedLeaf(leaf=chunk.leaf, sha256=figures_sha256(chunk.positions)) for chunk in chunks(opened.leaves)
+    )
+    return msgspec.structs.replace(found, figures=digests, determinism=getattr(case.header, "determinism", ""))
 
 
 def repeatable(header: object) -> bool:

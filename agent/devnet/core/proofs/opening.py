@@ -12,7 +12,7 @@ from agent.core.wire import Ack, Opening, OpeningRefusal, RefusalCode
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Examine
 from agent.devnet.core.granting import conclude
-from agent.devnet.core.proofs import cases
+from agent.devnet.core.proofs import cases, validating
 from agent.devnet.core.proofs.docket import is_unexamined
 from agent.devnet.core.proofs.judging import judge
 from agent.devnet.core.proofs.level_two import Found
@@ -38,9 +38,14 @@ def owed(book: Book, node_id: str, message: Opening) -> Case | None:
     raise Refused(RefusalCode.NOT_FOUND, "this node was not asked to open anything by this name")
 
 
-def take(book: Book, when: Instant, node_id: str, message: Opening) -> Decision[Ack]:
-    """The node opened, or says why it does not. What it opened lies here as an exhibit already. Raises Refused."""
+def take(book: Book, when: Instant, node_id: str, message: Opening, content: bytes = b"") -> Decision[Ack]:
+    """The node opened, or says why it does not. What it opened lies here as an exhibit already; of a verdict that is
+    revealed it is `content`. Raises Refused.
+    """
     case = owed(book, node_id, message)
+    if case is not None and case.state is CaseState.REVEALING:
+        validating.revealed(book, when, case, message, content)
+        return conclude(book, when, Ack())
     if case is None or case.state is not CaseState.CHALLENGED:
         return conclude(book, when, Ack())
     if message.blob is None:
@@ -71,7 +76,8 @@ def examined(book: Book, when: Instant, case_id: str, found: Found, evidence: Bl
     elif found.verdict is Verdict.FAIL:
         judge(book, when, case, Judgement.FAILED, found.said())
     elif evidence is not None:
-        cases.keep(book, when, case, evidence=evidence)
+        case = cases.keep(book, when, case, evidence=evidence)
+        validating.begin(book, when, case, found.figures, found.determinism)
     else:
         passed = found.verdict is Verdict.PASS
         detail = "; ".join(filter(None, (found.said(), "no model was run")))
@@ -97,5 +103,7 @@ def overdue(book: Book, when: Instant, case_id: str, level: int) -> None:
 
 def _answered(book: Book, node_id: str, challenge_id: str) -> bool:
     """Whether a challenge by this name was this node's and is closed."""
+    if checked := book.docket.cases.get(book.docket.of_check.get(challenge_id, "")):
+        return any(check.task_id == challenge_id and check.node_id == node_id for check in checked.checks)
     case = book.docket.cases.get(challenge_id.rpartition("/")[0])
     return case is not None and case.node_id == node_id and case.state is not CaseState.WAITING

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from agent.core.model import Blob, LeaseKey, Signed, Value
-from agent.core.payloads import Beacon, BeaconPromise, Judgement, VerdictBody
+from agent.core.payloads import Beacon, BeaconPromise, Judgement, RecomputedLeaf, VerdictBody
 
 
 class CaseState(StrEnum):
@@ -46,6 +46,8 @@ class Check(Value):
     key: LeaseKey | None = None
     root: str = ""
     """What it committed to."""
+    determinism: str = ""
+    """The class that its commitment names."""
     verdict: VerdictBody | None = None
     due_at: int = 0
     """Unix seconds by which it must have revealed."""
@@ -77,6 +79,8 @@ class Case(Value):
     opening: Blob | None = None
     evidence: Blob | None = None
     """What validators read: a receipt bundle with the opening."""
+    claimed: tuple[RecomputedLeaf, ...] = ()
+    """Digests of the node's own figures, of leaves that are or may be drawn: whose are the same copied them."""
     checks: tuple[Check, ...] = ()
     judgement: Judgement | None = None
     detail: str = ""
@@ -84,6 +88,8 @@ class Case(Value):
     """Of the judgement that it ended in, among those of its node."""
     judged_at: int = 0
     """Unix seconds."""
+    determinism: str = ""
+    """The class that the node promised; known once its opening was looked at."""
     canary: bool = False
     """Its figures are wrong, and the coordinator knows: who passes it did not look."""
 

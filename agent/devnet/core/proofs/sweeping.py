@@ -4,21 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from agent.core.payloads import Beacon
+from agent.core.payloads import Beacon, BeaconSource, Judgement
+from agent.core.proof.drand import QUICKNET
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Discard
 from agent.devnet.core.granting import conclude
-from agent.devnet.core.proofs import cases, epochs, opening
+from agent.devnet.core.proofs import cases, epochs, opening, validating
 from agent.devnet.core.proofs.docket import not_needed
+from agent.devnet.core.proofs.judging import judge
 from agent.devnet.core.proofs.records import Case
 from agent.devnet.core.rules import Instant
+
+BEACON_PATIENCE_S = 86_400
+"""For a round of drand that no relay gives: a day, like the retention of transcripts at least."""
 
 
 def sweep(book: Book, when: Instant, chance: str) -> Decision[None]:
     """Look at the time. `chance` is 32 fresh random bytes, hex: the next secret, if one is needed."""
     epochs.turn(book, when, chance)
+    for case in _hopeless(book, when):
+        judge(book, when, case, Judgement.VOID, "the promised beacon never came")
     for alarm in book.docket.alarms.ringing(when.now):
         opening.overdue(book, when, alarm.task_id, alarm.fence)
+        validating.overdue(book, when, alarm.task_id, alarm.fence)
     _discard(book, when)
     return conclude(book, when, None)
 
@@ -27,6 +35,13 @@ def beacon(book: Book, when: Instant, told: Beacon) -> Decision[None]:
     """A round of drand is known; whoever asked for it has checked its signature."""
     epochs.arrived(book, when, told)
     return conclude(book, when, None)
+
+
+def _hopeless(book: Book, when: Instant) -> list[Case]:
+    """Cases that have waited so long for a beacon that no node need have their transcripts any more."""
+    docket = book.docket
+    late = [it for it in epochs.awaited(book, when) if QUICKNET.time_of(it) + BEACON_PATIENCE_S <= when.at]
+    return [docket.cases[case_id] for it in late for case_id in docket.waiting[BeaconSource.DRAND, it]]
 
 
 def _discard(book: Book, when: Instant) -> None:

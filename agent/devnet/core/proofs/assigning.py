@@ -1,0 +1,88 @@
+"""Who may check what: never its own work, never twice the same claim, and nobody who was found out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from agent.core.fingerprint import Pool
+from agent.core.model import TaskKind
+from agent.devnet.core.book import Book
+from agent.devnet.core.proofs.records import Case, Check
+from agent.devnet.core.proofs.verdicts import EXACT_CLASS
+from agent.devnet.core.records import Node, Task, TaskState
+from agent.devnet.core.rules import Instant
+
+HEAD_START_S = 30.0
+"""So long one validator's place of a case is kept for nodes that can repeat the claim to the bit."""
+
+
+def may_check(
+    book: Book, when: Instant, node: Node, pool: Pool | None, task: Task, beside: Iterable[Task] = ()
+) -> bool:
+    """Whether this node's pool may have a `verify` task; `beside`: what it gets in the same reply. True of others."""
+    if task.demand.spec.kind is not TaskKind.VERIFY:
+        return True
+    case = book.docket.cases.get(book.docket.of_check.get(task.task_id, ""))
+    if case is None or pool is None or _barred(book, node.record.node_id):
+        return False
+    if book.tasks[case.task_id].demand.spec.kind not in pool.kinds:
+        return False
+    taken = {book.docket.of_check.get(other.task_id) for other in beside}
+    for relative in _relatives(book, case):
+        if relative.case_id in taken or node.record.node_id in _involved(book, relative, task.task_id):
+            return False
+    return _is_exact(pool, case) or not _kept_back(book, when, case, task)
+
+
+def _barred(book: Book, node_id: str) -> bool:
+    standing = book.docket.standings.get(node_id)
+    return standing is not None and standing.barred
+
+
+def _relatives(book: Book, case: Case) -> Iterator[Case]:
+    """A claim and the canary that was made of it: whoever saw both would know."""
+    for index in (book.docket.of_task, book.docket.canary_of):
+        if case_id := index.get(case.task_id):
+            yield book.docket.cases[case_id]
+
+
+def _involved(book: Book, case: Case, but: str) -> Iterator[str]:
+    """Who made the claim, and who checked it or does so now; `but` for one task."""
+    yield case.node_id
+    for check in case.checks:
+        if check.node_id:
+            yield check.node_id
+        if check.task_id != but and (holder := _holder(book, check)):
+            yield holder
+
+
+def _holder(book: Book, check: Check) -> str:
+    progress = book.tasks[check.task_id].progress
+    return progress.lease.node_id if progress.lease and progress.state is TaskState.LEASED else ""
+
+
+def _is_exact(pool: Pool, case: Case) -> bool:
+    return pool.determinism == case.determinism and pool.slots == 1
+
+
+def _kept_back(book: Book, when: Instant, case: Case, task: Task) -> bool:
+    """The first place at each level, while somebody may come who repeats to the bit."""
+    if not case.determinism.startswith(EXACT_CLASS) or when.at - task.demand.submitted_at >= HEAD_START_S:
+        return False
+    first = next(check for check in case.checks if check.level == case.level)
+    if first.task_id != task.task_id:
+        return False
+    return any(_could_come(book, other, case, task) for other in book.nodes.values())
+
+
+def _could_come(book: Book, node: Node, case: Case, task: Task) -> bool:
+    node_id = node.record.node_id
+    if node.heard is None or _barred(book, node_id) or node_id in _involved(book, case, task.task_id):
+        return False
+    return any(
+        pool.ready
+        and pool.model_digest == case.model_digest
+        and TaskKind.VERIFY in pool.kinds
+        and _is_exact(pool, case)
+        for pool in node.pools.values()
+    )

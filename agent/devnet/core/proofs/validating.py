@@ -1,0 +1,299 @@
+"""Validators of a case: asked, sealed, revealed, and what their verdicts come to.
+
+A check is a task of the kind `verify`. Nobody can copy another's verdict: all of a level are sealed before one is
+revealed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from agent.core.checks.verdict import Verdict
+from agent.core.errors import ProofError
+from agent.core.model import Commitment, Sampling, TaskSpec, Usage, VerifyInput
+from agent.core.payloads import Judgement, RecomputedLeaf, VerdictBody
+from agent.core.proof.drawing import drawn_leaves
+from agent.core.proof.leaves import split_leaves
+from agent.core.proof.opening import read_opening
+from agent.core.proof.sealing import MAX_VERDICT_BYTES, read_verdict
+from agent.core.proof.verdict import VERDICT_LEAVES
+from agent.core.wire import Opening, ResultBody
+from agent.devnet.core.asking import live
+from agent.devnet.core.book import Book
+from agent.devnet.core.effects import SaveDemand, SaveLedgerLine
+from agent.devnet.core.proofs import cases
+from agent.devnet.core.proofs.judging import judge, judge_verdict
+from agent.devnet.core.proofs.records import Case, CaseState, Check, CheckState, Standing
+from agent.devnet.core.proofs.standing import standing_of
+from agent.devnet.core.proofs.verdicts import Blame, Next, Opinion, Room, Ruling, decide, on_canary
+from agent.devnet.core.queue import DEADLINE
+from agent.devnet.core.records import ENDED, Demand, LedgerKind, LedgerLine, Progress, Task
+from agent.devnet.core.rules import Instant, ProofRules
+
+MAX_REVEALED_BYTES = 2 * MAX_VERDICT_BYTES
+"""An opened verdict, with its frame."""
+FOUND_OUT = 2
+"""Grave faults after which a validator gets no more checks."""
+CONTRADICTED, OF_VERDICTS = 3, 4
+"""So many verdicts that others contradicted, if they are one of so many: noise alone does not come near."""
+
+
+def begin(book: Book, when: Instant, case: Case, figures: Iterable[RecomputedLeaf], determinism: str) -> None:
+    """The evidence is written down: ask validators. `figures`: digests of what the node claims, of any leaves."""
+    wanted = {leaf for level in range(book.rules.proofs.escalations + 1) for leaf in leaves_at(case, level)}
+    claimed = tuple(it for it in figures if it.leaf in wanted)
+    _ask(book, when, cases.keep(book, when, case, claimed=claimed, determinism=determinism), _validators(book))
+
+
+def leaves_at(case: Case, level: int) -> tuple[int, ...]:
+    """What is repeated at a level: all that was drawn so far, so that a doubt of a lower level is looked at again."""
+    assert case.beacon is not None
+    beacon = bytes.fromhex(case.beacon.value)
+    drawn = (
+        drawn_leaves(beacon, case.root, case.task_id, case.leaves, case.promise.leaves, below)
+        for below in range(level + 1)
+    )
+    return tuple(sorted({leaf for leaves in drawn for leaf in leaves}))
+
+
+def sealed(book: Book, when: Instant, task: Task, body: ResultBody, determinism: str) -> None:
+    """A validator has committed to its verdict."""
+    case = book.docket.cases.get(book.docket.of_check.get(task.task_id, ""))
+    if case is None or body.commitment is None:
+        return
+    check = next(it for it in case.checks if it.task_id == task.task_id)
+    if case.state is not CaseState.CHECKING or check.state is not CheckState.ASKED:
+        return  # too late: somebody else was asked in its place
+    taken = msgspec.structs.replace(
+        check,
+        state=CheckState.SEALED,
+        node_id=body.node_id,
+        key=body.key,
+        root=body.commitment.root,
+        determinism=determinism,
+    )
+    _advance(book, when, _with(book, when, case, [taken]))
+
+
+def revealed(book: Book, when: Instant, case: Case, message: Opening, content: bytes) -> None:
+    """A validator shows what it had sealed; `content` is what it uploaded. Anything else is as if it were silent."""
+    check = next(it for it in case.checks if it.task_id == message.challenge_id)
+    verdict = _read(content, check, case) if message.blob is not None else None
+    state = CheckState.REVEALED if verdict else CheckState.GONE
+    _advance(book, when, _with(book, when, case, [msgspec.structs.replace(check, state=state, verdict=verdict)]))
+
+
+def overdue(book: Book, when: Instant, case_id: str, level: int) -> None:
+    """Whoever did not deliver or reveal in time is replaced."""
+    case = book.docket.cases.get(case_id)
+    if case is None or case.level != level or case.state not in (CaseState.CHECKING, CaseState.REVEALING):
+        return
+    late = [check for check in case.checks if _is_late(book, when, case, check)]
+    gone = [msgspec.structs.replace(check, state=CheckState.GONE) for check in late]
+    if gone:
+        case = _with(book, when, case, gone)
+        _advance(book, when, case)
+        case = book.docket.cases[case_id]
+    _wake(book, when, case)
+
+
+def _validators(book: Book) -> int:
+    return book.rules.proofs.validators
+
+
+def _with(book: Book, when: Instant, case: Case, changed: Sequence[Check]) -> Case:
+    new = {check.task_id: check for check in changed}
+    return cases.keep(book, when, case, checks=tuple(new.get(it.task_id, it) for it in case.checks))
+
+
+def _of_level(case: Case) -> list[Check]:
+    return [check for check in case.checks if check.level == case.level]
+
+
+def _is_late(book: Book, when: Instant, case: Case, check: Check) -> bool:
+    match check.state:
+        case CheckState.ASKED:
+            task = book.tasks[check.task_id]
+            return task.progress.state in ENDED or task.due <= when.now
+        case CheckState.SEALED:
+            return case.state is CaseState.REVEALING and check.due_at <= when.at
+        case _:
+            return False
+
+
+def _wake(book: Book, when: Instant, case: Case) -> None:
+    """Ring when the next one that is waited for will be late."""
+    waits: list[float] = []
+    for check in case.checks:
+        if check.state is CheckState.ASKED:
+            waits.append(max(book.tasks[check.task_id].due, when.now + 1))
+        elif check.state is CheckState.SEALED and case.state is CaseState.REVEALING:
+            waits.append(when.now + max(check.due_at - when.at, 1))
+    if waits and case.state is not CaseState.JUDGED:
+        book.docket.alarms.set(min(waits), case.case_id, case.level)
+
+
+def _read(content: bytes, check: Check, case: Case) -> VerdictBody | None:
+    if len(content) > MAX_REVEALED_BYTES:
+        return None
+    commitment = Commitment(header="", root=check.root, leaves=VERDICT_LEAVES)
+    try:
+        opened = read_opening(content, commitment)
+        verdict = read_verdict(split_leaves(opened.transcript or b""))
+    except ProofError:
+        return None
+    fits = case.evidence is not None and verdict.evidence == case.evidence.sha256
+    return verdict if fits and verdict.verdict in set(Verdict) else None
+
+
+# --------------------------------------------------------------------------- a case goes on
+
+
+def _advance(book: Book, when: Instant, case: Case) -> None:
+    """After one check of this level changed."""
+    level = _of_level(case)
+    alive = [check for check in level if check.state is not CheckState.GONE]
+    waits_for = CheckState.SEALED if case.state is CaseState.REVEALING else CheckState.ASKED
+    if any(check.state is waits_for for check in alive):
+        return
+    lacking = _validators(book) - len(alive)
+    if lacking > 0 and _room(book, case).ask:
+        _ask(book, when, case, lacking)
+    elif unrevealed := [check for check in alive if check.state is CheckState.SEALED]:
+        _reveal(book, when, case, unrevealed)
+    else:
+        _conclude(book, when, case, Room(ask=False, escalate=False, validators=1) if not alive else _room(book, case))
+
+
+def _room(book: Book, case: Case) -> Room:
+    rules = book.rules.proofs
+    return Room(
+        ask=len(_of_level(case)) < 2 * rules.validators + 1,
+        escalate=case.whole and case.level < rules.escalations,
+        validators=rules.validators,
+    )
+
+
+def _reveal(book: Book, when: Instant, case: Case, checks: Sequence[Check]) -> None:
+    due_at = when.at + int(book.rules.proofs.verify_s)
+    due = {check.task_id: msgspec.structs.replace(check, due_at=due_at) for check in checks}
+    every = tuple(due.get(it.task_id, it) for it in case.checks)
+    _wake(book, when, cases.move(book, when, case, CaseState.REVEALING, checks=every))
+
+
+def _ask(book: Book, when: Instant, case: Case, count: int, level: int | None = None) -> None:
+    """`count` more validators, at this level or the next."""
+    level = case.level if level is None else level
+    assert case.evidence is not None
+    asked = VerifyInput(evidence=case.evidence, leaves=leaves_at(case, level))
+    names = [_name(case, number) for number in range(len(case.checks), len(case.checks) + count)]
+    for name in names:
+        _submit(book, when, name, asked, case.model_digest)
+    every = (*case.checks, *(Check(task_id=name, level=level) for name in names))
+    if case.state is CaseState.REVEALING:
+        case = cases.move(book, when, case, CaseState.CHECKING, level=level, checks=every)
+    else:
+        case = cases.keep(book, when, case, level=level, checks=every)
+    _wake(book, when, case)
+
+
+def _name(case: Case, number: int) -> str:
+    """Tells nothing of the case."""
+    return "v-" + hashlib.sha256(f"{case.case_id}\0{case.root}\0{number}".encode()).hexdigest()[:24]
+
+
+def _submit(book: Book, when: Instant, name: str, asked: VerifyInput, model_digest: str) -> None:
+    spec = TaskSpec(task_id=name, model_digest=model_digest, input=asked, sampling=Sampling(seed=0), max_tokens=0)
+    demand = Demand(
+        number=book.number + 1,
+        spec=spec,
+        nonce=hashlib.sha256(name.encode()).hexdigest(),
+        deadline_ms=int(book.rules.proofs.verify_s * 1000),
+        submitted_at=when.at,
+    )
+    task = live(demand, Progress(), when)
+    book.add(task)
+    book.alarms.set(task.due, name, DEADLINE)
+    book.write(SaveDemand(demand=demand))
+    book.keep(task)
+
+
+# --------------------------------------------------------------------------- a case ends
+
+
+def _conclude(book: Book, when: Instant, case: Case, room: Room) -> None:
+    opinions = list(_opinions(case))
+    claimed = {it.leaf: it.sha256 for it in case.claimed}
+    ruling = on_canary(opinions, claimed) if case.canary else decide(opinions, case.level, claimed, room)
+    match ruling.next:
+        case Next.ASK:
+            _ask(book, when, case, 1)
+        case Next.ESCALATE:
+            _ask(book, when, case, room.validators, case.level + 1)
+        case Next.END:
+            _end(book, when, case, ruling, opinions)
+
+
+def _opinions(case: Case) -> Iterable[Opinion]:
+    for check in case.checks:
+        if check.state is CheckState.REVEALED and check.verdict is not None:
+            yield Opinion(check.task_id, check.node_id, check.level, check.determinism, check.verdict)
+
+
+def _end(book: Book, when: Instant, case: Case, ruling: Ruling, opinions: Iterable[Opinion]) -> None:
+    assert ruling.judgement is not None
+    blamed = {blame.opinion.task_id: blame for blame in ruling.blames}
+    keys = {check.task_id: check.key for check in case.checks}
+    for one in opinions:
+        key, blame = keys[one.task_id], blamed.get(one.task_id)
+        assert key is not None
+        rules = book.rules.proofs
+        standing = after_verdict(standing_of(book, one.node_id), blame)
+        if blame is None:
+            _reward(book, when, one)
+            judge_verdict(book, when, standing, key, Judgement.PASSED, "its verdict stands", 0)
+        else:
+            judgement = Judgement.FAILED if blame.grave else Judgement.SUSPECT
+            judge_verdict(book, when, standing, key, judgement, blame.why, _cost(rules, blame))
+    judge(book, when, case, ruling.judgement, ruling.detail or _PLAIN[ruling.judgement], ruling.agreed)
+
+
+_PLAIN = {
+    Judgement.PASSED: "validators repeated it",
+    Judgement.VOID: "no validator was there in time",
+    Judgement.SUSPECT: "validators doubt it",
+    Judgement.FAILED: "validators proved that it is wrong",
+}
+
+
+def after_verdict(standing: Standing, blame: Blame | None) -> Standing:
+    """A validator's record with one more verdict, and what was held against it."""
+    verdicts, wrong = standing.verdicts + 1, standing.verdicts_wrong + (blame is not None)
+    grave = blame is not None and blame.grave and wrong >= FOUND_OUT
+    often = blame is not None and wrong >= CONTRADICTED and wrong * OF_VERDICTS > verdicts
+    return msgspec.structs.replace(
+        standing, verdicts=verdicts, verdicts_wrong=wrong, barred=standing.barred or grave or often
+    )
+
+
+def _cost(rules: ProofRules, blame: Blame) -> int:
+    return rules.verdict_slash_micros if blame.grave else 0
+
+
+def _reward(book: Book, when: Instant, opinion: Opinion) -> None:
+    line = LedgerLine(
+        receipt_id=opinion.task_id,
+        node_id=opinion.node_id,
+        task_id=opinion.task_id,
+        idem_key=f"verdict/{opinion.task_id}",
+        usage=Usage(),
+        amount_micros=book.rules.proofs.verdict_reward_micros,
+        currency=book.rules.currency,
+        at=when.at,
+        kind=LedgerKind.VERDICT,
+    )
+    if line.amount_micros:
+        book.write(SaveLedgerLine(line=line))

@@ -1,0 +1,219 @@
+"""From the verdicts of one case to what follows. Pure: a table of who says what, and who contradicts whom.
+
+Whoever recomputes honestly agrees with everybody of his class to the bit, and with everybody else within limits. So a
+verdict is held against its validator only where it cannot be honest: a copy of the claimed figures, figures that no
+other of the class has, or the opposite of what all others of the case say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from itertools import combinations
+from typing import NamedTuple
+
+from agent.core.checks.verdict import Verdict
+from agent.core.payloads import Judgement, VerdictBody
+
+EXACT_CLASS = "X-"
+AGREE = 2
+"""Certain failures that confirm one another, where so many validators are asked at all."""
+
+
+class Opinion(NamedTuple):
+    """One validator's verdict."""
+
+    task_id: str
+    node_id: str
+    level: int
+    determinism: str
+    """As its commitment says."""
+    body: VerdictBody
+
+    @property
+    def passes(self) -> bool:
+        return self.body.verdict == Verdict.PASS
+
+    @property
+    def proves(self) -> bool:
+        """Whether it says that the claim is wrong for certain."""
+        return self.body.verdict == Verdict.FAIL and self.body.certain
+
+
+class Next(StrEnum):
+    """What follows."""
+
+    END = "end"
+    ASK = "ask"
+    """One more validator, at the same level: two contradict each other."""
+    ESCALATE = "escalate"
+    """New validators, more leaves."""
+
+
+class Blame(NamedTuple):
+    """A verdict that is held against its validator."""
+
+    opinion: Opinion
+    why: str
+    grave: bool
+    """It cannot be honest: that costs. Else it is only counted."""
+
+
+class Ruling(NamedTuple):
+    """What the verdicts come to."""
+
+    next: Next
+    judgement: Judgement | None = None
+    """Of END alone."""
+    detail: str = ""
+    agreed: int = 0
+    """How many verdicts say so."""
+    blames: tuple[Blame, ...] = ()
+
+
+class Room(NamedTuple):
+    """What may still be done."""
+
+    ask: bool
+    escalate: bool
+    validators: int
+    """Asked at each level."""
+
+
+def decide(opinions: Sequence[Opinion], level: int, claimed: Mapping[int, str], room: Room) -> Ruling:
+    """`opinions` of all levels; `claimed`: digests of the figures that the node committed to, by leaf."""
+    copies = tuple(_copies(opinions, claimed))
+    honest = _without(opinions, copies)
+    odd, torn = _odd(honest)
+    if torn and room.ask:
+        return Ruling(Next.ASK, detail="two validators of one class have other figures", blames=copies)
+    blames = (*copies, *odd)
+    honest = _without(honest, odd)
+    now = [one for one in honest if one.level == level]
+    if not now and (room.ask or not honest):
+        return _undecided(room, blames)
+    if not now:  # nobody came for the closer look: what was seen before has to do
+        now = [one for one in honest if one.level == max(it.level for it in honest)]
+    ruling = _proven(now, room) or _doubted(now, honest, room)
+    return ruling._replace(blames=(*blames, *ruling.blames))
+
+
+def on_canary(opinions: Sequence[Opinion], claimed: Mapping[int, str]) -> Ruling:
+    """Of an answer that is known to be wrong: nobody who looked can pass it."""
+    copies = tuple(_copies(opinions, claimed))
+    passed = tuple(
+        Blame(one, "it passed an answer that is known to be wrong", grave=True)
+        for one in _without(opinions, copies)
+        if one.passes
+    )
+    return Ruling(Next.END, Judgement.VOID, "a check of the validators themselves", len(opinions), (*copies, *passed))
+
+
+def _undecided(room: Room, blames: tuple[Blame, ...]) -> Ruling:
+    if room.ask:
+        return Ruling(Next.ASK, detail="no verdict can be relied upon", blames=blames)
+    return Ruling(Next.END, Judgement.VOID, "no verdict could be relied upon", blames=blames)
+
+
+def _without(opinions: Iterable[Opinion], blames: Sequence[Blame]) -> list[Opinion]:
+    blamed = {one.opinion.task_id for one in blames}
+    return [one for one in opinions if one.task_id not in blamed]
+
+
+# --------------------------------------------------------------------------- figures
+
+
+def _copies(opinions: Iterable[Opinion], claimed: Mapping[int, str]) -> Iterable[Blame]:
+    """Own figures of a leaf behind a prefill are never those of a generation, which came token by token."""
+    for one in opinions:
+        same = [it.leaf for it in one.body.recomputed if it.leaf > 0 and claimed.get(it.leaf) == it.sha256]
+        if same and not one.body.exact:
+            yield Blame(one, f"its figures of leaf {same[0]} are the claimed ones to the bit", grave=True)
+
+
+def _odd(opinions: Sequence[Opinion]) -> tuple[list[Blame], bool]:
+    """Whose figures no other of its class has, where the others agree; and whether two contradict each other with
+    nobody to decide between them."""
+    blames: list[Blame] = []
+    torn = False
+    for peers in _classes(opinions):
+        agrees = {one.task_id: 0 for one in peers}
+        differs = {one.task_id: 0 for one in peers}
+        for one, other in combinations(peers, 2):
+            if (same := _same(one.body, other.body)) is not None:
+                for tally in (one.task_id, other.task_id):
+                    (agrees if same else differs)[tally] += 1
+        lone = [one for one in peers if differs[one.task_id] and not agrees[one.task_id]]
+        if any(differs.values()) and any(agrees.values()):
+            blames += [
+                Blame(one, "its figures are not those that others of its class have", grave=True) for one in lone
+            ]
+        elif lone:
+            torn = True
+    return blames, torn
+
+
+def _classes(opinions: Sequence[Opinion]) -> Iterable[list[Opinion]]:
+    """Those who must agree to the bit: of one exact class, repeating in the same way."""
+    found: dict[tuple[str, bool], list[Opinion]] = {}
+    for one in opinions:
+        if one.determinism.startswith(EXACT_CLASS):
+            found.setdefault((one.determinism, one.body.exact), []).append(one)
+    return found.values()
+
+
+def _same(one: VerdictBody, other: VerdictBody) -> bool | None:
+    """Of the leaves that both repeated; None when there is none."""
+    mine = {it.leaf: it.sha256 for it in one.recomputed}
+    theirs = {it.leaf: it.sha256 for it in other.recomputed}
+    both = mine.keys() & theirs.keys()
+    return all(mine[leaf] == theirs[leaf] for leaf in both) if both else None
+
+
+# --------------------------------------------------------------------------- verdicts
+
+
+def _proven(now: Sequence[Opinion], room: Room) -> Ruling | None:
+    """A failure that one validator calls certain needs all others of its kind; who repeated otherwise may not see it.
+
+    None: nobody says so, or nobody is there to confirm it.
+    """
+    for exact in (True, False):
+        kind = [one for one in now if one.body.exact is exact]
+        proving = [one for one in kind if one.proves]
+        others = [one for one in kind if not one.proves]
+        if not proving:
+            continue
+        enough = min(AGREE, room.validators)
+        if room.ask and (len(proving) < enough or (others and len(kind) <= AGREE)):
+            return Ruling(Next.ASK, detail="a certain failure needs a second validator")
+        if len(proving) > len(others) and len(proving) >= enough:
+            blames = tuple(Blame(one, "all others of its kind proved the opposite", grave=True) for one in others)
+            return Ruling(Next.END, Judgement.FAILED, _words(proving), len(proving), blames)
+    return None
+
+
+def _doubted(now: Sequence[Opinion], before: Sequence[Opinion], room: Room) -> Ruling:
+    """F and T are statistics: a doubt leads to a closer look, and at last to a suspicion."""
+    doubting = [one for one in now if not one.passes]
+    passing = [one for one in now if one.passes]
+    if not doubting:
+        # Whoever doubted before looked at no leaf that has not been looked at again.
+        blames = tuple(_contradicted(one) for one in before if not one.passes)
+        return Ruling(Next.END, Judgement.PASSED, "", len(passing), blames)
+    if room.escalate:
+        return Ruling(Next.ESCALATE, detail=_words(doubting))
+    if passing and room.ask:
+        return Ruling(Next.ASK, detail=_words(doubting))
+    if len(passing) > len(doubting):
+        blames = tuple(_contradicted(one) for one in before if not one.passes)
+        return Ruling(Next.END, Judgement.PASSED, "", len(passing), blames)
+    return Ruling(Next.END, Judgement.SUSPECT, _words(doubting), len(doubting))
+
+
+def _contradicted(opinion: Opinion) -> Blame:
+    return Blame(opinion, "all who looked again found nothing", grave=opinion.proves)
+
+
+def _words(opinions: Sequence[Opinion]) -> str:
+    return "; ".join(dict.fromkeys(reason for one in opinions for reason in one.body.reasons[:2]))

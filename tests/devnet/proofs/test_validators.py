@@ -1,0 +1,266 @@
+"""From an opening that is good so far to a judgement, by validators that seal before they reveal."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+
+from agent.core import wire
+from agent.core.fingerprint import Fingerprint
+from agent.core.model import Outcome, Reason, TaskKind
+from agent.core.payloads import Judgement, RecomputedLeaf, Subject
+from agent.devnet.core.effects import SaveLedgerLine
+from agent.devnet.core.proofs import opening
+from agent.devnet.core.proofs.records import CaseState, CheckState
+from agent.devnet.core.records import LedgerKind, TaskState
+from tests import builders
+from tests.devnet.proofs.challenged import blob_of
+from tests.devnet.proofs.validators import RULES, Bench, F, X, own_figures, pools, says
+
+DOUBT = says(verdict="suspect", reasons=("chunk 1: 0.41 off on average",))
+PROOF = says(verdict="fail", certain=True, reasons=("3 of 40 tokens differ",))
+
+
+def test_two_others_check_it_and_neither_learns_anything_before_both_are_sealed() -> None:
+    bench = Bench()
+    node, one, other = bench.opener(1), bench.validator(2), bench.validator(3)
+    case_id = bench.checking(node)
+    (receipt,) = bench.check(one)
+    assert (receipt.status, receipt.amount_micros, receipt.beacon) == (wire.ReceiptStatus.ACCEPTED, 0, None)
+    assert bench.reveal(one) == 0
+    bench.check(other)
+    assert bench.case(case_id).state is CaseState.REVEALING
+    assert bench.reveal(one) == 1
+    assert bench.case(case_id).state is CaseState.REVEALING
+    assert bench.reveal(other) == 1
+    case = bench.case(case_id)
+    assert (case.state, case.judgement) == (CaseState.JUDGED, Judgement.PASSED)
+    assert [it.judgement for it in bench.judgements(node)] == [Judgement.PASSED]
+    assert bench.judgements(node)[0].validators == 2
+    for validator in (one, other):
+        (judged,) = bench.judgements(validator)
+        assert (judged.subject, judged.judgement) == (Subject.VERDICT, Judgement.PASSED)
+        assert bench.standing(validator).verdicts == 1
+    paid = [it.line for it in bench.writes if isinstance(it, SaveLedgerLine) and it.line.kind is LedgerKind.VERDICT]
+    assert {it.node_id for it in paid} == {one.node_id, other.node_id}
+    assert {it.amount_micros for it in paid} == {RULES.verdict_reward_micros}
+
+
+def test_nobody_checks_itself_or_the_same_claim_twice() -> None:
+    bench = Bench()
+    node, one = bench.opener(1), bench.validator(2)
+    both = bench.validator(1)  # the asserter's pools check, too
+    bench.checking(node)
+    assert bench.pull(both, count=4) == []
+    assert len(bench.pull(one, count=4)) == 1
+    assert bench.pull(one, count=4) == []
+
+
+def test_a_pool_that_does_not_do_what_is_claimed_gets_no_check_of_it() -> None:
+    bench = Bench()
+    node, one = bench.opener(1), bench.validator(2)
+    embeds = builders.pool(kinds=(TaskKind.EMBEDDING, TaskKind.VERIFY))
+    bench.hello(one, fingerprint=builders.fingerprint(pools=(embeds,)))
+    bench.checking(node)
+    assert bench.pull(one, count=4) == []
+
+
+def test_a_place_is_kept_for_whoever_repeats_to_the_bit() -> None:
+    bench = Bench()
+    node, near, far, other = bench.opener(1), bench.validator(2, X), bench.validator(3), bench.validator(4)
+    case_id = bench.checking(node, determinism=X)
+    assert len(bench.pull(far, count=4)) == 1
+    assert bench.pull(other, count=4) == []
+    assert len(bench.pull(near, count=4)) == 1
+    first = bench.case(case_id).checks[0].task_id
+    assert bench.book.tasks[first].progress.lease.node_id == near.node_id
+
+
+def test_a_place_is_not_kept_for_ever() -> None:
+    bench = Bench()
+    node, _near, far, other = bench.opener(1), bench.validator(2, X), bench.validator(3), bench.validator(4)
+    bench.checking(node, determinism=X)
+    assert len(bench.pull(far, count=4)) == 1
+    bench.turn(31.0)
+    assert len(bench.pull(other, count=4)) == 1
+
+
+def test_a_failure_that_two_prove_costs_the_node_its_stake() -> None:
+    bench = Bench()
+    node, one, other = bench.opener(1), bench.validator(2), bench.validator(3)
+    case_id = bench.checking(node)
+    for validator in (one, other):
+        bench.check(validator, PROOF)
+    for validator in (one, other):
+        bench.reveal(validator)
+    assert bench.case(case_id).judgement is Judgement.FAILED
+    (judged,) = bench.judgements(node)
+    assert (judged.judgement, judged.validators) == (Judgement.FAILED, 2)
+    assert judged.slashed_micros == RULES.slash_micros
+    assert "3 of 40 tokens differ" in judged.detail
+
+
+def test_a_doubt_leads_to_new_validators_and_more_leaves_and_at_last_to_a_suspicion() -> None:
+    bench = Bench()
+    node = bench.opener(1)
+    case_id = bench.checking(node)
+    asked = []
+    for level in range(3):
+        assert bench.case(case_id).level == level
+        pair = [bench.validator(10 * level + 2), bench.validator(10 * level + 3)]
+        for validator in pair:
+            bench.check(validator, DOUBT)
+        asked += [set(sealed.offer.task.input.leaves) for sealed in pair[0].sealed.values()]
+        for validator in pair:
+            assert bench.reveal(validator) == 1
+    assert asked[0] <= asked[1] <= asked[2]
+    case = bench.case(case_id)
+    assert (case.state, case.judgement) == (CaseState.JUDGED, Judgement.SUSPECT)
+    assert bench.standing(node).suspected == 1
+    assert bench.judgements(node)[-1].slashed_micros == 0
+
+
+def test_a_doubt_that_nobody_shares_is_counted_against_who_had_it() -> None:
+    bench = Bench()
+    node = bench.opener(1)
+    case_id = bench.checking(node)
+    doubter, honest = bench.validator(2), bench.validator(3)
+    bench.check(doubter, DOUBT)
+    bench.check(honest)
+    for validator in (doubter, honest):
+        bench.reveal(validator)
+    assert (bench.case(case_id).level, bench.case(case_id).state) == (1, CaseState.CHECKING)
+    more = [bench.validator(4), bench.validator(5)]
+    for validator in more:
+        bench.check(validator)
+    for validator in more:
+        bench.reveal(validator)
+    assert bench.case(case_id).judgement is Judgement.PASSED
+    assert bench.standing(doubter).verdicts_wrong == 1
+    assert not bench.standing(doubter).barred
+    assert bench.judgements(doubter)[0].slashed_micros == 0
+    assert bench.standing(honest).verdicts_wrong == 0
+
+
+def test_a_copy_of_the_claimed_figures_is_seen_slashed_and_replaced() -> None:
+    bench = Bench()
+    node, copier, honest = bench.opener(1), bench.validator(2), bench.validator(3)
+    claimed = tuple(RecomputedLeaf(leaf=leaf, sha256=own_figures("node", leaf)) for leaf in range(2))
+    case_id = bench.checking(node, figures=claimed)
+    bench.check(copier, says(recomputed=claimed))
+    bench.check(honest)
+    for validator in (copier, honest):
+        bench.reveal(validator)
+    assert bench.case(case_id).judgement is Judgement.PASSED
+    (judged,) = bench.judgements(copier)
+    assert (judged.judgement, judged.slashed_micros) == (Judgement.FAILED, RULES.verdict_slash_micros)
+    assert "to the bit" in judged.detail
+    assert bench.judgements(honest)[0].judgement is Judgement.PASSED
+
+
+def test_of_three_of_one_class_the_one_with_other_figures_is_found_out() -> None:
+    bench = Bench()
+    node = bench.opener(1)
+    case_id = bench.checking(node)
+    odd, one, other = (bench.validator(seed, X) for seed in (2, 3, 4))
+    invented = says(recomputed=(RecomputedLeaf(leaf=0, sha256="ab" * 32),))
+    bench.check(odd, invented)
+    bench.check(one)
+    for validator in (odd, one):
+        bench.reveal(validator)
+    assert bench.case(case_id).state is CaseState.CHECKING
+    assert [it.judgement for it in bench.judgements(odd)] == []
+    bench.check(other)
+    bench.reveal(other)
+    assert bench.case(case_id).judgement is Judgement.PASSED
+    assert bench.judgements(odd)[0].judgement is Judgement.FAILED
+    assert {bench.judgements(it)[0].judgement for it in (one, other)} == {Judgement.PASSED}
+
+
+@pytest.mark.parametrize("shown", [b"", b"garbage", blob_of(b"x").sha256.encode()])
+def test_whoever_reveals_anything_else_is_replaced(shown: bytes) -> None:
+    bench = Bench()
+    node, bad, good = bench.opener(1), bench.validator(2), bench.validator(3)
+    case_id = bench.checking(node)
+    for validator in (bad, good):
+        bench.check(validator)
+    bench.reveal(bad, shown)
+    bench.reveal(good)
+    assert [it.state for it in bench.case(case_id).checks] == [
+        CheckState.GONE,
+        CheckState.REVEALED,
+        CheckState.ASKED,
+    ]
+    more = bench.validator(4)
+    bench.check(more)
+    bench.reveal(more)
+    assert bench.case(case_id).judgement is Judgement.PASSED
+
+
+def test_where_no_validator_comes_nobody_is_blamed() -> None:
+    bench = Bench()
+    node = bench.opener(1)
+    case_id = bench.checking(node)
+    for _ in range(10):
+        bench.turn(101.0)
+    case = bench.case(case_id)
+    assert (case.state, case.judgement) == (CaseState.JUDGED, Judgement.VOID)
+    assert bench.standing(node).void == 1
+    assert {bench.book.tasks[it.task_id].progress.state for it in case.checks} == {TaskState.FAILED}
+
+
+def test_a_validator_that_fails_or_gives_back_is_no_verdict() -> None:
+    bench = Bench()
+    node, one = bench.opener(1), bench.validator(2)
+    case_id = bench.checking(node)
+    (offer,) = bench.pull(one)
+    bench.deliver(one, one.ending(offer, Outcome.HANDED_BACK, Reason.UNCALIBRATED))
+    assert bench.case(case_id).checks[0].state is CheckState.ASKED
+    assert len(bench.pull(bench.validator(3), count=4)) == 1
+
+
+def test_a_sealed_result_tells_its_root_and_nothing_else() -> None:
+    bench = Bench()
+    node, one = bench.opener(1), bench.validator(2)
+    bench.checking(node)
+    (offer,) = bench.pull(one)
+    delivery = one.seal(offer, one.verdict(offer))
+    other = one.seal(offer, one.verdict(offer, verdict="fail"))
+    receipt = bench.deliver(one, replace(other, output=delivery.output))
+    assert receipt.status is wire.ReceiptStatus.REJECTED
+
+
+def test_a_restart_loses_no_check_and_no_verdict() -> None:
+    bench = Bench()
+    node, one, other = bench.opener(1), bench.validator(2), bench.validator(3)
+    case_id = bench.checking(node)
+    bench.check(one)
+    again = bench.restarted()
+    again.__class__ = Bench
+    for validator in (one, other):
+        again.hello(validator, fingerprint=_pools())
+    again.check(other)
+    third = again.restarted()
+    third.__class__ = Bench
+    for validator in (one, other):
+        third.hello(validator, fingerprint=_pools())
+        assert third.reveal(validator) == 1
+    assert third.case(case_id).judgement is Judgement.PASSED
+
+
+def _pools() -> Fingerprint:
+    return builders.fingerprint(pools=pools(F))
+
+
+def test_a_reveal_that_is_repeated_changes_nothing() -> None:
+    bench = Bench()
+    node, one, other = bench.opener(1), bench.validator(2), bench.validator(3)
+    case_id = bench.checking(node)
+    for validator in (one, other):
+        bench.check(validator)
+    (challenge,) = bench.beat(one).challenges
+    shown = one.leaf(challenge.key.task_id)
+    message = wire.Opening(challenge_id=challenge.challenge_id, blob=blob_of(shown))
+    for _ in range(2):
+        bench.take(opening.take(bench.book, bench.when, one.node_id, message, shown))
+    assert bench.case(case_id).state is CaseState.REVEALING
