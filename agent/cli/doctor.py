@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import config_sources
-from agent.cli.standings import of_daemon
+from agent.cli.standings import engines_of_daemon, of_daemon
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -32,7 +32,8 @@ def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool,
 
     config, file, faults = _configuration(config_file, overrides)
     standings = of_daemon(config.control_socket)
-    findings = asyncio.run(examine(plan(config, file, faults, standings)))
+    pools = engines_of_daemon(config.control_socket)
+    findings = asyncio.run(examine(plan(config, file, faults, standings, pools)))
     status = exit_status(findings, strict=strict)
     if as_json:
         _print_json(findings, status)

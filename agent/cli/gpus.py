@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from agent.cli.options import with_config
 
 if TYPE_CHECKING:
     from agent.config import Config
+    from agent.core.attest.messages import Attestation
     from agent.core.fingerprint import GpuStanding
     from agent.core.gpu import Gpu, GpuReport
     from agent.core.status import PoolStatus
@@ -44,10 +45,12 @@ def command(config: Config, library: Path | None, capture: Path | None, as_json:
         click.echo(f"written to {capture}")
         return 0
     report = asyncio.run(_snapshot(config, library))
-    from agent.cli.standings import engines_of_daemon
+    from agent.cli.standings import attestations_of_daemon, engines_of_daemon
 
-    standings, engines = _standings(config, report), engines_of_daemon(config.control_socket)
-    told = _json(report, standings, engines) if as_json else "\n".join(_page(report, standings, engines))
+    standings, pools = _standings(config, report), engines_of_daemon(config.control_socket)
+    engines = [pool for pool in pools if pool.device.startswith(("GPU-", "MIG-"))]
+    verdicts = attestations_of_daemon(config.control_socket)
+    told = _json(report, standings, engines) if as_json else "\n".join(_page(report, standings, engines, verdicts))
     click.echo(told)
     return int(_is_broken(report))
 
@@ -93,7 +96,12 @@ def _standings(config: Config, report: GpuReport) -> Sequence[GpuStanding]:
     return judged_at_once(report, config.node.state_dir)
 
 
-def _page(report: GpuReport, standings: Sequence[GpuStanding], engines: Sequence[PoolStatus]) -> Iterator[str]:
+def _page(
+    report: GpuReport,
+    standings: Sequence[GpuStanding],
+    engines: Sequence[PoolStatus],
+    verdicts: Mapping[str, Attestation],
+) -> Iterator[str]:
     if not report.gpus:
         found = "the NVIDIA driver cannot be read" if _is_broken(report) else "no NVIDIA GPU"
         yield f"{found}: CPU pool only"
@@ -108,6 +116,7 @@ def _page(report: GpuReport, standings: Sequence[GpuStanding], engines: Sequence
         ("Not usable", _faults(report)),
         ("Not healthy", _unwell(report, standings)),
         ("Does not fit together, so it is not attested", _doubted(report, standings)),
+        ("Is it a GPU, by the coordinator's clock", _attested(report, verdicts)),
         (f"Not told ({NOTHING} above)", _reasons(report)),
         ("Beside the driver", _beside_driver(report)),
     ):
@@ -210,6 +219,13 @@ def _doubted(report: GpuReport, standings: Sequence[GpuStanding]) -> Iterator[st
             told.setdefault(line, []).append(places.get(standing.uuid, standing.uuid))
     for (code, evidence, advice), gpus in told.items():
         yield f"{','.join(gpus)}  {evidence} ({code}). {advice}"
+
+
+def _attested(report: GpuReport, verdicts: Mapping[str, Attestation]) -> Iterator[str]:
+    for gpu in report.gpus:
+        if said := verdicts.get(gpu.uuid):
+            shown = f"{said.gops / 1000:,.0f} TOPS, {_gib(said.memory_bytes)} GiB shown; " if said.memory_bytes else ""
+            yield f"{gpu.index}  {said.standing.value.replace('_', ' ')}: {shown}{said.detail}"
 
 
 def _beside_driver(report: GpuReport) -> Iterator[str]:

@@ -9,22 +9,35 @@ from agent.cli import local
 from agent.core.errors import AgentError
 
 if TYPE_CHECKING:
+    from agent.core.attest.messages import Attestation
     from agent.core.fingerprint import GpuStanding
     from agent.core.status import PoolStatus
 
 
 def engines_of_daemon(socket: Path) -> tuple[PoolStatus, ...]:
-    """Pools whose engine has a GPU. Empty when no daemon answers, or an older one."""
+    """Its pools. Empty when no daemon answers, or an older one."""
     import msgspec
 
     from agent.core.status import PoolStatus
 
     try:
         told = local.ask(socket, "GET", "/v1/status")
-        pools = msgspec.convert(told.get("pools", []), tuple[PoolStatus, ...])
+        return msgspec.convert(told.get("pools", []), tuple[PoolStatus, ...])
     except (AgentError, msgspec.ValidationError):
         return ()
-    return tuple(pool for pool in pools if pool.device.startswith(("GPU-", "MIG-")))
+
+
+def attestations_of_daemon(socket: Path) -> dict[str, Attestation]:
+    """What the coordinator said of each GPU, by UUID. Empty when no daemon answers, or an older one."""
+    import msgspec
+
+    from agent.core.status import GpuStatus
+
+    try:
+        gpus = msgspec.convert(local.ask(socket, "GET", "/v1/status").get("gpus", []), tuple[GpuStatus, ...])
+    except (AgentError, msgspec.ValidationError):
+        return {}
+    return {gpu.uuid: gpu.attestation for gpu in gpus if gpu.attestation}
 
 
 def of_daemon(socket: Path) -> tuple[GpuStanding, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from agent.core.doctor import Finding, Severity
 from agent.edges.doctor import coordinator, engines, machine
 from agent.edges.doctor.checkup import examine, local
 from tests import calibrations
+from tests.tiny_model import write_tiny_model
 
 
 async def gpu_agent(*arguments: str, **environment: str) -> tuple[int, str, str]:
@@ -268,3 +270,30 @@ async def test_programs_are_tried_where_the_owner_runs_them(config: Path) -> Non
     usable = found["sandbox.works"]["severity"] == "ok"
     assert found["exec.works"]["severity"] == ("ok" if usable else "fail")
     assert ("1 trusted publisher;" in found["exec.works"]["actual"]) == usable
+
+
+async def test_an_engine_on_the_processor_that_does_not_fit_is_a_warning_with_the_numbers(config: Path) -> None:
+    write_tiny_model(config.with_name("m.gguf"))
+    _, out, _ = await gpu_agent("doctor", "--json", "--config", str(config))
+    (found,) = [finding for finding in json.loads(out)["findings"] if finding["id"] == "engine.memory"]
+    assert (found["severity"], "on the processor need" in found["actual"]) == ("ok", True)
+    for setting in ("sandbox.engine_memory_mib=16", "owner.idle_only=true"):
+        config.write_text(config.read_text() + "\n[{}]\n{}={}\n".format(*re.split("[.=]", setting)))
+    config.write_text(
+        config.read_text().replace('device = "cpu"', 'device = "cpu"\ncontext_tokens = 4000000\nslots = 64')
+    )
+    _, out, _ = await gpu_agent(
+        "doctor", "--json", "--config", str(config), DBUS_SYSTEM_BUS_ADDRESS=f"unix:path={config.with_name('none')}"
+    )
+    found = {finding["id"]: finding for finding in json.loads(out)["findings"]}
+    told = found["engine.memory"]
+    assert (told["severity"], "main needs" in told["actual"], "64 × 4,000,000 tokens" in told["actual"]) == (
+        "warn",
+        True,
+        True,
+    )
+    assert "0.0 GiB for each (sandbox.engine_memory_mib)" in told["required"]
+    assert (found["owner.presence"]["severity"], "cannot be asked" in found["owner.presence"]["actual"]) == (
+        "warn",
+        True,
+    )

@@ -11,8 +11,9 @@ from agent.core import gpu_judgements
 from agent.core import judgements as judge
 from agent.core.doctor import Finding
 from agent.core.fingerprint import GpuStanding
+from agent.core.status import PoolStatus
 from agent.edges.clock import SystemClock
-from agent.edges.doctor import coordinator, engines, isolation, machine
+from agent.edges.doctor import coordinator, engines, isolation, machine, owner
 from agent.edges.doctor.checkup import Look, local
 from agent.edges.gpu.judging import judged_at_once
 from agent.edges.gpu.probe import OPEN_PATIENCE_S, NoGpuProbe, NvmlProbe
@@ -21,8 +22,14 @@ from agent.edges.sandbox.oci.backend import Oci
 from agent.ports import GpuProbe
 
 
-def plan(config: Config, file: str, faults: list[str], standings: Sequence[GpuStanding] = ()) -> list[tuple[str, Look]]:
-    """(id, check). `standings`: how the GPUs are by the daemon that runs, if one does.
+def plan(
+    config: Config,
+    file: str,
+    faults: list[str],
+    standings: Sequence[GpuStanding] = (),
+    pools: Sequence[PoolStatus] = (),
+) -> list[tuple[str, Look]]:
+    """(id, check). `standings`, `pools`: how they are by the daemon that runs, if one does.
 
     With a faulty configuration `config` holds defaults, so what depends on its content is left out.
     """
@@ -46,8 +53,12 @@ def plan(config: Config, file: str, faults: list[str], standings: Sequence[GpuSt
         looks += [(f"engine.{pool.name}", local(partial(engines.engine, pool))) for pool in config.pools]
         looks += [(f"model.{model.name}", local(partial(engines.model, model))) for model in config.models]
         looks += _calibrations(config)
+        looks.append(("proof.retention", local(partial(judge.retention, config.proof.retention_s))))
         chosen = config.coordinator
         looks.append(("coordinator.reachable", partial(coordinator.look, chosen.url, chosen.ca_file)))
+        looks.append(("engine.memory", partial(asyncio.to_thread, owner.engine_memory, config, pools)))
+    if config.owner.idle_only:
+        looks.append(("owner.presence", local(owner.at_the_machine)))
     return [*looks, ("service.state", local(machine.service))]
 
 
