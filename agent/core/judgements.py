@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from agent.core.doctor import Finding, Severity
 from agent.core.fingerprint import SandboxFacts
+from agent.core.text import span
 
 MIN_PYTHON = (3, 11)
 DISK_FAIL_BYTES = 100 << 20
@@ -16,6 +17,8 @@ OPEN_FILES_WARN = 4096
 """A slot holds about four descriptors, a sandbox ten, a link sixty-four at most: room for hundreds of slots."""
 BUILT_AT = 1_735_689_600
 """2025-01-01: no clock that is right can be before it."""
+RETENTION_WARN_S = 4 * 3600.0
+"""A coordinator's epoch (a minute), then an hour to open and twenty minutes to check, thrice as suspicion rises."""
 CLOCK_WARN_S, CLOCK_FAIL_S = 5.0, 300.0
 """Nothing is decided by wall time, but logs and receipts are compared across machines; TLS fails with a wild clock."""
 
@@ -141,6 +144,18 @@ def disk(path: str, free_bytes: int) -> Finding:
         required=f">= {DISK_WARN_BYTES / (1 << 30):.0f} GiB",
         purpose="keeping finished work until it is delivered",
         remedy="Free some space, or set node.state_dir to a larger disk",
+    )
+
+
+def retention(retention_s: float) -> Finding:
+    """How long transcripts are kept for challenges."""
+    return judged(
+        "proof.retention",
+        unless(retention_s >= RETENTION_WARN_S, Severity.WARN),
+        actual=f"transcripts are kept for {span(retention_s)}",
+        required=f">= {span(RETENTION_WARN_S)}",
+        purpose="opening what a coordinator challenges; what is gone counts as a failure",
+        remedy="Raise proof.retention_s; a day is the default",
     )
 
 

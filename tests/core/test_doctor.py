@@ -49,6 +49,8 @@ def key(present: bool, mode: int, fault: str = "") -> Finding:
         (judge.disk("/", 50 << 20), FAIL),
         (judge.disk("/", 500 << 20), WARN),
         (judge.disk("/", GIB), OK),
+        (judge.retention(86_400), OK),
+        (judge.retention(3600), WARN),
         (judge.clock(0.0), FAIL),
         (judge.clock(judge.BUILT_AT + 1.0), OK),
         (judge.clock_offset(None, "unreachable"), WARN),
