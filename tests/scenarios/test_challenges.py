@@ -17,14 +17,18 @@ import pytest
 from agent.core import wire
 from agent.core.model import LeaseKey, Signed
 from agent.core.proof.opening import read_opening
+from agent.devnet.coordinator import Coordinator, Options
+from agent.devnet.core.rules import ProofRules
+from agent.devnet.requester import Requester
 from agent.edges.signing import KeyPair
 from tests import builders
 from tests.fakes.examiner import BEACON, challenge, judgement, promise
 from tests.fakes.mind import Reply, Silence
+from tests.scenarios.conftest import QUICK
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.liar import LEASE_MS, Liar, LyingMind
 from tests.scenarios.test_full_disk import fill, small_disk  # noqa: F401  (a fixture)
-from tests.scenarios.world import PATIENCE_S, AgentProcess, external
+from tests.scenarios.world import PATIENCE_S, AgentProcess, World, external
 
 POLL = ("--set", "coordinator.transport=poll")
 
@@ -213,3 +217,26 @@ async def test_a_full_disk_delays_an_opening_at_a_start_and_none_while_the_agent
     finally:
         await agent.killed()
         shutil.rmtree(agent.runtime, ignore_errors=True)
+
+
+async def test_the_embedded_coordinator_challenges_and_the_node_passes(engine: HeldEngine, tmp_path: Path) -> None:
+    """Both sides, with nothing scripted."""
+    proofs = ProofRules(rate_micros=1_000_000, epoch_s=0.3, validators=0)
+    rules = msgspec.structs.replace(QUICK, beat_s=0.5, proofs=proofs)
+    async with (
+        Coordinator(tmp_path / "coordinator", options=Options(rules=rules)) as coordinator,
+        Requester(coordinator.url, coordinator.requester_token) as requester,
+    ):
+        world = World(coordinator.url, requester, coordinator.enrol_token, tmp_path)
+        agent = await world.agent(external(engine.url))
+        try:
+            node = await world.ready(agent)
+            assert node.fingerprint is not None
+            task = await world.ask(node.fingerprint.pools[0].model_digest)
+            await requester.result(task)
+            await agent.saw("challenge.drawn", task=task)
+            await agent.saw("challenge.opened", task=task)
+            judged = await agent.saw("proof.judged", task=task)
+            assert (judged["serial"], judged["judgement"]) == (1, "passed"), judged
+        finally:
+            await world.close()
