@@ -51,7 +51,8 @@ def _drawn(beacon: Beacon, drew: Draw) -> str:
     if not drew.challenged:
         return f"{by} did not draw this result: it was not to be challenged"
     named = ", ".join(map(str, drew.leaves[:_MOST_NAMED])) + (" …" if len(drew.leaves) > _MOST_NAMED else "")
-    return plain(f"{by} drew this result and its leaves {named}: nobody chose them", 300)
+    again = f" (after {drew.level} closer looks)" if drew.level else ""
+    return plain(f"{by} drew this result and its leaves {named}{again}: nobody chose them", 300)
 
 
 def _counts(case: Case) -> tuple[int, int]:

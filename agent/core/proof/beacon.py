@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from itertools import count
 from typing import NamedTuple
 
 from agent.core.errors import ProofError
@@ -24,7 +25,9 @@ class Draw(NamedTuple):
 
     challenged: bool
     leaves: tuple[int, ...] = ()
-    """To be repeated, before any escalation."""
+    """To be repeated."""
+    level: int = 0
+    """How often the case was escalated: each time the leaves are drawn anew, and twice as many."""
 
 
 def checkable(beacon: Beacon | None, bls: Bls | None) -> bool:
@@ -32,10 +35,13 @@ def checkable(beacon: Beacon | None, bls: Bls | None) -> bool:
     return beacon is not None and (beacon.source is BeaconSource.EPOCH or bls is not None)
 
 
-def draw_of(receipt: ReceiptBody, commitment: Commitment, beacon: Beacon | None, bls: Bls | None) -> Draw | None:
+def draw_of(
+    receipt: ReceiptBody, commitment: Commitment, beacon: Beacon | None, bls: Bls | None, shown: Collection[int] = ()
+) -> Draw | None:
     """What `beacon` draws of a result; None when there is none, or none that can be checked here.
 
-    Raises ProofError("beacon") when it is not the one that the receipt promised, or was known too early.
+    Of the first level whose leaves are all `shown`; where there is none, of level 0. Raises ProofError("beacon") when it
+    is not the one that the receipt promised, or was known too early.
     """
     if beacon is None or not checkable(beacon, bls):
         return None
@@ -48,7 +54,21 @@ def draw_of(receipt: ReceiptBody, commitment: Commitment, beacon: Beacon | None,
     value, task_id = bytes.fromhex(beacon.value), receipt.task_id
     if not is_drawn(value, commitment.root, task_id, promise.rate_micros):
         return Draw(challenged=False)
-    return Draw(True, drawn_leaves(value, commitment.root, task_id, commitment.leaves, promise.leaves))
+    first, *escalated = _levels(value, promise, commitment, task_id, shown)
+    return next((draw for draw in (first, *escalated) if set(draw.leaves) <= set(shown)), first)
+
+
+def _levels(
+    value: bytes, promise: BeaconPromise, commitment: Commitment, task_id: str, shown: Collection[int]
+) -> Iterator[Draw]:
+    """Level 0, and those above it that draw no more leaves than are shown."""
+    for level in count():
+        leaves = drawn_leaves(value, commitment.root, task_id, commitment.leaves, promise.leaves, level)
+        if level and len(leaves) > len(shown):
+            return
+        yield Draw(True, leaves, level)
+        if len(leaves) >= commitment.leaves - 1:
+            return
 
 
 def _unknown_before(chain: Chain, number: int, received_at: int) -> None:

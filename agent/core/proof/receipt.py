@@ -72,7 +72,8 @@ class Case:
     @cached_property
     def draw(self) -> Draw | None:
         """What the bundle's beacon drew; None without one that can be checked here. Raises ProofError("beacon")."""
-        return draw_of(self.receipt, self.commitment, self.bundle.beacon, self.bls)
+        shown = self.opened.opened if self.opened else ()
+        return draw_of(self.receipt, self.commitment, self.bundle.beacon, self.bls, shown)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def test_drawn_leaves_and_their_beacon_pass() -> None:
     verdict = examined(GOOD, opening=SHOWN, beacon=BEACON)
     assert [check.name for check in verdict.passed][-3:] == ["opening", "beacon", "draw"]
     assert verdict.case is not None
-    assert verdict.case.draw == (True, DRAWN)
+    assert verdict.case.draw == (True, DRAWN, 0)
     assert verdict.case.opened is not None
     assert verdict.case.opened.opened == DRAWN
 
@@ -76,7 +76,7 @@ def test_a_beacon_without_leaves_says_what_it_drew() -> None:
     verdict = examined(GOOD, beacon=BEACON)
     assert verdict.passed[-1].name == "beacon"
     assert verdict.case is not None
-    assert verdict.case.draw == (True, DRAWN)
+    assert verdict.case.draw == (True, DRAWN, 0)
 
 
 def test_all_leaves_are_more_than_any_draw() -> None:
@@ -87,6 +87,18 @@ def test_the_best_leaves_instead_of_the_drawn_ones_are_refused() -> None:
     others = {leaf for leaf in range(len(MADE.leaves) - 1) if leaf not in DRAWN}
     assert failed(GOOD, opening=open_leaves(MADE.leaves, others), beacon=BEACON) == "draw"
     assert failed(GOOD, opening=open_leaves(MADE.leaves, DRAWN[:-1]), beacon=BEACON) == "draw"
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_leaves_that_were_drawn_at_a_closer_look_pass_too(level: int) -> None:
+    leaves = drawn_leaves(SECRET, MADE.root, "task-1", len(MADE.leaves), 4, level)
+    verdict = examined(GOOD, opening=open_leaves(MADE.leaves, leaves), beacon=BEACON)
+    assert verdict.error is None
+    assert verdict.case is not None
+    assert verdict.case.draw is not None
+    assert set(verdict.case.draw.leaves) <= set(leaves)
+    assert verdict.case.draw.level == (level if set(DRAWN) - set(leaves) else 0)
+    assert failed(GOOD, opening=open_leaves(MADE.leaves, leaves[1:]), beacon=BEACON) == "draw"
 
 
 def test_leaves_of_another_task_are_refused() -> None:
@@ -132,7 +144,7 @@ def test_a_result_that_was_not_drawn_need_not_show_anything() -> None:
     verdict = examined(made(rarely), opening=open_leaves(MADE.leaves, (0,)), beacon=BEACON)
     assert verdict.error is None
     assert verdict.case is not None
-    assert verdict.case.draw == (False, ())
+    assert verdict.case.draw == (False, (), 0)
 
 
 def test_a_round_of_drand_counts_when_it_was_still_to_come() -> None:
