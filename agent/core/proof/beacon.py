@@ -40,8 +40,8 @@ def draw_of(
 ) -> Draw | None:
     """What `beacon` draws of a result; None when there is none, or none that can be checked here.
 
-    Of the first level whose leaves are all `shown`; where there is none, of level 0. Raises ProofError("beacon") when it
-    is not the one that the receipt promised, or was known too early.
+    Of the first level whose leaves are all `shown`; where there is none, of level 0. Raises ProofError("beacon")
+    when it is not the one that the receipt promised, or was known too early.
     """
     if beacon is None or not checkable(beacon, bls):
         return None
