@@ -28,6 +28,7 @@ from agent.edges.drand import load_bls
 from agent.edges.engines.build import PoolBuilder, build_pools
 from agent.edges.engines.placement import GpuRoom
 from agent.edges.gpu.findings import FindingsFile
+from agent.edges.gpu.matrix_children import MatrixChildren
 from agent.edges.gpu.models import card_table
 from agent.edges.gpu.probe import NoGpuProbe, NvmlProbe
 from agent.edges.gpu.xids import xid_table
@@ -45,6 +46,7 @@ from agent.edges.sandbox.vram import GpuMemoryGuard
 from agent.edges.transcripts import DIRECTORY_NAME, FileTranscripts
 from agent.ports import Clock, EnginePool, GpuProbe, Sandbox
 from agent.stages.advertise import Advertise
+from agent.stages.attest import Attest
 from agent.stages.calls import Caller
 from agent.stages.deliver import Deliver
 from agent.stages.drain import Drain
@@ -281,8 +283,9 @@ class Composer:
         supply = Supply(caller, programs.stock) if programs else None
         validate = self._validate(caller, identity, pools)
         execute = Execute(spine, caller, pools, stream, top_logprobs=top, supply=supply, validate=validate)
-        bound = partial(kept, bls=load_bls())
-        hearing = Hearing(clock, caller, identity, edges.outbox, edges.transcripts, edges.proofs, bound)
+        hearing = Hearing(
+            clock, caller, identity, edges.outbox, edges.transcripts, edges.proofs, partial(kept, bls=load_bls())
+        )
         await hearing.recall()
         retention_s = config.proof.retention_s
         prove = Prove(
@@ -297,7 +300,10 @@ class Composer:
         )
         pull = Pull(spine, caller, identity, edges.outbox)
         limit_s = config.node.drain_limit_s
-        advertise = Advertise(spine, caller, herald, pulse, self._rng, drain_limit_s=limit_s, hearing=hearing)
+        attest = Attest(spine, caller, MatrixChildren() if config.gpu.attest else None)
+        advertise = Advertise(
+            spine, caller, herald, pulse, self._rng, drain_limit_s=limit_s, hearing=hearing, attest=attest
+        )
         findings = FindingsFile(config.node.state_dir)
         health = Health(xid_table(), host.facts().boot_id, await asyncio.to_thread(findings.load))
         vitals = Vitals(spine, health, findings, period_s=config.gpu.period_s, cards=card_table())
@@ -339,6 +345,7 @@ class Composer:
             pull,
             release,
             hearing.docket,
+            attested=attest.found,
             name=self._name,
             url=url,
         )
@@ -359,6 +366,7 @@ class Composer:
             "report": report.run(),
             "deliver": deliver.run(),
             "hearing": hearing.run(),
+            "attest": attest.run(),
             "owner": owner.run(),
             "watch": Watch(spine, pulse, tallies).run(),
         }

@@ -31,6 +31,13 @@ import click
     "--validators", default=2, show_default=True, type=click.IntRange(0, 16), help="Who repeat what is drawn."
 )
 @click.option("--stake", default=10.0, show_default=True, type=click.FloatRange(0.0, 1e6), help="A node's, simulated.")
+@click.option(
+    "--attest-every-s",
+    default=0.0,
+    show_default=True,
+    type=click.FloatRange(0.0, 31536000.0),
+    help="How often to have nodes show that their GPUs are GPUs; 0: never. Needs numpy (gpu-agent[attest]).",
+)
 def command(
     state_dir: Path,
     host: str,
@@ -47,6 +54,7 @@ def command(
     answer_s: float,
     validators: int,
     stake: float,
+    attest_every_s: float,
 ) -> None:
     """Serve tasks to nodes and results to requesters until SIGTERM or Ctrl-C."""
     import msgspec
@@ -57,6 +65,7 @@ def command(
     from agent.devnet.core.rules import ProofRules, Rules
     from agent.devnet.process import Serving, serve
     from agent.edges.drand import load_bls
+    from agent.edges.gpu.models import card_table
 
     proofs = ProofRules(
         beacon=BeaconSource(beacon),
@@ -66,10 +75,10 @@ def command(
         stake_micros=round(stake * 1e6),
         slash_micros=round(stake * 1e6 / SLASHES),
     )
-    rules = Rules(lease_s=lease_s, beat_s=beat_s, unstarted_s=unstarted_s, proofs=proofs)
+    rules = Rules(lease_s=lease_s, beat_s=beat_s, unstarted_s=unstarted_s, proofs=proofs, attest_every_s=attest_every_s)
     rate = deterring_rate(rules) if challenge_rate is None else round(challenge_rate * 1e6)
     rules = msgspec.structs.replace(rules, proofs=msgspec.structs.replace(proofs, rate_micros=rate))
     bls = load_bls() if proofs.beacon is BeaconSource.DRAND else None
-    options = Options(rules=rules, tls_cert=tls_cert, tls_key=tls_key, bls=bls)
+    options = Options(rules=rules, tls_cert=tls_cert, tls_key=tls_key, bls=bls, cards=card_table())
     serving = Serving(state_dir=state_dir, host=host, port=port, token_file=token_file, options=options)
     serve(serving, click.echo)

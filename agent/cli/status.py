@@ -123,6 +123,17 @@ def _said_of(gpu: dict[str, Any]) -> Iterable[str]:
         yield f"{told}; advice: {_word(finding['advice'])}, since {_moment(finding.get('since_at', 0.0))}"
     if gpu.get("detail") and not gpu.get("findings"):
         yield _sentence(gpu["detail"])
+    for doubt in gpu.get("doubts", ()):
+        yield f"does not fit together: {_sentence(doubt['evidence'])} ({_word(doubt['code'])})"
+    if said := gpu.get("attestation"):
+        yield _attestation(said)
+
+
+def _attestation(told: dict[str, Any]) -> str:
+    """What the coordinator says of whether it is a GPU."""
+    figures = f"{told['gops'] / 1000:,.0f} TOPS and {told['memory_bytes'] / 2**30:,.0f} GiB shown"
+    said = figures if told["standing"] == "attested" else _sentence(told.get("detail", ""))
+    return f"is it a GPU: {_word(told['standing']).replace('_', ' ')}: {said}, {_moment(told.get('judged_at', 0))}"
 
 
 def _moment(at: float) -> str:

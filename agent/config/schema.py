@@ -164,6 +164,10 @@ class GpuConfig(Value):
         int, Meta(ge=0, le=1 << 24), says("Memory in MiB of each GPU that engines leave free for you when they start.")
     ] = 256
     period_s: Annotated[float, Meta(ge=0.1, le=3600), says("Seconds between two readings.")] = 1.0
+    attest: Annotated[
+        bool,
+        says("Whether to show a coordinator that asks that a GPU is one: it computes for some seconds, about daily."),
+    ] = True
     deadline_s: Annotated[
         float, Meta(ge=0.1, le=600), says("Seconds after which a reading counts as hung and its process is replaced.")
     ] = 2.0

@@ -116,3 +116,7 @@ class ProofError(AgentError):
     def __init__(self, check: str, message: str) -> None:
         super().__init__(message)
         self.check = check
+
+
+class AttestError(AgentError):
+    """The matrix challenge cannot be answered here: no engine, no memory, or a device that went silent."""

@@ -26,6 +26,7 @@ IDLE_REASONS: Final = (
     Reason.GPU_IN_USE,
     Reason.GPU_HOT,
     Reason.GPU_POWER,
+    Reason.ATTESTING,
     Reason.GPU_LOST,
     Reason.GPU_DEGRADED,
     Reason.GPU_UNKNOWN,

@@ -144,6 +144,8 @@ class Reason(StrEnum):
     """Hotter than the owner allows."""
     GPU_POWER = "gpu_power"
     """It draws more than the owner allows."""
+    ATTESTING = "attesting"
+    """The coordinator checks that it is a GPU."""
     # the node takes no work (also used to decline)
     STARTING = "starting"
     DRAINING = "draining"

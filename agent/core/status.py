@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from agent.core.attempt import Attempt
+from agent.core.attest.consistency import Doubt
+from agent.core.attest.messages import Attestation
 from agent.core.challenges import ProofTotals
 from agent.core.findings import Advice, Finding
 from agent.core.gpu import GpuFault, GpuReport
@@ -54,12 +56,12 @@ class PoolStatus(Value):
     """Its determinism class; `U` is unverifiable. Empty for programs, and for an engine that has not started yet."""
     gates: tuple[Gate, ...] = ()
     """Everything that keeps this pool alone from taking work; empty while it takes some."""
-    unloads: bool = False
     expected_bytes: int | None = None
     """Memory that its engine takes by its model's header, on its GPUs or on the processor; None where that does not
     tell."""
     measured_bytes: int | None = None
     """The most that it was seen to take, by the driver or, on the processor, by the kernel; None before that."""
+    unloads: bool = False
     """Its engine is stopped while the owner wants the GPU's memory."""
     released: Released | None = None
     """How far that is; None while it is not."""
@@ -76,10 +78,16 @@ class GpuStatus(Value):
     """What is wrong, the gravest first, with what its owner can do."""
     detail: str = ""
     """Why it takes no work though nothing is wrong with it."""
+    last_xid: int | None = None
+    """The latest Xid that was told of it since the agent started."""
     paused: bool = False
     """The owner paused it."""
     paused_s: float | None = None
     """Seconds until that ends by itself."""
+    doubts: tuple[Doubt, ...] = ()
+    """What is told of it and does not fit together."""
+    attestation: Attestation | None = None
+    """What the coordinator said last of whether it is one; None before it asked."""
 
 
 class AttemptStatus(Value):

@@ -1,23 +1,30 @@
-"""The matrix challenge at the coordinator: answers nodes, and has their rows looked at in a thread."""
+"""The matrix challenge at the coordinator: answers nodes, and has their rows looked at by a process of its own."""
 
 from __future__ import annotations
 
 import asyncio
 import importlib.util
 import logging
+import os
 import secrets
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Sequence
 
+import msgspec
 from msgspec.structs import replace
 
 from agent.core.attest.cards import Card
 from agent.core.attest.messages import MatrixCommitted, MatrixOpened, MatrixReady, MatrixReread
-from agent.core.wire import BeatAck, MatrixReply
+from agent.core.wire import BeatAck, MatrixReply, RefusalCode, encode
 from agent.devnet.core.attesting import Attesting, Exhibit
-from agent.devnet.core.rules import Instant
+from agent.devnet.core.rules import Instant, Refused
 from agent.devnet.desk import Desk
 
 logger = logging.getLogger(__name__)
+
+LOOK_S = 60.0
+"""For what takes a second of one core."""
 
 MatrixMessage = MatrixReady | MatrixCommitted | MatrixReread | MatrixOpened
 
@@ -57,7 +64,7 @@ class Attester:
     async def _opened(self, when: Instant, node_id: str, message: MatrixOpened) -> MatrixReply:
         exhibit = self._attesting.opened(when, node_id, message)
         async with self._looking:
-            faults = await asyncio.to_thread(_faults, exhibit)
+            faults = await _faults(exhibit)
         decision = self._attesting.checked(self._desk.when(), node_id, exhibit.challenge_id, faults)
         judged = await self._desk.carry_out(decision)
         for it in judged.attestations:
@@ -69,7 +76,23 @@ class Attester:
         self._desk.begin(self._attesting.sweep(self._desk.when()))
 
 
-def _faults(exhibit: Exhibit) -> dict[str, str]:
-    from agent.devnet.attest_rows import faults  # noqa: PLC0415  (numpy: an extra)
-
-    return faults(exhibit)
+async def _faults(exhibit: Exhibit) -> dict[str, str]:
+    """Device → what is wrong. Raises Refused when it cannot be looked at."""
+    code = os.pathsep.join(filter(None, sys.path))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-s", "-m", "agent.devnet.attest_rows"),
+        stdin=PIPE,
+        stdout=PIPE,
+        env={**os.environ, "PYTHONPATH": code, "OPENBLAS_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(LOOK_S):
+            told, _ = await process.communicate(encode(exhibit))
+        return msgspec.json.decode(told, type=dict[str, str])
+    except (TimeoutError, msgspec.DecodeError) as error:  # it was too slow, or died and has told why on stderr
+        logger.exception("coordinator.attest_failed")
+        raise Refused(RefusalCode.INTERNAL, "the rows could not be looked at; a new challenge will come") from error
+    finally:
+        if process.returncode is None:
+            process.kill()

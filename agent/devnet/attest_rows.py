@@ -1,4 +1,7 @@
-"""Looks at the rows of a matrix challenge: computes them anew, with numpy on the processor.
+"""Looks at the rows of a matrix challenge: computes them anew, with numpy on one core.
+
+A process of its own, `python -m agent.devnet.attest_rows`: reads an Exhibit (JSON) on stdin, writes {device: what is
+wrong} on stdout. In a thread it would hold up the coordinator, and numpy's own threads spin on a busy machine.
 
 Not by Freivalds' check of a product, which is cheaper per row, for there is no product to check: each layer takes the
 second bytes of the one before, and that is what makes a row cost all of its multiplications. What the verifier pays for
@@ -7,9 +10,11 @@ is to make the common factor, once for all devices and rows (docs/gpus.md, Is it
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from agent.core.attest.messages import OpenedRow
@@ -120,3 +125,8 @@ def _product(rows: Array, across: Array) -> Array:
         left, right = (it[:, at : at + PIECE].astype(np.float32) for it in (rows, across))
         total += (left @ right.T).astype(np.int32)
     return total
+
+
+if __name__ == "__main__":
+    exhibit_ = msgspec.json.decode(sys.stdin.buffer.read(), type=Exhibit)
+    sys.stdout.buffer.write(msgspec.json.encode(faults(exhibit_)))

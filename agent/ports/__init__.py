@@ -1,5 +1,6 @@
 """What the stages need of the world, as narrow interfaces. Edges implement them; tests have fakes of them."""
 
+from agent.ports.attest import MatrixEngine
 from agent.ports.engines import (
     Artifact,
     EngineOutput,
@@ -49,6 +50,7 @@ __all__ = [
     "Ledger",
     "Limits",
     "Link",
+    "MatrixEngine",
     "Outbox",
     "OutboxRow",
     "OwnerView",

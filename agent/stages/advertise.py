@@ -14,6 +14,7 @@ from agent.core.attempt import Event
 from agent.core.errors import LinkError
 from agent.core.fingerprint import Fingerprint
 from agent.core.watchdog import Pulse
+from agent.stages.attest import Attest
 from agent.stages.calls import Caller
 from agent.stages.hearing import Hearing
 from agent.stages.herald import Herald
@@ -36,14 +37,16 @@ class Advertise:
         *,
         drain_limit_s: float,
         hearing: Hearing | None = None,
+        attest: Attest | None = None,
     ) -> None:
-        """`hearing`: where challenges go, and what comes of them; None where there are none."""
+        """Where challenges go, and what comes of them; `attest`: those of GPUs. None where there are none."""
         self._spine = spine
         self._caller = caller
         self._herald = herald
         self._pulse = pulse
         self._rng = rng
         self._hearing = hearing
+        self._attest = attest
         self.drain_limit_s = drain_limit_s
         """For a drain that the coordinator asks for; a reload may change it."""
         self._log = structlog.get_logger("advertise")
@@ -98,6 +101,8 @@ class Advertise:
                 cancelled=ack.cancelled,
             )
         )
+        if self._attest:
+            self._attest.asked(ack.matrix)
         for directive in ack.directives:
             self._directed(directive)
         if self._hearing is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from agent import __version__
 from agent.core.attempt import Attempt
+from agent.core.attest.messages import Attestation
 from agent.core.health import HealthState
 from agent.core.metrics import Scene
 from agent.core.model import Outcome, Reason
@@ -60,7 +63,9 @@ class Overview:
         *,
         name: str,
         url: str,
+        attested: Mapping[str, Attestation] | None = None,
     ) -> None:
+        """`attested`: what the coordinator says of each device, live."""
         self._spine = spine
         self._herald = herald
         self._execute = execute
@@ -72,6 +77,7 @@ class Overview:
         self._pull = pull
         self._release = release
         self._docket = docket
+        self._attested = attested if attested is not None else {}
         self._name = name
         self._url = url
         self._started_at = spine.clock.wall()
@@ -157,11 +163,11 @@ class Overview:
                 detail=pool.detail or node.breakers[pool.name].tell(now),
                 determinism=pool.determinism if pool.ready and not pool.programs else "",
                 gates=tuple(node.pool_gates(pool.name, now)),
+                expected_bytes=self._release.taken(pool.name).expected_bytes,
+                measured_bytes=self._release.taken(pool.name).measured_bytes,
                 unloads=self._release.unloads(pool.name),
                 released=self._release.released(pool.name),
             )
-                expected_bytes=self._release.taken(pool.name).expected_bytes,
-                measured_bytes=self._release.taken(pool.name).measured_bytes,
             for pool in node.pools.values()
         ]
 
@@ -180,8 +186,11 @@ class Overview:
                     state=standing.state if standing else HealthState.UNKNOWN,
                     findings=standing.findings if standing else (),
                     detail=standing.detail if standing else "",
+                    last_xid=self._probe.last_xid(gpu.uuid),
                     paused=pause is not None,
                     paused_s=None if until is None else max(0.0, until - now),
+                    doubts=standing.doubts if standing else (),
+                    attestation=self._attested.get(gpu.uuid),
                 )
             )
         return found

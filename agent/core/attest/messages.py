@@ -80,7 +80,7 @@ class MatrixAsked(Value):
 
 
 class MatrixReady(Up):
-    """The engine is loaded and the devices are idle; or `refusal` says why nothing will come."""
+    """The engine is loaded and the devices are idle; or `refusal` says, now or later, why nothing will come."""
 
     challenge_id: str
     free_bytes: tuple[Count, ...] = ()

@@ -141,13 +141,13 @@ class Attesting:
         return asked, self._book.decide(None)
 
     def ready(self, when: Instant, node_id: str, message: MatrixReady) -> Decision[MatrixGo]:
-        """Sets the sizes, and starts the clock. Raises Refused."""
+        """Sets the sizes, and starts the clock; a refusal, whenever it comes, ends the challenge. Raises Refused."""
         case = self._case(node_id, message.challenge_id)
-        if (before := case.before(message, Phase.READY)) is not None:
-            return self._book.decide(before)
         if message.refusal:
             self._close(when, node_id, case, plain(message.refusal, 300))
             return self._book.decide(MatrixGo())
+        if (before := case.before(message, Phase.READY)) is not None:
+            return self._book.decide(before)
         if len(message.free_bytes) != len(case.devices):
             raise bad_message(f"free_bytes of {len(message.free_bytes)} devices, where {len(case.devices)} were asked")
         case.works = tuple(

@@ -1,0 +1,35 @@
+"""Whatever computes matrix challenges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from agent.core.attest.messages import OpenedRow, Work
+
+
+class MatrixEngine(Protocol):
+    """Answers one challenge on several devices at once: prepare, commit, reread, open, in this order, then close.
+
+    Every method but close raises AttestError, and is over within its time, whatever a driver does.
+    """
+
+    async def prepare(self, devices: Sequence[str], columns: int) -> tuple[int, ...]:
+        """Load what is needed; returns what may be filled of each device, in bytes."""
+        ...
+
+    async def commit(self, seed: str, works: Sequence[Work], timeout_s: float) -> tuple[str, ...]:
+        """Compute; the roots of all devices, in order."""
+        ...
+
+    async def reread(self, seed: str, timeout_s: float) -> tuple[str, ...]:
+        """The roots over what was kept, under a new seed."""
+        ...
+
+    async def open(self, rows: Sequence[Sequence[int]], timeout_s: float) -> tuple[tuple[OpenedRow, ...], ...]:
+        """The rows that were drawn, of each device."""
+        ...
+
+    def close(self) -> None:
+        """Let go of all devices. Never waits, never raises; a new challenge may begin after it."""
+        ...

@@ -1,0 +1,156 @@
+"""Attest: shows the coordinator that a GPU is one, by a product of matrices that only a GPU computes in time.
+
+The devices take no new work meanwhile, and what runs on them ends first. Nothing here delays a beat: the engine is a
+process of its own, and what fails costs a verdict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import structlog
+
+from agent.core import events as ev
+from agent.core.attest.messages import (
+    CPU,
+    Attestation,
+    MatrixAgain,
+    MatrixAsked,
+    MatrixCommitted,
+    MatrixDrawn,
+    MatrixGo,
+    MatrixJudged,
+    MatrixOpened,
+    MatrixReady,
+    MatrixReread,
+    Standing,
+)
+from agent.core.errors import AttestError, LinkError
+from agent.core.model import Reason
+from agent.ports import MatrixEngine
+from agent.stages.calls import Caller, D, passes
+from agent.stages.spine import Spine
+
+ANSWER_S = 600.0
+"""For one answer of the engine; the coordinator gives up far sooner."""
+TRIES = 3
+"""Of a message whose answer was lost: the coordinator gives the same again, and starts no clock anew."""
+HELD = "the coordinator checks that it is a GPU; that takes a minute"
+OFF = "switched off by its owner (gpu.attest)"
+
+
+class Attest:
+    """One challenge at a time; while one runs, others are not heard: they come with every beat."""
+
+    def __init__(self, spine: Spine, caller: Caller, engine: MatrixEngine | None) -> None:
+        """`engine`: None where the owner wants no challenge."""
+        self._spine = spine
+        self._caller = caller
+        self._engine = engine
+        self._asked: asyncio.Queue[MatrixAsked] = asyncio.Queue(maxsize=1)
+        self._busy = ""
+        self._log = structlog.get_logger("attest")
+        self.found: dict[str, Attestation] = {}
+        """Device → what the coordinator said last."""
+
+    def asked(self, question: MatrixAsked | None) -> None:
+        """With the answer to a beat. What is being done, or waits to be, is not taken twice."""
+        if question and question.challenge_id != self._busy and self._asked.empty():
+            self._busy = question.challenge_id
+            self._asked.put_nowait(question)
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        while True:
+            question = await self._asked.get()
+            try:
+                await self._answer(question)
+            except LinkError as error:  # a new challenge comes with a beat
+                self._log.warning("attest.broken_off", challenge=question.challenge_id, detail=str(error))
+
+    async def _answer(self, question: MatrixAsked) -> None:
+        self._log.info("attest.asked", challenge=question.challenge_id, devices=question.devices)
+        if self._engine is None:
+            await self._refuse(question, OFF)
+            return
+        try:
+            with self._held(question.devices):
+                await self._idle(question)
+                await self._prove(question, self._engine)
+        except AttestError as error:
+            await self._refuse(question, str(error))
+        finally:
+            self._engine.close()
+
+    async def _prove(self, question: MatrixAsked, engine: MatrixEngine) -> None:
+        challenge = question.challenge_id
+        free = await engine.prepare(question.devices, question.columns)
+        go = await self._say(MatrixReady(challenge_id=challenge, free_bytes=free), MatrixGo)
+        if not go.seed:
+            return
+        roots = await engine.commit(go.seed, go.works, ANSWER_S)
+        again = await self._say(MatrixCommitted(challenge_id=challenge, roots=roots), MatrixAgain)
+        roots = await engine.reread(again.seed, ANSWER_S)
+        drawn = await self._say(MatrixReread(challenge_id=challenge, roots=roots), MatrixDrawn)
+        rows = await engine.open(drawn.rows, ANSWER_S)
+        judged = await self._say(MatrixOpened(challenge_id=challenge, rows=rows), MatrixJudged)
+        self._heard(judged.attestations)
+
+    def _heard(self, attestations: Sequence[Attestation]) -> None:
+        for it in attestations:
+            self.found[it.device] = it
+            well = it.standing in (Standing.ATTESTED, Standing.CPU)
+            (self._log.info if well else self._log.warning)(
+                "attest.judged",
+                device=it.device,
+                standing=it.standing.value,
+                gops=it.gops,
+                commit_ms=it.commit_ms,
+                reread_ms=it.reread_ms,
+                detail=it.detail,
+            )
+        self._spine.wake()
+
+    async def _refuse(self, question: MatrixAsked, why: str) -> None:
+        """Before the start that is an answer; later the coordinator finds out by the clock."""
+        self._log.warning("attest.refused", challenge=question.challenge_id, detail=why)
+        try:
+            await self._say(MatrixReady(challenge_id=question.challenge_id, refusal=why), MatrixGo)
+        except LinkError as error:
+            if passes(error):
+                raise
+
+    async def _say(self, message: MatrixReady | MatrixCommitted | MatrixReread | MatrixOpened, reply: type[D]) -> D:
+        """Ask again at once when the line breaks: the clock runs. Raises LinkError."""
+        for _ in range(TRIES - 1):
+            try:
+                return await self._caller.ask(message, reply)
+            except LinkError as error:
+                if not passes(error):
+                    raise
+        return await self._caller.ask(message, reply)
+
+    # ------------------------------------------------------------------ the devices
+
+    @contextmanager
+    def _held(self, devices: Sequence[str]) -> Iterator[None]:
+        """No new work comes to these GPUs meanwhile."""
+        gpus = tuple(device for device in devices if device != CPU)
+        shut = ev.DeviceGateChanged(devices=gpus, reason=Reason.ATTESTING, shut=True, detail=HELD)
+        self._spine.feed(shut)
+        try:
+            yield
+        finally:
+            self._spine.feed(replace(shut, shut=False))
+
+    async def _idle(self, question: MatrixAsked) -> None:
+        """Wait until nothing runs there. Raises AttestError after `answer_s`."""
+        gpus = [device for device in question.devices if device != CPU]
+        until = self._spine.clock.monotonic() + question.answer_s
+        while self._spine.node.on_devices(gpus):
+            if self._spine.clock.monotonic() >= until:
+                raise AttestError("what runs on these GPUs did not end in time")
+            await self._spine.changed()
