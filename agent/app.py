@@ -20,12 +20,12 @@ from agent.core.challenges import ProofStory
 from agent.core.errors import AgentError, ConfigError
 from agent.core.orders import PauseOrder, ResumeOrder
 from agent.core.status import Status, headline
+from agent.edges import metrics
 from agent.edges.clock import SystemClock
 from agent.edges.control import ControlServer
 from agent.edges.engines.build import PoolBuilder, build_pools
 from agent.edges.host import Host
 from agent.edges.logs import configure
-from agent.edges.metrics import MetricsServer
 from agent.edges.systemd import ServiceManager, keep_alive, keep_starting, watchdog_period_s
 from agent.stages.overview import Overview
 
@@ -48,6 +48,7 @@ class Daemon:
         self._log = structlog.get_logger("agent")
         self._stop = asyncio.Event()
         self._abort = asyncio.Event()
+        self._reloaded = asyncio.Event()
         self._parts: Parts | None = None
         self._waiting_for = ""
 
@@ -60,8 +61,6 @@ class Daemon:
             await control.start()  # first: it keeps a second daemon off this one's state
             stack.push_async_callback(control.close)
             self._parts = await self._started(stack)
-            if self._config.metrics.enabled and self._parts is not None:
-                await self._serve_metrics(stack, self._parts.overview)
             status = 0 if self._parts is None else await self._serve(self._parts)
         self._log.info("agent.stopped", status=status)
         return status
@@ -97,11 +96,6 @@ class Daemon:
             self._manager.status(f"waiting: {what}" if what else "starting")
         self._waiting_for = what
 
-    async def _serve_metrics(self, stack: contextlib.AsyncExitStack, overview: Overview) -> None:
-        metrics = MetricsServer(self._config.metrics.listen, overview.scene)
-        stack.push_async_callback(metrics.close)
-        await metrics.start()
-
     # ------------------------------------------------------------------ running
 
     async def _serve(self, parts: Parts) -> int:
@@ -109,6 +103,8 @@ class Daemon:
             async with asyncio.TaskGroup() as group:
                 running = [group.create_task(loop, name=name) for name, loop in parts.loops.items()]
                 running += [group.create_task(loop, name="manager") for loop in self._manager_loops(parts)]
+                serving = metrics.serve(lambda: self._config.metrics, parts.overview.scene, self._reloaded)
+                running.append(group.create_task(serving, name="metrics"))
                 self._manager.ready(headline(parts.overview.status()))
                 self._log.info("agent.ready", node=parts.spine.node.node_id)
                 await self._stop.wait()
@@ -182,11 +178,15 @@ class Daemon:
         configure(new.logs)
         drain_limit_s, failures = new.node.drain_limit_s, new.node.breaker_failures
         live = replace(
-            old, logs=new.logs, node=replace(old.node, drain_limit_s=drain_limit_s, breaker_failures=failures)
+            old,
+            logs=new.logs,
+            metrics=new.metrics,
+            node=replace(old.node, drain_limit_s=drain_limit_s, breaker_failures=failures),
         )
         changed = [name for name in new.__struct_fields__ if getattr(new, name) != getattr(old, name)]
         restart = [name for name in new.__struct_fields__ if getattr(new, name) != getattr(live, name)]
         self._config = live
+        self._reloaded.set()
         if self._parts is not None:
             self._parts.advertise.drain_limit_s = drain_limit_s
             self._parts.spine.feed(ev.BreakerLimitChanged(failures=failures))

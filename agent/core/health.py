@@ -73,6 +73,8 @@ class GpuHealth:
         self._was_lost = on_probation
         self._silent_since: float | None = None
         self._before: Gpu | None = None
+        self.last_xid: int | None = None
+        """The latest that was told of it, whatever it means."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -186,13 +188,14 @@ class Health:
     ) -> Moved | None:
         health = self.gpus.setdefault(gpu.uuid, GpuHealth())
         before = health.state
-        told = [finding for event in events if (finding := self._told(gpu, event)) is not None]
+        mine = [event for event in events if _is_of(event, gpu)]
+        for event in mine:
+            health.last_xid = event.code if event.kind is GpuEventKind.XID else health.last_xid
+        told = [finding for event in mine if (finding := self._told(gpu, event)) is not None]
         health.read(gpu, [*told, *beside], when, period_s)
         return None if health.state is before else Moved(gpu, before, health.state, health.findings)
 
     def _told(self, gpu: Gpu, event: GpuEvent) -> Finding | None:
-        if event.gpu_uuid != gpu.uuid and not _same_slot(event.pci_bus_id, gpu.pci_bus_id):
-            return None
         xid = judged(self._xids, event.code) if event.kind is GpuEventKind.XID and event.code is not None else None
         return told_by(event, gpu.uuid, xid)
 
@@ -205,6 +208,10 @@ def explained(health: GpuHealth) -> str:
     if health.on_probation:
         return "well again, and watched for a minute before it takes work"
     return "" if health.state is HealthState.HEALTHY else "no good reading of it so far, or none lately"
+
+
+def _is_of(event: GpuEvent, gpu: Gpu) -> bool:
+    return event.gpu_uuid == gpu.uuid or _same_slot(event.pci_bus_id, gpu.pci_bus_id)
 
 
 def _same_slot(one: str, other: str) -> bool:

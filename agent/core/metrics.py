@@ -17,7 +17,7 @@ from agent.core.health import HealthState
 from agent.core.intake import NodeState
 from agent.core.model import Outcome, Reason
 from agent.core.payloads import Judgement, Subject
-from agent.core.status import GpuStatus, Status
+from agent.core.status import GpuStatus, PoolStatus, Status
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MIB = 1 << 20
@@ -108,6 +108,15 @@ def _pools(read: Callable[[Scene, int], float]) -> Callable[[Scene], Iterable[Sa
     return samples
 
 
+def _taken(read: Callable[[PoolStatus], int | None]) -> Callable[[Scene], Iterable[Sample]]:
+    def samples(scene: Scene) -> Iterable[Sample]:
+        for pool in scene.status.pools:
+            if (size := read(pool)) is not None:
+                yield Sample(size, {"pool": pool.name})
+
+    return samples
+
+
 def _pool_idle(scene: Scene) -> Iterable[Sample]:
     for pool in scene.status.pools:
         for reason in dict.fromkeys(gate.reason for gate in pool.gates):
@@ -185,6 +194,15 @@ def _health(gpu: GpuStatus) -> Iterable[tuple[float, dict[str, str]]]:
     return ((gpu.state is state, {"state": state.value}) for state in HealthState)
 
 
+def _xids(scene: Scene) -> Iterable[Sample]:
+    """0 where none was told, as dcgm-exporter has it; nothing where nobody could have told."""
+    deaf = {"events", "kernel_log"} <= scene.report.absent.keys()
+    last = {gpu.uuid: gpu.last_xid for gpu in scene.status.gpus}
+    for gpu in scene.report.gpus:
+        if (code := last.get(gpu.uuid)) is not None or not deaf:
+            yield Sample(code or 0, _labels(gpu, scene))
+
+
 def _findings(gpu: GpuStatus) -> Iterable[tuple[float, dict[str, str]]]:
     return ((1, {"code": finding.code, "advice": finding.advice.value}) for finding in gpu.findings)
 
@@ -203,6 +221,18 @@ FAMILIES: Final = (
     Family("gpu_agent_pool_slots", "gauge", "Slots of a pool.", _pools(lambda s, n: s.status.pools[n].slots)),
     Family("gpu_agent_pool_busy", "gauge", "Slots that are taken.", _pools(lambda s, n: s.status.pools[n].busy)),
     Family("gpu_agent_pool_ready", "gauge", "1 when its engine is.", _pools(lambda s, n: s.status.pools[n].ready)),
+    Family(
+        "gpu_agent_pool_memory_bytes",
+        "gauge",
+        "The most that its engine was seen to take, on GPUs or on the processor.",
+        _taken(lambda pool: pool.measured_bytes),
+    ),
+    Family(
+        "gpu_agent_pool_memory_expected_bytes",
+        "gauge",
+        "What its model's header let expect.",
+        _taken(lambda pool: pool.expected_bytes),
+    ),
     Family("gpu_agent_pool_idle_reason", "gauge", "1 for every reason why this pool takes no task.", _pool_idle),
     Family("gpu_agent_link_up", "gauge", "1 when a session is open.", _one(lambda s: s.link.state == "open")),
     Family(
@@ -283,6 +313,7 @@ FAMILIES: Final = (
     _gpu(
         "DCGM_FI_DEV_FB_USED", "gauge", "Framebuffer memory used (in MiB).", lambda g: _mib(g.sample.memory_used_bytes)
     ),
+    Family("DCGM_FI_DEV_XID_ERRORS", "gauge", "Value of the last XID error encountered.", _xids),
     _gpu(
         "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS",
         "counter",

@@ -3,18 +3,36 @@ another address."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
 
+from agent.config import MetricsConfig
 from agent.core.loopback import is_loopback
 from agent.core.metrics import CONTENT_TYPE, Scene, exposition
 from agent.core.text import cause
 
 _SHUTDOWN_S = 2.0
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+async def serve(settings: Callable[[], MetricsConfig], scene: Callable[[], Scene], changed: asyncio.Event) -> None:
+    """Serve as `settings` says now, until cancelled; anew whenever `changed` is set and they did change."""
+    while True:
+        now = settings()
+        server = MetricsServer(now.listen, scene) if now.enabled else None
+        try:
+            if server is not None:
+                await server.start()
+            while settings() == now:
+                changed.clear()
+                await changed.wait()
+        finally:
+            if server is not None:
+                await server.close()
 
 
 class MetricsServer:

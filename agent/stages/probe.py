@@ -86,6 +86,10 @@ class Probe:
         """Which device nodes a GPU or slice has, by the latest reading: it may appear, or move, after the start."""
         return place_of(self.report, uuid)
 
+    def last_xid(self, uuid: str) -> int | None:
+        """The latest Xid that was told of a GPU."""
+        return self._vitals.last_xid(uuid)
+
     async def run(self) -> None:
         """Run until cancelled; the pools' engines run inside."""
         self._tell(GpuReport(), self.report)

@@ -60,6 +60,10 @@ class Vitals:
                 self._log.warning("gpu.doubted", uuid=uuid, doubts=codes, detail=found[uuid][0].evidence)
         self._doubts = found
 
+    def last_xid(self, uuid: str) -> int | None:
+        """The latest that was told of a GPU."""
+        return self._health.gpus[uuid].last_xid if uuid in self._health.gpus else None
+
     def _tell(self, moved: Moved) -> None:
         gpu, health = moved.gpu, self._health.gpus[moved.gpu.uuid]
         tell = self._log.info if moved.after is HealthState.HEALTHY else self._log.warning

@@ -286,3 +286,12 @@ def test_a_driver_that_was_replaced_on_the_disk_drains_every_gpu_until_a_reboot(
     assert (finding.code, finding.advice, finding.lasts) == ("driver_replaced", Advice.REBOOT, False)
     assert "the one on the disk is 580.2" in finding.evidence
     assert [it.after for it in see("570.1", CLEAR_SAMPLES)] == [H, H], "taken back: nothing is to be done any more"
+
+
+def test_the_last_xid_of_a_gpu_is_kept_also_one_that_says_nothing_of_the_card() -> None:
+    watched = Watched()
+    watched.see(gpu(), gpu("GPU-2"), events=[xid(31, "GPU-2")])
+    assert [watched.health.gpus[uuid].last_xid for uuid in ("GPU-1", "GPU-2")] == [None, 31]
+    watched.see(gpu(), gpu("GPU-2"), events=[xid(13, "GPU-2"), xid(43, "GPU-2")])
+    assert watched.health.gpus["GPU-2"].last_xid == 43
+    assert watched.see(gpu(), gpu("GPU-2")) is H

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,3 +73,19 @@ async def test_a_lost_and_a_paused_gpu_say_so_in_every_place_with_the_same_words
     assert "gpu.gpu_lost" in doctor
     code, told = await agent.verb("pause", "--gpu", "GPU-nobody")
     assert (code, "gpu-agent gpus" in told) == (1, True)
+
+
+async def test_changed_settings_of_the_metrics_hold_from_a_reload_on(world: World) -> None:
+    agent = await world.agent("")
+    await agent.saw("agent.ready")
+    before = agent.config.read_text()
+    agent.config.write_text(before.replace("[metrics]\nenabled = false", '[metrics]\nlisten = "127.0.0.1:0"'))
+    agent.signal(signal.SIGHUP)
+    assert "needs_restart" not in await agent.saw("config.reloaded")
+    url = (await agent.saw("metrics.served"))["url"]
+    await scraped(url, lambda found: "gpu_agent_build_info" in found)
+    agent.config.write_text(before)
+    agent.signal(signal.SIGHUP)
+    await agent.saw("config.reloaded", 2)
+    with pytest.raises(aiohttp.ClientConnectionError):
+        await scraped(url, lambda _: False)  # until it is closed

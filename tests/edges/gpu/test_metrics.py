@@ -49,7 +49,10 @@ def scene(seen: GpuReport, **changes: object) -> Scene:
         ended=(Ended(outcome=Outcome.FAILED, reason=Reason.ENGINE_CRASHED, count=3),),
     )
     pools = tuple(
-        msgspec.structs.replace(pool, gates=(Gate(reason=Reason.POOL_NOT_READY),) * 2) for pool in STATUS.pools
+        msgspec.structs.replace(
+            pool, gates=(Gate(reason=Reason.POOL_NOT_READY),) * 2, measured_bytes=3 << 30, expected_bytes=2 << 30
+        )
+        for pool in STATUS.pools
     )
     status = msgspec.structs.replace(STATUS, **{"gpus": gpus, "totals": totals, "pools": pools, **changes})
     return Scene(status, seen, 'a "quoted\\host\n')
@@ -136,12 +139,36 @@ def test_the_path_of_a_task_is_told_in_base_units(values: Values) -> None:
     assert one(values, "gpu_agent_pool_idle_reason", pool="main", reason="pool_not_ready") == 1
 
 
+def test_what_engines_take_of_memory_stands_beside_what_was_expected(values: Values) -> None:
+    assert one(values, "gpu_agent_pool_memory_bytes", pool="main") == 3 << 30
+    assert one(values, "gpu_agent_pool_memory_expected_bytes", pool="main") == 2 << 30
+
+
 def test_the_health_of_a_gpu_is_one_of_its_states_and_its_findings_say_what_to_do(values: Values) -> None:
     assert one(values, "gpu_agent_gpu_health", gpu="0", state="lost") == 1
     assert one(values, "gpu_agent_gpu_health", gpu="1", state="healthy") == 1
     assert sum(values["gpu_agent_gpu_health"].values()) == 8
     assert one(values, "gpu_agent_gpu_finding", gpu="0", code="xid_79", advice="reboot") == 1
     assert one(values, "gpu_agent_gpu_paused", gpu="0") == 1
+
+
+def test_the_last_xid_is_told_and_0_means_none_where_somebody_would_have_told(in_process) -> None:
+    seen = report(in_process)
+    gpus = tuple(
+        GpuStatus(
+            uuid=gpu.uuid,
+            name=gpu.name,
+            index=gpu.index,
+            state=HealthState.HEALTHY,
+            last_xid=31 if gpu.index == 2 else None,
+        )
+        for gpu in seen.gpus
+    )
+    told = parsed(exposition(scene(seen, gpus=gpus)))
+    assert one(told, "DCGM_FI_DEV_XID_ERRORS", gpu="2") == 31
+    assert one(told, "DCGM_FI_DEV_XID_ERRORS", gpu="0") == 0
+    deaf = msgspec.structs.replace(seen, absent={"events": "not supported", "kernel_log": "no permission"})
+    assert len(parsed(exposition(scene(deaf, gpus=gpus)))["DCGM_FI_DEV_XID_ERRORS"]) == 1
 
 
 def test_no_task_makes_a_series(in_process) -> None:
