@@ -159,7 +159,7 @@ class Composer:
     async def _open(self) -> Edges:
         config = self._config
         identity = await self._when_there_is_room(lambda: join(config, self._name, self._clock, self._rng))
-        outbox, proofs = await self._outbox(), await self._proofs()
+        outbox, proofs = await self._outbox(), await self._proofs(identity.node_id)
         gpu = self._gpu()
         self._stack.push_async_callback(gpu.close)
         seen = await self._first_look(gpu)
@@ -196,10 +196,10 @@ class Composer:
         self._stack.push_async_callback(outbox.close)
         return outbox
 
-    async def _proofs(self) -> SqliteProofs:
+    async def _proofs(self, node_id: str) -> SqliteProofs:
         path = self._config.node.state_dir / PROOFS_NAME
         proofs = await self._when_there_is_room(
-            lambda: SqliteProofs.open(path, lambda what: self._damaged(what, "proofs.recovered"))
+            lambda: SqliteProofs.open(path, lambda what: self._damaged(what, "proofs.recovered"), node_id)
         )
         self._stack.push_async_callback(proofs.close)
         return proofs

@@ -30,8 +30,10 @@ _SCHEMA = (
             outcome TEXT NOT NULL, due_at REAL NOT NULL, line TEXT NOT NULL
         ) STRICT""",
         "CREATE INDEX asked ON challenges (due_at) WHERE outcome = 'asked'",
+        # A node that is enrolled anew has another id, and serials that begin again.
         """CREATE TABLE judgements (
-            serial INTEGER PRIMARY KEY, slashed_micros INTEGER NOT NULL, body TEXT NOT NULL, signed TEXT NOT NULL
+            seq INTEGER PRIMARY KEY, node_id TEXT NOT NULL, serial INTEGER NOT NULL, slashed_micros INTEGER NOT NULL,
+            body TEXT NOT NULL, signed TEXT NOT NULL, UNIQUE (node_id, serial)
         ) STRICT""",
         # What lines are counted as outlives the lines.
         "CREATE TABLE outcomes (outcome TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT",
@@ -46,13 +48,16 @@ _SCHEMA = (
 class SqliteProofs:
     """The port `Proofs`."""
 
-    def __init__(self, database: Database, kept_lines: int) -> None:
+    def __init__(self, database: Database, node_id: str, kept_lines: int) -> None:
         self._database = database
+        self._node_id = node_id
         self._kept_lines = kept_lines
 
     @classmethod
-    async def open(cls, path: Path, recovered: Callable[[str], None], *, kept_lines: int = KEPT_LINES) -> SqliteProofs:
-        """Open or create the database at `path`. Raises StorageError.
+    async def open(
+        cls, path: Path, recovered: Callable[[str], None], node_id: str, *, kept_lines: int = KEPT_LINES
+    ) -> SqliteProofs:
+        """Open or create the database at `path`; serial and stake are told of `node_id`. Raises StorageError.
 
         A damaged file is put aside for an empty one, now or at any later time; `recovered` is told so, on this loop.
         """
@@ -61,27 +66,48 @@ class SqliteProofs:
         def tell(what: str) -> None:
             loop.call_soon_threadsafe(recovered, what)
 
-        return cls(await asyncio.to_thread(Database, path, _SCHEMA, tell), kept_lines)
+        return cls(await asyncio.to_thread(Database, path, _SCHEMA, tell), node_id, kept_lines)
 
     async def note(self, lines: Sequence[ChallengeLine]) -> ProofTotals:
         """See the port."""
-        return await self._database.run_unflushed(lambda file: _note(file, lines, self._kept_lines))
+        return await self._database.run_unflushed(lambda file: self._note(file, lines))
 
     async def keep(self, judgement: Signed, body: wire.JudgementBody) -> ProofTotals:
         """See the port."""
-        return await self._database.run(lambda file: _keep(file, judgement, body, self._kept_lines))
+        return await self._database.run(lambda file: self._keep(file, judgement, body))
 
     async def recall(self, now: float) -> tuple[ProofTotals, Sequence[ChallengeLine]]:
         """See the port."""
-        return await self._database.run_unflushed(lambda file: _recall(file, now, self._kept_lines))
+        return await self._database.run_unflushed(lambda file: self._recall(file, now))
 
     async def story(self, limit: int) -> ProofStory:
         """See the port."""
-        return await self._database.read(lambda file: _story(file, limit))
+        return await self._database.read(lambda file: _story(file, limit, self._node_id))
 
     async def close(self) -> None:
         """Finish what was asked for, then close. Idempotent."""
         await self._database.close()
+
+    # ----------------------------------------------------------------- inside a transaction
+
+    def _note(self, file: sqlite3.Connection, lines: Sequence[ChallengeLine]) -> ProofTotals:
+        for line in lines:
+            _note_one(file, line, self._kept_lines)
+        return _totals(file, self._node_id)
+
+    def _keep(self, file: sqlite3.Connection, judgement: Signed, body: wire.JudgementBody) -> ProofTotals:
+        latest = "SELECT coalesce(max(serial), 0) FROM judgements WHERE node_id = ?"
+        (serial,) = file.execute(latest, (body.node_id,)).fetchone()
+        if body.serial == serial + 1:  # else it is there, or those before it went with a damaged file and come again
+            _keep_one(file, judgement, body, self._kept_lines)
+        return _totals(file, self._node_id)
+
+    def _recall(self, file: sqlite3.Connection, now: float) -> tuple[ProofTotals, list[ChallengeLine]]:
+        asked = [_line(text) for (text,) in file.execute("SELECT line FROM challenges WHERE outcome = 'asked'")]
+        late = [line for line in asked if line.due_at <= now]
+        missed = ChallengeOutcome.MISSED
+        totals = self._note(file, [msgspec.structs.replace(line, outcome=missed, detail=AWAY) for line in late])
+        return totals, [line for line in asked if line.due_at > now]
 
 
 def read_proofs(path: Path, limit: int) -> ProofStory:
@@ -95,12 +121,6 @@ def read_slashes(path: Path, limit: int) -> Sequence[wire.JudgementBody]:
 
 
 # --------------------------------------------------------------------------- work inside a transaction
-
-
-def _note(file: sqlite3.Connection, lines: Sequence[ChallengeLine], kept_lines: int) -> ProofTotals:
-    for line in lines:
-        _note_one(file, line, kept_lines)
-    return _totals(file)
 
 
 def _note_one(file: sqlite3.Connection, line: ChallengeLine, kept_lines: int) -> None:
@@ -121,47 +141,39 @@ def _note_one(file: sqlite3.Connection, line: ChallengeLine, kept_lines: int) ->
         file.execute("DELETE FROM challenges WHERE seq <= ? AND outcome <> 'asked'", (seq - kept_lines,))
 
 
-def _keep(file: sqlite3.Connection, judgement: Signed, body: wire.JudgementBody, kept_lines: int) -> ProofTotals:
-    (latest,) = file.execute("SELECT coalesce(max(serial), 0) FROM judgements").fetchone()
-    if body.serial == latest + 1:  # else it is there, or those before it went with a damaged file and come again
-        file.execute(
-            "INSERT INTO judgements VALUES (?, ?, ?, ?)",
-            (body.serial, body.slashed_micros, _json(body), _json(judgement)),
-        )
-        file.execute(
-            "INSERT INTO sorts VALUES (?, ?, 1, ?) ON CONFLICT DO UPDATE SET count = count + 1, "
-            "slashed_micros = slashed_micros + excluded.slashed_micros",
-            (body.subject.value, body.judgement.value, body.slashed_micros),
-        )
-        if body.serial % _LOOK_EVERY == 0:
-            file.execute("DELETE FROM judgements WHERE serial <= ?", (body.serial - kept_lines,))
-    return _totals(file)
+def _keep_one(file: sqlite3.Connection, judgement: Signed, body: wire.JudgementBody, kept_lines: int) -> None:
+    (seq,) = file.execute(
+        "INSERT INTO judgements (node_id, serial, slashed_micros, body, signed) VALUES (?, ?, ?, ?, ?) RETURNING seq",
+        (body.node_id, body.serial, body.slashed_micros, _json(body), _json(judgement)),
+    ).fetchall()[0]
+    file.execute(
+        "INSERT INTO sorts VALUES (?, ?, 1, ?) ON CONFLICT DO UPDATE SET count = count + 1, "
+        "slashed_micros = slashed_micros + excluded.slashed_micros",
+        (body.subject.value, body.judgement.value, body.slashed_micros),
+    )
+    if seq % _LOOK_EVERY == 0:
+        file.execute("DELETE FROM judgements WHERE seq <= ?", (seq - kept_lines,))
 
 
-def _recall(file: sqlite3.Connection, now: float, kept_lines: int) -> tuple[ProofTotals, list[ChallengeLine]]:
-    asked = [_line(text) for (text,) in file.execute("SELECT line FROM challenges WHERE outcome = 'asked'")]
-    late = [line for line in asked if line.due_at <= now]
-    missed = ChallengeOutcome.MISSED
-    totals = _note(file, [msgspec.structs.replace(line, outcome=missed, detail=AWAY) for line in late], kept_lines)
-    return totals, [line for line in asked if line.due_at > now]
-
-
-def _story(file: sqlite3.Connection, limit: int) -> ProofStory:
+def _story(file: sqlite3.Connection, limit: int, node_id: str | None = None) -> ProofStory:
     lines = file.execute("SELECT line FROM challenges ORDER BY seq DESC LIMIT ?", (limit,))
     return ProofStory(
-        totals=_totals(file),
+        totals=_totals(file, node_id),
         challenges=tuple(_line(text) for (text,) in lines),
         judgements=tuple(_judgements(file, limit)),
     )
 
 
 def _judgements(file: sqlite3.Connection, limit: int, which: str = "") -> list[wire.JudgementBody]:
-    query = f"SELECT body FROM judgements {which} ORDER BY serial DESC LIMIT ?"  # noqa: S608
+    query = f"SELECT body FROM judgements {which} ORDER BY seq DESC LIMIT ?"  # noqa: S608
     return [_body(text) for (text,) in file.execute(query, (limit,))]
 
 
-def _totals(file: sqlite3.Connection) -> ProofTotals:
-    latest = file.execute("SELECT body FROM judgements ORDER BY serial DESC LIMIT 1").fetchone()
+def _totals(file: sqlite3.Connection, node_id: str | None) -> ProofTotals:
+    """`node_id` None: of the node that was judged last."""
+    latest = file.execute(
+        "SELECT body FROM judgements WHERE node_id = coalesce(?, node_id) ORDER BY seq DESC LIMIT 1", (node_id,)
+    ).fetchone()
     body = _body(latest[0]) if latest else None
     sorts = file.execute("SELECT subject, judgement, count, slashed_micros FROM sorts").fetchall()
     outcomes = file.execute("SELECT outcome, count FROM outcomes WHERE count > 0")

@@ -266,7 +266,7 @@ class Opener:
         self._docket.note(
             ChallengeLine(
                 challenge_id=challenge.challenge_id,
-                task_id=challenge.key.task_id,
+                task_id=line(challenge.key.task_id, ID_CHARS),
                 attempt=challenge.key.attempt,
                 fence=challenge.key.fence,
                 kind=challenge.kind,

@@ -15,6 +15,7 @@ from agent.core.challenges import ChallengeLine, ChallengeOutcome, ProofStory
 from agent.core.payloads import Judgement, Subject
 from agent.edges.proofs import SqliteProofs, read_proofs, read_slashes
 from agent.edges.signing import KeyPair
+from tests.builders import NODE
 from tests.fakes.examiner import judgement
 
 KEYS = KeyPair.generate()
@@ -52,7 +53,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def proofs(path: Path):
-    opened = await SqliteProofs.open(path, sound)
+    opened = await SqliteProofs.open(path, sound, NODE)
     yield opened
     await opened.close()
 
@@ -85,12 +86,24 @@ async def test_a_start_finds_what_is_still_asked_and_what_time_has_taken(path: P
     await proofs.note([line(1, due_at=1500.0), line(2, due_at=3000.0), line(3, OPENED)])
     await keep(proofs, 1)
     await proofs.close()
-    again = await SqliteProofs.open(path, sound)
+    again = await SqliteProofs.open(path, sound, NODE)
     totals, asked = await again.recall(2000.0)
     assert ([it.challenge_id for it in asked], totals.serial) == (["c2"], 1)
     assert totals.challenges == {ASKED: 1, OPENED: 1, MISSED: 1}
     (missed,) = [it for it in (await again.story(9)).challenges if it.outcome is MISSED]
     assert "did not run" in missed.detail
+    await again.close()
+
+
+async def test_a_node_that_is_enrolled_anew_is_judged_from_the_first_again(path: Path, proofs: SqliteProofs) -> None:
+    await keep(proofs, 1, stake_micros=3)
+    await proofs.close()
+    again = await SqliteProofs.open(path, sound, "node-2")
+    totals, _ = await again.recall(0.0)
+    assert (totals.serial, totals.stake_micros) == (0, None)
+    totals = await keep(again, 1, node_id="node-2", stake_micros=9)
+    assert (totals.serial, totals.stake_micros) == (1, 9)
+    assert len((await again.story(9)).judgements) == 2
     await again.close()
 
 
@@ -103,7 +116,7 @@ async def test_a_judgement_that_was_kept_survives_a_killed_process(path: Path) -
         "from agent.core.model import Signed\n"
         "from agent.edges.proofs import SqliteProofs\n"
         "async def main():\n"
-        "    proofs = await SqliteProofs.open(Path(sys.argv[1]), print)\n"
+        "    proofs = await SqliteProofs.open(Path(sys.argv[1]), print, 'node-1')\n"
         "    signed = msgspec.json.decode(sys.argv[2], type=Signed)\n"
         "    await proofs.keep(signed, msgspec.json.decode(signed.payload, type=wire.JudgementBody))\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -116,7 +129,7 @@ async def test_a_judgement_that_was_kept_survives_a_killed_process(path: Path) -
 
 
 async def test_old_lines_go_and_stay_counted(path: Path) -> None:
-    proofs = await SqliteProofs.open(path, sound, kept_lines=100)
+    proofs = await SqliteProofs.open(path, sound, NODE, kept_lines=100)
     await proofs.note([line(0)])  # one that is still asked stays, however old
     for start in range(1, 400, 50):
         await proofs.note([line(number, OPENED) for number in range(start, start + 50)])
@@ -133,14 +146,14 @@ async def test_old_lines_go_and_stay_counted(path: Path) -> None:
 
 
 async def test_a_damaged_file_is_put_aside_and_all_judgements_are_asked_for_again(path: Path) -> None:
-    first = await SqliteProofs.open(path, sound)
+    first = await SqliteProofs.open(path, sound, NODE)
     await first.note([line(1, OPENED)])
     await keep(first, 1)
     await first.close()
     raw = path.read_bytes()
     path.write_bytes(raw[: 2 * 4096] + b"\xa5" * 4096 + raw[3 * 4096 :])
     told: list[str] = []
-    again = await SqliteProofs.open(path, told.append)
+    again = await SqliteProofs.open(path, told.append, NODE)
     totals, _ = await again.recall(0.0)
     assert totals.serial == 0
     assert (await keep(again, 2)).serial == 0
