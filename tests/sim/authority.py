@@ -40,6 +40,10 @@ class NoBlobs:
         raise AssertionError(blob)
 
 
+class NoExhibits:
+    """Nothing is challenged in the simulation."""
+
+
 class WatchedDesk(Desk):
     """Shows every decision to the truth before it is carried out."""
 
@@ -70,7 +74,7 @@ class Authority:
         self.store = SimStore(self.disk, self._chance, self._broken)
         self.book = Book(self._rules, KEY, partial(sign, KEY), verify)
         restore(self.book, Instant(self.clock.monotonic(), int(self.clock.wall())), self.disk.remembered())
-        self.desk = WatchedDesk(self.book, self.store, NoBlobs(), self.clock)  # type: ignore[arg-type]
+        self.desk = WatchedDesk(self.book, self.store, NoBlobs(), NoExhibits(), self.clock)  # type: ignore[arg-type]
         self.desk.truth = world.truth
         self.sessions = Sessions(world.plan.session_s, 60.0, self._chance.randbytes)
         self.reception = Reception(self.desk, self.sessions, self.clock)
