@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from typing import NamedTuple
 
 from agent.core.errors import ProofError
 from agent.core.model import Blob
+from agent.core.wire import ReceiptBundle
 from agent.devnet.bundles import bundle_of
-from agent.devnet.core.proofs import cases, opening
+from agent.devnet.core.proofs import canaries, cases, opening
+from agent.devnet.core.proofs.canaries import Canary
 from agent.devnet.core.proofs.level_two import Found, evidence_of, look
 from agent.devnet.core.proofs.records import Case
 from agent.devnet.core.records import Settlement
 from agent.devnet.core.rules import Refused
 from agent.devnet.desk import Desk
-from agent.devnet.keys import verify
+from agent.devnet.keys import KeyPair, verify
 from agent.devnet.store import settlement_of
 
 logger = logging.getLogger(__name__)
@@ -25,6 +28,8 @@ class _Looked(NamedTuple):
     found: Found
     evidence: bytes | None
     """What validators are to read; None when none is needed."""
+    canary: Canary | None = None
+    """A wrong answer that was made of it, for other validators."""
 
 
 class Examiner:
@@ -56,6 +61,8 @@ class Examiner:
             return
         decision = opening.examined(desk.book, desk.when(), case.case_id, looked.found, evidence)
         await desk.carry_out(decision)
+        if looked.canary is not None:
+            await self._give_out(looked.canary)
         after = desk.book.docket.cases[case.case_id]
         logger.info("case.examined %s node=%s state=%s %s", case.case_id, case.node_id, after.state, after.detail)
 
@@ -63,7 +70,20 @@ class Examiner:
         bundle = bundle_of(self._desk, settlement, case)
         found = look(bundle, verify, () if case.whole else cases.asked_leaves(case))
         wanted = opening.goes_on(found, self._desk.book.rules.proofs)
-        return _Looked(found, evidence_of(bundle) if wanted else None)
+        return _Looked(found, evidence_of(bundle), self._canary(case, bundle)) if wanted else _Looked(found, None)
+
+    def _canary(self, case: Case, bundle: ReceiptBundle) -> Canary | None:
+        chance, book = secrets.token_bytes(64), self._desk.book
+        if not canaries.wanted(chance, book.rules.proofs.canary_micros):
+            return None
+        node = KeyPair(secrets.token_bytes(32))
+        ours, its = canaries.Keys(book.key, book.sign), canaries.Keys(node.public, node.sign)
+        return canaries.made_of(case, bundle, verify, ours, its, chance[8:])
+
+    async def _give_out(self, canary: Canary) -> None:
+        desk = self._desk
+        evidence = await desk.exhibits.write(evidence_of(canary.bundle))
+        await desk.carry_out(canaries.give_out(desk.book, desk.when(), canary, evidence))
 
     async def _kept(self, looked: _Looked) -> Blob | None:
         return None if looked.evidence is None else await self._desk.exhibits.write(looked.evidence)

@@ -215,13 +215,18 @@ def _amount_micros(book: Book, body: ResultBody) -> int:
     return price_micros(body.usage, book.rules.price_micros_per_million_tokens)
 
 
+def receipt_id_of(node_id: str, idem_key: str, result_sha256: str) -> str:
+    """A receipt's id follows from what it is for."""
+    return "r-" + hashlib.sha256(f"{node_id}\0{idem_key}\0{result_sha256}".encode()).hexdigest()[:24]
+
+
 def _receipt_body(
     book: Book, when: Instant, node_id: str, delivered: Delivered, status: ReceiptStatus, detail: str
 ) -> ReceiptBody:
     body = delivered.body
     pays = status is ReceiptStatus.ACCEPTED and body.outcome is Outcome.SUCCEEDED
     return ReceiptBody(
-        receipt_id="r-" + hashlib.sha256(f"{node_id}\0{body.idem_key}\0{delivered.sha256}".encode()).hexdigest()[:24],
+        receipt_id=receipt_id_of(node_id, body.idem_key, delivered.sha256),
         node_id=node_id,
         task_id=body.task_id,
         attempt=body.attempt,

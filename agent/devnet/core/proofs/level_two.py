@@ -5,6 +5,8 @@ Pure, but slow: 20 ms for 1,024 tokens. It is called from a thread.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from agent.core.checks.claim import claim_with, without_model
@@ -16,10 +18,11 @@ from agent.core.model import Value
 from agent.core.payloads import ReceiptBundle, RecomputedLeaf
 from agent.core.proof.header import Header
 from agent.core.proof.leaves import Leaf
-from agent.core.proof.opening import OpenedTranscript, read_opening
+from agent.core.proof.opening import AnyLeaf, OpenedTranscript, read_opening
 from agent.core.proof.receipt import Case, read_case
 from agent.core.proof.signed import Verify
 
+FEWEST_TOKENS = 16
 UNVERIFIABLE = "U"
 """The class of engines that cannot be asked for the same again."""
 
@@ -55,10 +58,18 @@ def look(bundle: ReceiptBundle, verify: Verify, asked: tuple[int, ...] = ()) -> 
     if lacking:
         return Found(fault="not all leaves that were asked for are shown")
     found = _drawn(case, opened)
-    digests = tuple(
-        RecomputedLeaf(leaf=chunk.leaf, sha256=figures_sha256(chunk.positions)) for chunk in chunks(opened.leaves)
+    return msgspec.structs.replace(
+        found, figures=figures_of(opened.leaves), determinism=getattr(case.header, "determinism", "")
     )
-    return msgspec.structs.replace(found, figures=digests, determinism=getattr(case.header, "determinism", ""))
+
+
+def figures_of(leaves: Sequence[AnyLeaf]) -> tuple[RecomputedLeaf, ...]:
+    """Digests of what is claimed of each leaf that is long enough for no two computations to come to the same bits."""
+    return tuple(
+        RecomputedLeaf(leaf=chunk.leaf, sha256=figures_sha256(chunk.positions))
+        for chunk in chunks(leaves)
+        if len(chunk.positions) >= FEWEST_TOKENS
+    )
 
 
 def repeatable(header: object) -> bool:

@@ -1,0 +1,259 @@
+"""Answers that are known to be wrong, given to validators like any other: who passes one did not look.
+
+Made from a right one whose opening lies here. Of about half of its leaves the claimed distributions are sharpened or
+flattened, each by as much as the draw allows: the seed still draws every token, every share still adds up, and only the
+model itself tells that these are not its figures. The rest, and who signed what, is as of any node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import msgspec
+
+from agent.core.checks.claim import Claim, claim_with, sampler_of, without_model
+from agent.core.checks.claims import Position, Sampler, chunks
+from agent.core.checks.draw import uniforms
+from agent.core.checks.forward import check_closeness
+from agent.core.checks.sampling import drawn
+from agent.core.checks.verdict import Thresholds, Verdict, allowance, judge
+from agent.core.model import Blob, LeaseKey, Signed
+from agent.core.payloads import ReceiptBundle, RecomputedLeaf, Role
+from agent.core.proof.commitment import commit
+from agent.core.proof.drawing import MILLION, is_drawn
+from agent.core.proof.header import ProofKind
+from agent.core.proof.leaves import Leaf, read_leaf
+from agent.core.proof.merkle import HASH_BYTES, leaf_hash, root
+from agent.core.proof.opening import open_leaves
+from agent.core.proof.receipt import Case as Receipt
+from agent.core.proof.receipt import read_case
+from agent.core.proof.signed import Sign, Verify, seal
+from agent.core.proof.transcript import Transcript, TranscriptBuilder
+from agent.core.wire import encode
+from agent.devnet.core.book import Book
+from agent.devnet.core.effects import Decision
+from agent.devnet.core.granting import conclude
+from agent.devnet.core.presence import node_id_of
+from agent.devnet.core.proofs import cases, validating
+from agent.devnet.core.proofs.level_two import figures_of
+from agent.devnet.core.proofs.records import Case, CaseState
+from agent.devnet.core.rules import Instant
+from agent.devnet.core.settling import receipt_id_of
+
+OFF = 1.0
+"""Mean difference of a forged leaf of 32 tokens from the right one: more than the widest limit (0.60) and honest noise
+(0.2) together."""
+FEWEST_TOKENS = 16
+"""Leaves that are shorter are judged with their neighbours."""
+_FACTORS = (1.4, 0.7, 1.8, 0.55, 2.4, 0.4, 3.2, 0.3)
+"""By which log-probabilities are multiplied, the gentlest first."""
+_TRIES = 64
+"""In units of 1 / rate: so many roots are tried until the promised beacon draws one."""
+_PREVIOUS = slice(5, 5 + HASH_BYTES)
+"""Where a leaf names the one before."""
+
+
+class Keys(NamedTuple):
+    """Who signs."""
+
+    public: str
+    sign: Sign
+
+
+class Canary(NamedTuple):
+    """Evidence that looks like any other."""
+
+    bundle: ReceiptBundle
+    case: Case
+    """Without its evidence, which is not written down yet."""
+    figures: tuple[RecomputedLeaf, ...]
+
+
+class _Token(NamedTuple):
+    token_id: int | None
+    top_ids: Sequence[int]
+    top_logprobs: Sequence[float]
+    text: str = ""
+
+
+def wanted(chance: bytes, canary_micros: int) -> bool:
+    """Whether to make one beside a real case. `chance`: 32 fresh random bytes."""
+    return int.from_bytes(chance[:8], "little") * MILLION < canary_micros << 64
+
+
+def made_of(
+    source: Case, bundle: ReceiptBundle, verify: Verify, coordinator: Keys, node: Keys, chance: bytes
+) -> Canary | None:
+    """A wrong answer made of the right one in `bundle`, whose leaves are all opened; None where that cannot be done
+    unseen. `node` is a fresh pair of keys. Slow: it is called from a thread.
+    """
+    receipt = read_case(bundle, verify)
+    claim, sampler = _suitable(receipt)
+    if claim is None or sampler is None or source.beacon is None:
+        return None
+    forged = _forged(claim, sampler, chance)
+    transcript = _drawn(source, _transcript(claim, forged), set(forged)) if forged else None
+    if transcript is None or not _unseen(receipt, claim, transcript):
+        return None
+    return _signed(source, receipt, claim, transcript, coordinator, node)
+
+
+def give_out(book: Book, when: Instant, canary: Canary, evidence: Blob) -> Decision[None]:
+    """The canary is written down: ask validators."""
+    if canary.case.case_id not in book.docket.cases and canary.case.task_id not in book.docket.canary_of:
+        case = msgspec.structs.replace(canary.case, evidence=evidence)
+        cases.add(book, case)
+        validating.begin(book, when, case, canary.figures, case.determinism)
+    return conclude(book, when, None)
+
+
+# --------------------------------------------------------------------------- figures
+
+
+def _suitable(receipt: Receipt) -> tuple[Claim | None, Sampler | None]:
+    """Every token shown, and drawn by a sampler that can be replayed: so everybody can repeat every leaf."""
+    opened = receipt.opened
+    claim = claim_with(receipt, opened.leaves) if opened and opened.whole else None
+    if claim is None or claim.header.proof_kind is not ProofKind.TOKENS_F32 or not claim.header.n_probs:
+        return None, None
+    if sum(len(chunk.positions) for chunk in chunks(claim.leaves)) < FEWEST_TOKENS:
+        return None, None
+    return claim, sampler_of(claim.header)
+
+
+def _forged(claim: Claim, sampler: Sampler, chance: bytes) -> dict[int, tuple[Position, ...]]:
+    """Leaf → its forged positions: half of the leaves, two at least, as chance would have it."""
+    numbers = list(islice(uniforms(sampler.seed), claim.header.completion_tokens))
+    every = chunks(claim.leaves)
+    most = max(-(-len(every) // 2), 2)
+    found: dict[int, tuple[Position, ...]] = {}
+    for chunk in sorted(every, key=lambda it: hashlib.sha256(chance + it.leaf.to_bytes(4, "little")).digest()):
+        scale = allowance(len(chunk.positions))
+        places = zip(chunk.positions, numbers[chunk.start :], strict=False)
+        positions = tuple(_bent(position, sampler, number, scale) for position, number in places)
+        if len(found) < most and check_closeness(positions, chunk.positions).mean >= OFF * scale:
+            found[chunk.leaf] = positions
+    return found
+
+
+def _bent(position: Position, sampler: Sampler, number: float, scale: float) -> Position:
+    """The same candidates with other shares, from which the seed still draws the same token."""
+    before, best, most = drawn(position, sampler, number), position, 0.0
+    for bent in _scaled(position):
+        off = check_closeness([bent], [position]).mean
+        if off > most and drawn(bent, sampler, number) is before:
+            best, most = bent, off
+            if off >= 1.5 * OFF * scale:
+                break
+    return best
+
+
+def _scaled(position: Position) -> Iterator[Position]:
+    """Sharpened and flattened; what all listed candidates have together stays as it is."""
+    whole = math.fsum(map(math.exp, position.logprobs))
+    for factor in _FACTORS:
+        scaled = [factor * one for one in position.logprobs]
+        shift = math.log(whole) - math.log(math.fsum(map(math.exp, scaled)))
+        yield position._replace(logprobs=_rounded([one + shift for one in scaled]))
+
+
+def _rounded(values: Sequence[float]) -> tuple[float, ...]:
+    layout = f"<{len(values)}f"
+    rounded: tuple[float, ...] = struct.unpack(layout, struct.pack(layout, *values))
+    return rounded
+
+
+# --------------------------------------------------------------------------- leaves
+
+
+def _transcript(claim: Claim, forged: dict[int, tuple[Position, ...]]) -> list[bytes]:
+    end = claim.leaves[-1]
+    builder = TranscriptBuilder(max(len(it.ids) for chunk in chunks(claim.leaves) for it in chunk.positions))
+    for chunk in chunks(claim.leaves):
+        for position in forged.get(chunk.leaf, chunk.positions):
+            builder.add(_Token(position.token, position.ids, position.logprobs))
+    return list(builder.finish(end.end_logprob if isinstance(end, Leaf) else None).leaves)
+
+
+def _drawn(source: Case, leaves: list[bytes], forged: set[int]) -> Transcript | None:
+    """The transcript with a root that the promised beacon draws, and of whose drawn leaves some are forged.
+
+    The last float of the last leaf of tokens is the least of the shares there: a few units of its last place decide.
+    """
+    assert source.beacon is not None
+    value, last = bytes.fromhex(source.beacon.value), leaves[-2]
+    hashes = [leaf_hash(leaf) for leaf in leaves[:-2]]
+    [bits] = struct.unpack("<I", last[-4:])
+    for more in range(_TRIES * -(-MILLION // source.promise.rate_micros)):
+        leaves[-2] = last[:-4] + struct.pack("<I", bits + more)
+        before = leaf_hash(leaves[-2])
+        leaves[-1] = leaves[-1][: _PREVIOUS.start] + before + leaves[-1][_PREVIOUS.stop :]
+        made = root([*hashes, before, leaf_hash(leaves[-1])]).hex()
+        if is_drawn(value, made, source.task_id, source.promise.rate_micros):
+            case = msgspec.structs.replace(source, root=made)
+            if len(forged & set(validating.leaves_at(case, 0))) >= min(2, len(forged)):
+                return Transcript(tuple(leaves), made, ProofKind.TOKENS_F32)
+    return None
+
+
+def _unseen(receipt: Receipt, honest: Claim, transcript: Transcript) -> bool:
+    """Whether whoever has no model finds as little as in the right answer."""
+    claim = claim_with(receipt, [read_leaf(leaf) for leaf in transcript.leaves])
+    if claim is None:
+        return False
+    before, after = without_model(honest), without_model(claim)
+    same = before.sampled is None or (after.sampled is not None and after.sampled.checked == before.sampled.checked)
+    return same and judge(after, Thresholds()).verdict is Verdict.PASS
+
+
+# --------------------------------------------------------------------------- signatures
+
+
+def _signed(
+    source: Case, receipt: Receipt, claim: Claim, transcript: Transcript, coordinator: Keys, node: Keys
+) -> Canary:
+    node_id = node_id_of(node.public)
+    header = msgspec.structs.replace(claim.header, node_key=node.public)
+    offer = msgspec.structs.replace(receipt.offer, node_id=node_id)
+    result = msgspec.structs.replace(receipt.result, node_id=node_id, commitment=commit(header, transcript))
+    done = _seal(Role.RESULT, encode(result), node)
+    sha256 = hashlib.sha256(done.payload.encode()).hexdigest()
+    settled = msgspec.structs.replace(
+        receipt.receipt,
+        receipt_id=receipt_id_of(node_id, result.idem_key, sha256),
+        node_id=node_id,
+        result_sha256=sha256,
+        commitment_root=transcript.root,
+    )
+    bundle = msgspec.structs.replace(
+        receipt.bundle,
+        offer=_seal(Role.OFFER, encode(offer), coordinator),
+        result=done,
+        receipt=_seal(Role.RECEIPT, encode(settled), coordinator),
+        opening=open_leaves(transcript.leaves),
+    )
+    case = Case(
+        case_id="c-" + settled.receipt_id.removeprefix("r-"),
+        task_id=source.task_id,
+        node_id=node_id,
+        key=LeaseKey(task_id=source.task_id, attempt=result.attempt, fence=result.fence),
+        idem_key=result.idem_key,
+        root=transcript.root,
+        leaves=len(transcript.leaves),
+        model_digest=source.model_digest,
+        promise=source.promise,
+        state=CaseState.CHECKING,
+        beacon=source.beacon,
+        determinism=header.determinism,
+        canary=True,
+    )
+    return Canary(bundle, case, figures_of([read_leaf(leaf) for leaf in transcript.leaves]))
+
+
+def _seal(role: Role, payload: bytes, keys: Keys) -> Signed:
+    return seal(role, payload, keys.public, keys.sign)

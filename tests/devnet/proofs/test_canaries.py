@@ -1,0 +1,192 @@
+"""Wrong answers that only the model tells from right ones."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from itertools import islice
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.core import wire
+from agent.core.checks.claim import Claim, claim_with, without_model
+from agent.core.checks.claims import Sampler, chunks, sampler
+from agent.core.checks.draw import uniforms
+from agent.core.checks.forward import check_closeness, check_plausibility
+from agent.core.checks.verdict import Metrics, Replayed, Thresholds, Verdict, judge
+from agent.core.proof.opening import open_leaves
+from agent.core.proof.receipt import examine
+from agent.devnet.core.asking import SamplingAsked
+from agent.devnet.core.proofs import canaries
+from agent.devnet.core.proofs.canaries import Canary, Keys, made_of, wanted
+from agent.devnet.core.proofs.level_two import look
+from agent.devnet.core.proofs.records import Case, CaseState
+from agent.devnet.keys import KeyPair, verify
+from tests.core.checks.engine import generate
+from tests.devnet.proofs.challenged import N_PROBS, blob_of, honest_transcript
+from tests.devnet.proofs.validators import RULES, Bench, says
+
+NODE = KeyPair(b"\x09" * 32)
+TOKENS = 100
+
+
+class Source:
+    """A case of an honest node's, opened."""
+
+    def __init__(self, rate_micros: int = 1_000_000, **sampling: Any) -> None:
+        rules = msgspec.structs.replace(RULES, rate_micros=rate_micros)
+        self.bench = Bench(rules)
+        self.node = self.bench.opener(1)
+        while not self.bench.docket.cases:
+            self.bench.submit(max_tokens=TOKENS, **sampling)
+            (offer,) = self.bench.pull(self.node)
+            self.transcript = honest_transcript(offer, TOKENS)
+            self.bench.deliver(self.node, self.node.answer(offer, self.transcript))
+        self.offer = offer
+        self.bench.turn(61.0)
+        (self.case,) = self.bench.docket.cases.values()
+
+    def bundle(self) -> wire.ReceiptBundle:
+        settlement = self.bench.settlement(self.case.case_id)
+        return wire.ReceiptBundle(
+            coordinator_key=self.bench.keys.public,
+            offer=settlement.offer,
+            result=settlement.result,
+            receipt=settlement.receipt,
+            output=settlement.output,
+            opening=open_leaves(self.transcript.leaves),
+            beacon=self.case.beacon,
+        )
+
+    def canary(self, chance: int = 1) -> Canary:
+        keys, random_bytes = self.bench.keys, random.Random(chance).randbytes(56)
+        ours, its = Keys(keys.public, keys.sign), Keys(NODE.public, NODE.sign)
+        made = made_of(self.case, self.bundle(), verify, ours, its, random_bytes)
+        assert made is not None
+        return made
+
+
+def claim_in(bundle: wire.ReceiptBundle, key: str) -> Claim:
+    """Through all checks of a receipt, as a validator reads it."""
+    found = examine(bundle, verify, coordinator_key=key)
+    assert found.error is None, found.error
+    assert found.case is not None
+    assert {check.name for check in found.passed} >= {"opening", "draw", "commitment"}
+    claim = claim_with(found.case, found.case.leaves)
+    assert claim is not None
+    return claim
+
+
+def recomputed(claim: Claim, offer: wire.OfferBody) -> Metrics:
+    """What the true (made-up) model says of a claim."""
+    true = generate(
+        random.Random(offer.task.task_id),
+        Sampler(*sampler(claim.header)),
+        tokens=TOKENS,
+        vocabulary=60,
+        n_probs=N_PROBS,
+    )
+    numbers = list(islice(uniforms(claim.header.seed), TOKENS))
+    replayed = []
+    for chunk in chunks(claim.leaves):
+        place = slice(chunk.start, chunk.start + len(chunk.positions))
+        own = [one._replace(token=said.token) for one, said in zip(true[place], chunk.positions, strict=True)]
+        plausible = check_plausibility(chunk.positions, own, sampler(claim.header), numbers[place])
+        replayed.append(Replayed(chunk.leaf, check_closeness(chunk.positions, own), plausible))
+    return Metrics(chunks=tuple(replayed))
+
+
+@pytest.mark.parametrize("rate_micros", [1_000_000, 250_000])
+@pytest.mark.parametrize("chance", [1, 2])
+def test_without_the_model_a_canary_is_as_good_as_an_answer(rate_micros: int, chance: int) -> None:
+    source = Source(rate_micros)
+    canary = source.canary(chance)
+    honest, claim = (claim_in(it, source.bench.keys.public) for it in (source.bundle(), canary.bundle))
+    before, after = without_model(honest), without_model(claim)
+    assert judge(after, Thresholds()).verdict is Verdict.PASS
+    assert after.sampled.checked == before.sampled.checked == TOKENS
+    assert look(canary.bundle, verify).repeatable
+    assert set(msgspec.json.decode(msgspec.json.encode(canary.bundle))) == set(
+        msgspec.json.decode(msgspec.json.encode(source.bundle()))
+    )
+
+
+@pytest.mark.parametrize("temperature", [0, 300_000, 800_000, 1_500_000])
+def test_the_model_tells_at_once(temperature: int) -> None:
+    source = Source(sampling=SamplingAsked(temperature_micros=temperature))
+    canary = source.canary()
+    limits = Thresholds(closeness=0.60, far=4, unlisted=4)  # the widest that a calibration may have
+    assert (
+        judge(recomputed(claim_in(source.bundle(), source.bench.keys.public), source.offer), limits).verdict == "pass"
+    )
+    found = recomputed(claim_in(canary.bundle, source.bench.keys.public), source.offer)
+    wrong = [one.leaf for one in found.chunks if one.close.mean > 0.60]
+    assert len(wrong) >= (2 if temperature < 1_000_000 else 1)  # hot draws leave less room
+    assert judge(found, limits).verdict is not Verdict.PASS
+
+
+def test_how_many_are_made_follows_the_rate() -> None:
+    chances = [hashlib.sha256(bytes([one % 256, one // 256])).digest() for one in range(2000)]
+    made = sum(wanted(one, 20_000) for one in chances)
+    assert 20 <= made <= 60
+    assert not any(wanted(one, 0) for one in chances)
+
+
+def test_who_passes_a_canary_loses_stake_and_at_the_second_time_its_checks() -> None:
+    bench = Bench()
+    lazy, honest = bench.validator(2), bench.validator(3)
+    for number in range(2):
+        given(bench, number)
+        bench.check(lazy)
+        bench.check(honest, says(verdict="fail", reasons=("chunk 0: 2.1 off",)))
+        bench.reveal(lazy)
+        bench.reveal(honest)
+        standing = bench.standing(lazy)
+        assert standing.verdicts_wrong == number + 1
+        assert standing.stake_micros == RULES.stake_micros - (number + 1) * RULES.verdict_slash_micros
+        assert standing.barred is (number == 1)
+    assert bench.standing(honest).verdicts_wrong == 0
+    given(bench, 2)
+    assert bench.pull(lazy, count=4) == []
+
+
+def test_nobody_is_judged_for_a_canary_but_its_validators_and_nobody_sees_both() -> None:
+    bench = Bench()
+    node, one = bench.opener(1), bench.validator(2)
+    source = bench.case(bench.checking(node))
+    (receipt,) = bench.check(one)
+    assert receipt.status is wire.ReceiptStatus.ACCEPTED
+    canary = given(bench, 0, source)
+    assert [offer.task.task_id for offer in bench.pull(one, count=4)] == []
+    other = bench.validator(3)
+    (offer,) = bench.pull(other, count=4)  # one of the two, never both
+    assert bench.pull(other, count=4) == []
+    assert offer.task.task_id in {it.task_id for it in (*source.checks, *bench.case(canary).checks)}
+    assert bench.judgements(node) == []
+
+
+def given(bench: Bench, number: int, source: Case | None = None) -> str:
+    """A canary that validators are asked about."""
+    if source is None:
+        task_id = bench.submit(model="sha256:" + "cd" * 32)
+        maker = bench.opener(90)
+        if not any(case.node_id == maker.node_id for case in bench.docket.cases.values()):
+            bench.checking(maker)
+            for _ in range(8):
+                bench.turn(101.0)  # nobody checks the first, which gives the shape
+        shape = next(case for case in bench.docket.cases.values() if case.node_id == maker.node_id)
+        source = msgspec.structs.replace(shape, task_id=task_id, evidence=None, opening=None, checks=(), level=0)
+    case = msgspec.structs.replace(
+        source,
+        case_id=f"c-canary{number}",
+        node_id=f"n-nobody{number}",
+        state=CaseState.CHECKING,
+        judgement=None,
+        checks=(),
+        canary=True,
+    )
+    evidence = blob_of(f"canary {number}".encode())
+    bench.take(canaries.give_out(bench.book, bench.when, Canary(None, case, ()), evidence))  # type: ignore[arg-type]
+    return case.case_id
