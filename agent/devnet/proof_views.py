@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import islice
 from typing import Final
 
 from agent.core.model import Value
@@ -87,9 +88,9 @@ _VERDICTS: Final = {
 
 def proofs(book: Book, most: int) -> Proofs:
     """The newest `most` cases, and all records."""
-    told = [case for case in reversed(book.docket.cases.values()) if case.state is not CaseState.WAITING]
+    told = (case for case in reversed(book.docket.cases.values()) if case.state is not CaseState.WAITING)
     return Proofs(
-        cases=tuple(case_view(case) for case in told[:most]),
+        cases=tuple(map(case_view, islice(told, most))),
         standings=tuple(standing_of(book, node_id) for node_id in book.nodes),
         rate_micros=book.rules.proofs.rate_micros,
     )
