@@ -30,6 +30,6 @@ class MatrixEngine(Protocol):
         """The rows that were drawn, of each device."""
         ...
 
-    def close(self) -> None:
-        """Let go of all devices. Never waits, never raises; a new challenge may begin after it."""
+    async def close(self) -> None:
+        """Let go of all devices, within a moment. Never raises; a new challenge may begin after it."""
         ...

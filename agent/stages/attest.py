@@ -83,7 +83,7 @@ class Attest:
         except AttestError as error:
             await self._refuse(question, str(error))
         finally:
-            self._engine.close()
+            await self._engine.close()
 
     async def _prove(self, question: MatrixAsked, engine: MatrixEngine) -> None:
         challenge = question.challenge_id

@@ -63,7 +63,12 @@ class Answer:
             self.commit("00" * 32, Work(device="warm-up", rows=rows, kept=0))
 
     def commit(self, seed: str, work: Work) -> str:
-        """Compute all rows, keep the last ones, and return the root over the digests of all."""
+        """Compute all rows, keep the last ones, and return the root over the digests of all.
+
+        Raises ValueError when there is no room for those.
+        """
+        if work.kept * self._columns > self.free_bytes:
+            raise ValueError(f"{work.kept} rows do not fit into {self.free_bytes} bytes")
         arrays, self._work = self._arrays, work
         factor = arrays.factor(self._matrix(key_of(seed, "B"), 0, self._columns))
         fold = self._fold(seed)

@@ -21,6 +21,7 @@ from agent.edges.gpu.text import one_line
 
 LOAD_S = 180.0
 """To load torch and CUDA, and fill the memory: a large card on a cold disk takes the best part of a minute."""
+REAP_S = 0.2
 LINE_BYTES = 4 << 20
 STDERR_BYTES = 4096
 
@@ -68,11 +69,13 @@ class MatrixChildren:
         replies = await self._each(lambda child: child.ask(Open(rows=tuple(wanted[child])), timeout_s))
         return tuple(reply.rows for reply in replies)
 
-    def close(self) -> None:
-        """Kill all children, without waiting: one that is stuck in a driver would not die of it."""
-        for child in self._children:
+    async def close(self) -> None:
+        """Kill all children, and wait as long as a healthy one takes to die: one that is stuck in a driver does not."""
+        children, self._children = self._children, []
+        for child in children:
             child.kill()
-        self._children = []
+        if children:
+            await asyncio.wait({asyncio.create_task(child.gone()) for child in children}, timeout=REAP_S)
 
     async def _each(self, ask: Callable[[_Child], Awaitable[Reply]]) -> list[Reply]:
         return list(await asyncio.gather(*map(ask, self._children)))
@@ -137,6 +140,10 @@ class _Child:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, signal.SIGKILL)
+
+    async def gone(self) -> None:
+        """Returns when it was reaped."""
+        await self._process.wait()
         self._stderr.cancel()
 
     async def _last_words(self) -> bytes:

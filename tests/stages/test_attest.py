@@ -1,0 +1,237 @@
+"""A node that is asked whether its GPU is one: it clears the GPU, answers in turn, and nothing else waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+import pytest
+
+from agent.core import wire
+from agent.core.attest.messages import (
+    CPU,
+    Attestation,
+    MatrixAgain,
+    MatrixAsked,
+    MatrixCommitted,
+    MatrixDrawn,
+    MatrixGo,
+    MatrixJudged,
+    MatrixOpened,
+    MatrixReady,
+    MatrixReread,
+    OpenedBlock,
+    OpenedRow,
+    Standing,
+    Work,
+)
+from agent.core.errors import AttestError, LinkError, LinkFault
+from agent.core.model import Reason
+from agent.stages.attest import Attest
+from tests import builders
+from tests.stages.rig import DOWN, Rig
+
+QUESTION = MatrixAsked(challenge_id="m-1", devices=("GPU-1",), columns=64, answer_s=900)
+WORK = Work(device="GPU-1", rows=256, kept=256)
+ROW = OpenedRow(first=OpenedBlock(digests=b"", path=b""))
+VERDICT = Attestation(device="GPU-1", standing=Standing.ATTESTED, gops=1_000_000)
+
+
+class PaperMatrix:
+    """Implements ports.MatrixEngine: answers at once, unless a test holds it or lets it fail."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.go.set()
+        self.began = asyncio.Event()
+        self.fails = ""
+        self.done: list[str] = []
+
+    async def prepare(self, devices: Sequence[str], columns: int) -> tuple[int, ...]:
+        self.began.set()
+        await self.go.wait()
+        self._do("prepare")
+        return (1 << 20,) * len(devices)
+
+    async def commit(self, seed: str, works: Sequence[Work], timeout_s: float) -> tuple[str, ...]:
+        self._do("commit")
+        return ("aa",) * len(works)
+
+    async def reread(self, seed: str, timeout_s: float) -> tuple[str, ...]:
+        self._do("reread")
+        return ("bb",)
+
+    async def open(self, rows: Sequence[Sequence[int]], timeout_s: float) -> tuple[tuple[OpenedRow, ...], ...]:
+        self._do("open")
+        return tuple((ROW,) * len(numbers) for numbers in rows)
+
+    async def close(self) -> None:
+        self.done.append("close")
+
+    def _do(self, step: str) -> None:
+        if step == self.fails:
+            raise AttestError(f"{step} failed")
+        self.done.append(step)
+
+
+@contextlib.asynccontextmanager
+async def asked(engine: PaperMatrix | None, question: MatrixAsked = QUESTION) -> AsyncIterator[tuple[Rig, Attest]]:
+    """A node with a pool on GPU-1, to which the question has come."""
+    async with Rig() as rig:
+        rig.engine.facts = msgspec.structs.replace(rig.engine.facts, device="GPU-1")
+        rig.pool_ready(True)
+        honest(rig)
+        attest = Attest(rig.spine, rig.caller, engine)
+        task = asyncio.create_task(attest.run())
+        attest.asked(question)
+        try:
+            yield rig, attest
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def honest(rig: Rig) -> None:
+    answers = rig.coordinator.answers
+    answers[MatrixReady] = lambda it: MatrixGo() if it.refusal else MatrixGo(seed="11" * 32, works=(WORK,))
+    answers[MatrixCommitted] = lambda it: MatrixAgain(seed="22" * 32)
+    answers[MatrixReread] = lambda it: MatrixDrawn(rows=((3, 5),))
+    answers[MatrixOpened] = lambda it: MatrixJudged(attestations=(VERDICT,))
+
+
+def reasons(rig: Rig) -> list[Reason]:
+    return [gate.reason for gate in rig.node.gates()]
+
+
+async def test_the_verdict_is_kept_for_the_status_and_the_engine_let_go() -> None:
+    engine = PaperMatrix()
+    async with asked(engine) as (rig, attest):
+        await rig.until(lambda: attest.found)
+
+        assert attest.found == {"GPU-1": VERDICT}
+        await rig.until(lambda: engine.done == ["prepare", "commit", "reread", "open", "close"])
+        (opened,) = rig.coordinator.sent(MatrixOpened)
+        assert opened.rows == ((ROW, ROW),)
+
+
+async def test_the_gpu_takes_no_work_meanwhile_and_says_why() -> None:
+    engine = PaperMatrix()
+    engine.go.clear()
+    async with asked(engine) as (rig, attest):
+        await engine.began.wait()
+        assert reasons(rig) == [Reason.ATTESTING]
+        assert rig.node.credit("main") is None
+        engine.go.set()
+        await rig.until(lambda: attest.found and not reasons(rig))
+        assert rig.node.credit("main") is not None
+
+
+async def test_what_runs_on_the_gpu_ends_first() -> None:
+    engine = PaperMatrix()
+    async with Rig() as rig:
+        rig.engine.facts = msgspec.structs.replace(rig.engine.facts, device="GPU-1")
+        rig.pool_ready(True)
+        honest(rig)
+        rig.engine.go.clear()
+        rig.coordinator.offer(builders.offer())
+        await rig.engine.began.wait()
+        attest = Attest(rig.spine, rig.caller, engine)
+        task = asyncio.create_task(attest.run())
+        attest.asked(QUESTION)
+        await rig.until(lambda: reasons(rig) == [Reason.ATTESTING])
+        assert not engine.began.is_set()
+        rig.engine.go.set()
+        await rig.until(lambda: attest.found)
+        assert engine.done[0] == "prepare"
+        task.cancel()
+
+
+async def test_beats_go_on_while_an_engine_hangs() -> None:
+    engine = PaperMatrix()
+    engine.go.clear()
+    async with asked(engine) as (rig, _):
+        await engine.began.wait()
+        beats = len(rig.coordinator.sent(wire.Beat))
+        await rig.pass_time(30)
+        assert len(rig.coordinator.sent(wire.Beat)) > beats
+
+
+async def test_an_owner_who_wants_none_of_it_is_told_to_the_coordinator() -> None:
+    async with asked(None) as (rig, _):
+        await rig.until(lambda: rig.coordinator.sent(MatrixReady))
+        (ready,) = rig.coordinator.sent(MatrixReady)
+        assert "gpu.attest" in ready.refusal
+        assert reasons(rig) == []
+
+
+@pytest.mark.parametrize("step", ["prepare", "commit", "reread", "open"])
+async def test_an_engine_that_fails_says_why_and_opens_the_gpu_again(step: str) -> None:
+    engine = PaperMatrix()
+    engine.fails = step
+    async with asked(engine) as (rig, _):
+        await rig.until(lambda: engine.done[-1:] == ["close"])
+        assert rig.coordinator.sent(MatrixReady)[-1].refusal == f"{step} failed"
+        assert reasons(rig) == []
+
+
+async def test_a_challenge_that_is_over_before_it_began_costs_nothing() -> None:
+    engine = PaperMatrix()
+    async with asked(engine) as (rig, attest):
+        rig.coordinator.answers[MatrixReady] = lambda it: MatrixGo()
+        await rig.until(lambda: engine.done[-1:] == ["close"])
+        assert engine.done == ["prepare", "close"]
+        assert attest.found == {}
+
+
+async def test_a_message_whose_answer_was_lost_is_said_again() -> None:
+    engine, failures = PaperMatrix(), [DOWN, DOWN]
+
+    def lossy(message: MatrixCommitted) -> MatrixAgain:
+        if failures:
+            raise failures.pop()
+        return MatrixAgain(seed="22" * 32)
+
+    async with Rig() as rig:
+        honest(rig)
+        rig.coordinator.answers[MatrixCommitted] = lossy
+        attest = Attest(rig.spine, rig.caller, engine)
+        task = asyncio.create_task(attest.run())
+        attest.asked(QUESTION)
+        await rig.until(lambda: attest.found)
+        assert len(rig.coordinator.sent(MatrixCommitted)) == 3
+        task.cancel()
+
+
+async def test_a_challenge_that_the_coordinator_forgot_is_dropped_and_the_next_is_taken() -> None:
+    def gone(message: MatrixReady) -> MatrixGo:
+        raise LinkError(LinkFault.REFUSED, "over", code=wire.RefusalCode.NOT_FOUND)
+
+    engine = PaperMatrix()
+    async with asked(engine) as (rig, attest):
+        rig.coordinator.answers[MatrixReady] = gone
+        await rig.until(lambda: engine.done[-1:] == ["close"])
+        assert reasons(rig) == []
+        honest(rig)
+        attest.asked(msgspec.structs.replace(QUESTION, challenge_id="m-2"))
+        await rig.until(lambda: attest.found)
+
+
+async def test_the_same_question_with_every_beat_is_answered_once() -> None:
+    engine = PaperMatrix()
+    async with asked(engine) as (rig, attest):
+        attest.asked(QUESTION)
+        attest.asked(None)
+        await rig.until(lambda: attest.found)
+        attest.asked(QUESTION)
+        await rig.pass_time(5)
+        assert engine.done.count("prepare") == 1
+
+
+async def test_a_processor_is_asked_without_stopping_its_pools() -> None:
+    engine = PaperMatrix()
+    engine.go.clear()
+    async with asked(engine, msgspec.structs.replace(QUESTION, devices=(CPU,))) as (rig, _):
+        await engine.began.wait()
+        assert reasons(rig) == []
