@@ -9,12 +9,13 @@ import pytest
 
 from agent.core import wire
 from agent.core.errors import LinkError, LinkFault
-from agent.core.model import LeaseKey
+from agent.core.model import Blob, LeaseKey, VerifyInput
 from agent.core.proof.leaves import join_leaves
 from agent.core.proof.opening import read_opening
 from agent.edges.signing import KeyPair
 from agent.ports import Delivered
 from agent.stages.opening import AGAIN_S, OPEN_MAX, READS, UPLOADS_AT_ONCE
+from tests import builders
 from tests.fakes.examiner import BEACON, challenge, judgement
 from tests.stages.court import Court
 
@@ -71,6 +72,19 @@ async def test_a_coordinator_that_lies_gets_plain_words_and_no_leaf(
         assert words in opening.detail
         await court.until(lambda: set(court.outcomes.values()) == {"refused"})
         assert court.coordinator.blobs == {}
+
+
+async def test_a_verdict_is_revealed_whole_and_without_a_beacon() -> None:
+    async with Court() as court:
+        key = await court.did()
+        asked = VerifyInput(evidence=Blob(sha256="00" * 32, bytes=1))
+        offer = builders.signed(wire.encode(builders.offer(spec=builders.task(task_input=asked))).decode())
+        court.outbox.papers[key] = msgspec.structs.replace(court.outbox.papers[key], offer=offer)
+        court.coordinator.push(challenge(key, kind=wire.ChallengeKind.REVEAL, beacon=None, leaves=(0,)))
+        opening = await court.coordinator.saw(wire.Opening)
+        commitment = court.body(key).commitment
+        assert commitment is not None
+        assert read_opening(court.coordinator.blobs[opening.blob.sha256], commitment).whole
 
 
 async def test_what_is_gone_or_damaged_is_said_to_be_so() -> None:
