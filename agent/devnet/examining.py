@@ -7,9 +7,8 @@ import logging
 import secrets
 from typing import NamedTuple
 
-from agent.core.errors import ProofError
 from agent.core.model import Blob
-from agent.core.wire import ReceiptBundle
+from agent.core.wire import MAX_BLOB_BYTES, ReceiptBundle
 from agent.devnet.bundles import bundle_of
 from agent.devnet.core.proofs import canaries, cases, opening
 from agent.devnet.core.proofs.canaries import Canary
@@ -25,11 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 class _Looked(NamedTuple):
+    bundle: ReceiptBundle
     found: Found
     evidence: bytes | None
     """What validators are to read; None when none is needed."""
-    canary: Canary | None = None
-    """A wrong answer that was made of it, for other validators."""
 
 
 class Examiner:
@@ -54,23 +52,26 @@ class Examiner:
         try:
             looked = await asyncio.to_thread(self._look, case, settlement)
             evidence = await self._kept(looked)
-        except (OSError, ValueError, ProofError, RecursionError, MemoryError) as error:
+        except Exception as error:  # a bug that a stranger's bytes wake must not stop every other case
             logger.exception("case.unexaminable %s", case.case_id)
             why = f"it could not be examined here: {type(error).__name__}"
             await desk.carry_out(opening.unexaminable(desk.book, desk.when(), case.case_id, why))
             return
         decision = opening.examined(desk.book, desk.when(), case.case_id, looked.found, evidence)
         await desk.carry_out(decision)
-        if looked.canary is not None:
-            await self._give_out(looked.canary)
         after = desk.book.docket.cases[case.case_id]
         logger.info("case.examined %s node=%s state=%s %s", case.case_id, case.node_id, after.state, after.detail)
+        if looked.evidence is not None:
+            await self._give_out_canary(case, looked.bundle)
 
     def _look(self, case: Case, settlement: Settlement) -> _Looked:
         bundle = bundle_of(self._desk, settlement, case)
         found = look(bundle, verify, () if case.whole else cases.asked_leaves(case))
         wanted = opening.goes_on(found, self._desk.book.rules.proofs)
-        return _Looked(found, evidence_of(bundle), self._canary(case, bundle)) if wanted else _Looked(found, None)
+        evidence = evidence_of(bundle) if wanted else b""
+        if not 0 < len(evidence) <= MAX_BLOB_BYTES:  # nobody could fetch it
+            return _Looked(bundle, found, None)
+        return _Looked(bundle, found, evidence)
 
     def _canary(self, case: Case, bundle: ReceiptBundle) -> Canary | None:
         chance, book = secrets.token_bytes(64), self._desk.book
@@ -80,8 +81,16 @@ class Examiner:
         ours, its = canaries.Keys(book.key, book.sign), canaries.Keys(node.public, node.sign)
         return canaries.made_of(case, bundle, verify, ours, its, chance[8:])
 
-    async def _give_out(self, canary: Canary) -> None:
+    async def _give_out_canary(self, case: Case, bundle: ReceiptBundle) -> None:
+        """Now and then: a wrong answer that is made of this one, for other validators."""
         desk = self._desk
+        try:
+            canary = await asyncio.to_thread(self._canary, case, bundle)
+        except Exception:  # as above: what was examined stands without it
+            logger.exception("case.no_canary %s", case.case_id)
+            return
+        if canary is None:
+            return
         evidence = await desk.exhibits.write(evidence_of(canary.bundle))
         await desk.carry_out(canaries.give_out(desk.book, desk.when(), canary, evidence))
 
