@@ -11,7 +11,7 @@ from itertools import islice
 
 from agent.core.checks.claims import Position, Sampler
 from agent.core.checks.draw import uniforms
-from agent.core.checks.sampling import certain_draw
+from agent.core.checks.sampling import certain_draw, possible_draws
 from agent.ports import Replayer
 
 MOST = 256
@@ -25,23 +25,36 @@ async def refilled(
     """`claimed` with the tokens that were withheld, up to the first of which one cannot be sure. Raises EngineError."""
     numbers = list(islice(uniforms(sampler.seed), len(claimed)))
     found: list[Position] = list(claimed)
-    asked, run = 0, 0
+    asked, run, only = 0, 0, True
     for at, position in enumerate(claimed):
         if position.token is not None:
-            if run and not await _make_characters(found[at - run : at + 1], replayer):
+            if run and not only and not await _make_characters(found[at - run : at + 1], replayer):
                 return (*found[: at - run], *claimed[at - run :])
-            run = 0
+            run, only = 0, True
             continue
         if asked == MOST:
             break
         asked, run = asked + 1, run + 1
         before = [*prompt, *(one.token for one in found[:at] if one.token is not None)]
         [own] = await replayer.replay(before, before[-1:], top)
-        token = certain_draw(own, sampler, numbers[at])
+        token, alone = await _drawn_again(own, sampler, numbers[at], replayer)
         if token is None:
             return (*found[: at - run + 1], *claimed[at - run + 1 :])
-        found[at] = Position(token)
+        found[at], only = Position(token), only and alone
     return tuple(found)
+
+
+async def _drawn_again(own: Position, sampler: Sampler, number: float, replayer: Replayer) -> tuple[int | None, bool]:
+    """The token that was withheld, None when it may be one of several; and whether it can be no other.
+
+    Engines withhold parts of characters alone. Where none of those could have been drawn, nothing was withheld by an
+    engine: then the nearest draw stands, so that nobody hides behind such a place what he did not compute.
+    """
+    possible = possible_draws(own, sampler, number)
+    parts = [token for token in possible if _BROKEN in await replayer.text([token])]
+    if len(parts) > 1 or not possible:
+        return certain_draw(own, sampler, number), False
+    return (parts or possible)[0], True
 
 
 async def _make_characters(run: Sequence[Position], replayer: Replayer) -> bool:

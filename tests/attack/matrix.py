@@ -6,7 +6,7 @@ from importlib import import_module
 
 from tests.attack.rows import ROWS
 
-MODULES = ("honest", "sampler", "weights", "prompt", "forger", "truncation", "tamper", "fuzz")
+MODULES = ("honest", "sampler", "weights", "prompt", "forger", "truncation", "withholding", "tamper", "fuzz")
 for _name in MODULES:
     import_module(f"tests.attack.{_name}")
 

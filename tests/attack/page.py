@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from tests.attack.outcome import Counts, interval
 from tests.attack.rows import HONEST, NO_CLAIM, ROWS, Row, Wanted
@@ -12,38 +11,42 @@ from tests.bench.table import machine
 _INTRODUCTION = """\
 # Attacks on the proof
 
-Written by `make attack`. Every cheat below is a node: made of the agent's real parts but for the one that is dishonest
-(tests/attack), enrolled at a real coordinator, with a real llama-server. It takes tasks, answers them, commits, signs and
-opens its transcript; a verifier with the true model gets offer, result, receipt and transcript of it as of any other node,
-and judges (docs/proof.md, Checks). The true model is gemma-3-270m in Q4_K_M; cheaper files are made of the same weights by
-llama.cpp's own quantiser. Tasks are chats and completions of 64 tokens, of 128 for F and of 256 where m=8 (m: chunks of 32
-that are repeated), a quarter of them greedy where nothing else is said.
+Written by `make attack`. Every cheat below is a node (tests/attack): made of the agent's real parts but for the one that
+is dishonest, with a real llama-server, enrolled at a real coordinator. It takes tasks, answers them, commits, signs and
+opens its transcript. A verifier with the true model gets offer, result, receipt and transcript as of any other node, and
+judges ([proof](proof.md#checks)). The true model is gemma-3-270m in Q4_K_M; cheaper files are made of the same weights
+by llama.cpp's own quantiser. Tasks are chats and completions of 64 tokens, of 128 where m=4 and of 256 where m=8 (m:
+chunks of 32 that are repeated); a quarter are greedy among the honest and in F.
 
-*Caught* is what did not pass: suspect (looked at again, with more chunks), failed (slashed) or refused (by the coordinator
-or a receipt's check). The interval is Wilson's, of 95 %. *By* counts the checks that spoke, often several of them. Q2_K
-here is a mixture: the quantiser can use it only for rows that are a multiple of 256 wide and takes Q4_0 for the others.
+*Caught* is what did not pass: suspect (looked at again, with more chunks), failed (slashed) or refused (by the
+coordinator, or by a receipt's check). Intervals are Wilson's, of 95 %. *By* counts the checks that spoke, often several.
+Q2_K is a mixture: the quantiser can make it only of rows that are a multiple of 256 wide, and takes Q4_0 for the others.
 
-- `make attack` makes ten runs of each row; `ARGS="--full"` as many as the last column says, `--only f-q4_0` one row.
-- CI makes some of each kind (tests/attack/test_attacks.py).
+- `make attack` makes ten runs of each row. `ARGS="--full"` makes as many as were wanted, `--only f-q4_0` one row.
+- CI makes some of every kind with a tiny model (tests/attack/test_attacks.py).
+
 """
 
 _LIMITS = """\
 ## What cannot be caught
 
-- **A nearly lossless change in class F.** Q8_0 instead of Q4_K_M moves log-probabilities as little as honest engines that
-  do several tasks at once do. Class X sees it; that costs a pool all slots but one.
-- **Single tokens in class F.** T allows two tokens of 32 to be out of place, as noise puts them there now and then. Who
-  exchanges one for another about as likely, and bends the log-probabilities so that the seed draws it, is not seen: the
-  bend is small in F's mean, and T counts one. An improbable token is seen (see the forged end of a text).
-- **A prompt edit without effect**, when its digest is forged: what does not change the log-probabilities changes nothing
-  that could be measured. What does is caught as often as the row says. One whose digest is told truly always is.
+- **A nearly lossless change in class F.** Q8_0 instead of Q4_K_M moves log-probabilities no more than an honest engine
+  that does several tasks at once. Class X sees it; that costs a pool all slots but one.
+- **Single tokens in class F.** T allows two tokens of 32 to be out of place, since noise puts them there now and then.
+  Who exchanges one for another about as likely, and bends the log-probabilities so that the seed draws it, is not seen:
+  F's mean hardly moves, and T counts one. An improbable token is seen, and so is the made-up end of a text.
+- **A prompt edit without effect** whose digest is forged. One that has an effect is caught as often as its row says;
+  one whose digest is told truly always is.
 - **A right answer that was bought elsewhere**: the proof shows what was computed, not by whom.
-- **Results withheld** and tasks declined: these are for reliability to show.
-- **A coordinator that colludes with its validators**, and one that is also the requester.
-- **What nobody looks at.** Only drawn tasks are opened. How many must be drawn follows from stake and reward
+- **Results withheld**, and tasks declined: reliability shows these.
+- **A coordinator that colludes with its validators**, or is the requester too.
+- **What nobody looks at.** Only drawn tasks are opened; how many must be follows from stake and reward
   (`gpu-agent posp`).
 - **Secrets**: whoever checks an opened task reads its prompt and its answer.
 """
+_HEAD = (
+    "| row | cheat | runs | caught | suspect | failed | refused | by | claim |\n|---|---|---|---|---|---|---|---|---|"
+)
 
 
 def line(name: str, counts: Counts) -> str:
@@ -59,7 +62,18 @@ def render(made: Mapping[str, Counts]) -> str:
     rows = [(name, row, made[name]) for name, row in ROWS.items() if name in made]
     honest = [it for it in rows if it[1].wanted == HONEST]
     cheats = [it for it in rows if it[1].wanted != HONEST]
-    lines = [_INTRODUCTION, *machine(), "", "## Honest nodes", "", *_honest(honest), "", "## Cheats", "", *_cheats(cheats)]
+    lines = [
+        _INTRODUCTION,
+        *machine(),
+        "",
+        "## Honest nodes",
+        "",
+        *_honest(honest),
+        "",
+        "## Cheats",
+        "",
+        *_cheats(cheats),
+    ]
     return "\n".join([*lines, "", _LIMITS])
 
 
@@ -80,7 +94,7 @@ def _engine(row: Row) -> str:
 
 
 def _cheats(rows: list[tuple[str, Row, Counts]]) -> Iterator[str]:
-    yield "| row | cheat | runs | caught | suspect | failed | refused | by | claim |\n|---|---|---|---|---|---|---|---|---|"
+    yield _HEAD
     for name, row, counts in rows:
         yield (
             f"| `{name}` | {row.title} | {counts.runs} | {_share(counts.caught, counts.runs)} | {counts.suspect} "
@@ -107,4 +121,3 @@ def _words(wanted: Wanted) -> str:
     if wanted.caught is not None:
         return "all" if wanted.caught == 1 else f"≥ {100 * wanted.caught:g} %"
     return "none slashed, ≤ 0.5 % suspect"
-

@@ -222,9 +222,7 @@ TAMPERING: tuple[Lie, ...] = (
 )
 
 
-def _told(
-    speaker: Speaker, made: Made, commitment: Commitment | None = None, opened: bytes | None = None
-) -> Delivered:
+def _told(speaker: Speaker, made: Made, commitment: Commitment | None = None, opened: bytes | None = None) -> Delivered:
     kept = join_leaves(made.transcript.leaves) if opened is None else opened
     return Delivered(speaker.sign(speaker.honest(made, commitment)), kept)
 

@@ -16,10 +16,11 @@ PIECES = {1: "a", 2: "\ufffd", 3: "\ufffd", 4: "b"}
 
 
 class Bytes:
-    """A replayer of a model whose tokens 2 and 3 are the halves of one character; it always likes `likes` best."""
+    """A replayer of a model whose tokens 2 and 3 are the halves of one character; it always likes `likes` best,
+    and `then` next."""
 
-    def __init__(self, likes: int = 2, lead: float = 3.0) -> None:
-        self.likes, self.lead = likes, lead
+    def __init__(self, likes: int = 2, lead: float = 3.0, then: int = 1) -> None:
+        self.likes, self.next, self.lead = likes, then, lead
         self.asked: list[list[int]] = []
 
     async def prompt_ids(self, given: ChatInput | CompletionInput) -> tuple[int, ...]:
@@ -27,8 +28,7 @@ class Bytes:
 
     async def replay(self, prefix: Sequence[int], ids: Sequence[int], top: int) -> tuple[Position, ...]:
         self.asked.append(list(prefix))
-        other = 1 if self.likes != 1 else 4
-        return (Position(ids[0], (self.likes, other), (-0.05, -0.05 - self.lead)),)
+        return (Position(ids[0], (self.likes, self.next), (-0.05, -0.05 - self.lead)),)
 
     async def in_one_go(self, ids: Sequence[int]) -> int:
         return len(ids)
@@ -54,14 +54,29 @@ async def test_a_certain_token_that_completes_the_character_is_filled_in():
     assert model.asked == [[9, 1]]
 
 
-async def test_a_doubtful_token_stays_unknown():
+async def test_of_doubtful_tokens_only_a_part_of_a_character_can_have_been_withheld():
     found = await refilled(CLAIMED, (9,), Bytes(lead=0.1), GREEDY, 2)
+    assert [one.token for one in found] == [1, 2, 3, 4]
+    found = await refilled(CLAIMED, (9,), Bytes(likes=1, lead=0.1, then=2), GREEDY, 2)
+    assert [one.token for one in found] == [1, 2, 3, 4]
+
+
+async def test_of_two_parts_of_characters_neither_is_certain():
+    found = await refilled(CLAIMED, (9,), Bytes(lead=0.1, then=3), GREEDY, 2)
     assert [one.token for one in found] == [1, None, 3, 4]
 
 
-async def test_a_token_that_does_not_complete_the_character_stays_unknown():
+async def test_a_likely_part_that_completes_no_character_stays_unknown_when_it_may_have_been_another():
+    claimed = (*CLAIMED[:2], CLAIMED[3])
+    found = await refilled(claimed, (9,), Bytes(lead=0.4, then=3), GREEDY, 2)
+    assert [one.token for one in found] == [1, None, 4]
+
+
+async def test_where_no_part_of_a_character_could_be_drawn_nobody_can_hide():
     found = await refilled(CLAIMED, (9,), Bytes(likes=4), GREEDY, 2)
-    assert [one.token for one in found] == [1, None, 3, 4]
+    assert [one.token for one in found] == [1, 4, 3, 4]
+    found = await refilled(CLAIMED, (9,), Bytes(likes=4, lead=0.1), GREEDY, 2)
+    assert [one.token for one in found] == [1, 4, 3, 4]
 
 
 async def test_a_sampled_token_is_the_one_that_its_own_number_draws():

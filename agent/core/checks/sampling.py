@@ -14,6 +14,8 @@ _TIE = 1e-6
 """Two candidates so close have one logit: greedy takes either."""
 _SURE_LEAD, _SURE_MARGIN = 0.2, 0.03
 """Of honest engines in different classes, log-probabilities differ by 0.02–0.04: no noise crosses so much."""
+_FAR_LEAD, _FAR_MARGIN = 0.5, 0.1
+"""What no engine of the same model was ever off: see `forward.FAR_BEHIND`; 0.1 is twice `forward.FAR_OFF`."""
 
 
 class Sampled(NamedTuple):
@@ -84,6 +86,26 @@ def certain_draw(position: Position, sampler: Sampler, number: float) -> int | N
     low = borders[rank - 1] if rank else -1.0
     high = borders[rank] if rank < len(borders) - 1 else 2.0
     return position.ids[rank] if min(number - low, high - number) > _SURE_MARGIN else None
+
+
+def possible_draws(position: Position, sampler: Sampler, number: float) -> tuple[int, ...]:
+    """The tokens that `number` may draw whatever the noise, nearest first; `position.token` does not matter. Empty when
+    the list does not tell.
+    """
+    if sampler.greedy:
+        return tuple(
+            token
+            for token, logprob in zip(position.ids, position.logprobs, strict=True)
+            if position.logprobs[0] - logprob <= _FAR_LEAD
+        )
+    counts = chain.kept(position, sampler)
+    if counts is None:
+        return ()
+    gaps = (
+        (_nearest(position._replace(token=token), position.logprobs, sampler, number, counts), rank, token)
+        for rank, token in enumerate(position.ids)
+    )
+    return tuple(token for gap, _, token in sorted(gaps) if gap <= _FAR_MARGIN)
 
 
 def distance(position: Position, own: Sequence[float], sampler: Sampler, number: float) -> float | None:
