@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 
 from agent.core import wire
 from agent.core.checks.verdict import Verdict
+from agent.core.model import EmbeddingInput, TaskKind, Usage
 from agent.core.proof.opening import open_leaves
 from agent.core.proof.transcript import TranscriptBuilder
 from agent.devnet.core.effects import SaveSettlement
@@ -16,6 +18,7 @@ from agent.devnet.core.proofs.level_two import Found, look
 from agent.devnet.core.records import Settlement
 from agent.devnet.keys import verify
 from agent.ports import Piece
+from tests import builders
 from tests.devnet.proofs.challenged import Court, Opener, honest_transcript
 
 
@@ -98,3 +101,31 @@ def test_who_promised_candidates_and_committed_to_none_is_found_in_part_of_the_l
     settled = Settled(transcript=builder.finish())
     found = settled.look(open_leaves(settled.transcript.leaves, (0, 2)), (0, 2))
     assert (found.verdict, "lack the candidates" in found.said()) == (Verdict.FAIL, True)
+
+
+@pytest.mark.parametrize(("told", "verdict"), [(0.25, Verdict.PASS), (0.26, Verdict.FAIL)], ids=["same", "other"])
+def test_delivered_rows_must_be_those_of_the_transcript(told: float, verdict: Verdict) -> None:
+    court = Court()
+    node = court.opener()
+    court.book.nodes[node.node_id].show(builders.fingerprint(pools=(builders.pool(kinds=(TaskKind.EMBEDDING,)),)))
+    court.submit(input=EmbeddingInput(texts=("a", "b")), max_tokens=0)
+    (offer,) = court.pull(node)
+    builder = TranscriptBuilder(0)
+    builder.add_rows([[0.5, 0.25], [1.0, -2.0]])
+    transcript = builder.finish()
+    output = json.dumps({"vectors": [[0.5, told], [1.0, -2.0]]})
+    usage = Usage(prompt_tokens=4, completion_tokens=0)
+    commitment = node.commitment(offer, output, usage, transcript)
+    receipt = court.deliver(node, node.success(offer, output, usage=usage, commitment=commitment))
+    assert receipt.beacon is not None, receipt.detail
+    (settlement,) = [it.settlement for it in court.writes if isinstance(it, SaveSettlement)]
+    bundle = wire.ReceiptBundle(
+        coordinator_key=court.keys.public,
+        offer=settlement.offer,
+        result=settlement.result,
+        receipt=settlement.receipt,
+        output=output,
+        opening=open_leaves(transcript.leaves),
+    )
+    found = look(bundle, verify)
+    assert (found.fault, found.verdict) == ("", verdict), found
