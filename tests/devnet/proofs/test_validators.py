@@ -105,9 +105,9 @@ def test_a_doubt_leads_to_new_validators_and_more_leaves_and_at_last_to_a_suspic
     node = bench.opener(1)
     case_id = bench.checking(node)
     asked = []
-    for level in range(3):
+    pairs = [(bench.validator(10 * level + 2), bench.validator(10 * level + 3)) for level in range(3)]
+    for level, pair in enumerate(pairs):
         assert bench.case(case_id).level == level
-        pair = [bench.validator(10 * level + 2), bench.validator(10 * level + 3)]
         for validator in pair:
             bench.check(validator, DOUBT)
         asked += [set(sealed.offer.task.input.leaves) for sealed in pair[0].sealed.values()]
@@ -124,13 +124,12 @@ def test_a_doubt_that_nobody_shares_is_counted_against_who_had_it() -> None:
     bench = Bench()
     node = bench.opener(1)
     case_id = bench.checking(node)
-    doubter, honest = bench.validator(2), bench.validator(3)
+    doubter, honest, *more = (bench.validator(seed) for seed in (2, 3, 4, 5))
     bench.check(doubter, DOUBT)
     bench.check(honest)
     for validator in (doubter, honest):
         bench.reveal(validator)
     assert (bench.case(case_id).level, bench.case(case_id).state) == (1, CaseState.CHECKING)
-    more = [bench.validator(4), bench.validator(5)]
     for validator in more:
         bench.check(validator)
     for validator in more:
@@ -184,6 +183,7 @@ def test_whoever_reveals_anything_else_is_replaced(shown: bytes) -> None:
     case_id = bench.checking(node)
     for validator in (bad, good):
         bench.check(validator)
+    more = bench.validator(4)
     bench.reveal(bad, shown)
     bench.reveal(good)
     assert [it.state for it in bench.case(case_id).checks] == [
@@ -191,7 +191,6 @@ def test_whoever_reveals_anything_else_is_replaced(shown: bytes) -> None:
         CheckState.REVEALED,
         CheckState.ASKED,
     ]
-    more = bench.validator(4)
     bench.check(more)
     bench.reveal(more)
     assert bench.case(case_id).judgement is Judgement.PASSED

@@ -8,6 +8,7 @@ from agent.core.fingerprint import Pool
 from agent.core.model import TaskKind
 from agent.devnet.core.book import Book
 from agent.devnet.core.proofs.records import Case, Check
+from agent.devnet.core.proofs.standing import has_stake
 from agent.devnet.core.proofs.verdicts import EXACT_CLASS
 from agent.devnet.core.records import Node, Task, TaskState
 from agent.devnet.core.rules import Instant
@@ -72,17 +73,22 @@ def _kept_back(book: Book, when: Instant, case: Case, task: Task) -> bool:
     first = next(check for check in case.checks if check.level == case.level)
     if first.task_id != task.task_id:
         return False
-    return any(_could_come(book, other, case, task) for other in book.nodes.values())
+    return any(_is_exact(pool, case) for _, pool in _could_come(book, case, task.task_id))
 
 
-def _could_come(book: Book, node: Node, case: Case, task: Task) -> bool:
-    node_id = node.record.node_id
-    if node.heard is None or _barred(book, node_id) or node_id in _involved(book, case, task.task_id):
-        return False
-    return any(
-        pool.ready
-        and pool.model_digest == case.model_digest
-        and TaskKind.VERIFY in pool.kinds
-        and _is_exact(pool, case)
-        for pool in node.pools.values()
-    )
+def available(book: Book, case: Case) -> int:
+    """How many nodes are there that could check it, and have not."""
+    return len({node_id for node_id, _ in _could_come(book, case)})
+
+
+def _could_come(book: Book, case: Case, but: str = "") -> Iterator[tuple[str, Pool]]:
+    """Nodes that are there, and their ready pools; `but`: for this task."""
+    kind = book.tasks[case.task_id].demand.spec.kind
+    involved = {node_id for relative in _relatives(book, case) for node_id in _involved(book, relative, but)}
+    for node in book.nodes.values():
+        node_id = node.record.node_id
+        if node.heard is None or node_id in involved or _barred(book, node_id) or not has_stake(book, node_id):
+            continue
+        for pool in node.pools.values():
+            if pool.ready and pool.model_digest == case.model_digest and {kind, TaskKind.VERIFY} <= set(pool.kinds):
+                yield node_id, pool

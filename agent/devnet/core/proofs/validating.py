@@ -25,6 +25,7 @@ from agent.devnet.core.asking import live
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import SaveDemand, SaveLedgerLine
 from agent.devnet.core.proofs import cases
+from agent.devnet.core.proofs.assigning import available
 from agent.devnet.core.proofs.judging import judge, judge_verdict
 from agent.devnet.core.proofs.records import Case, CaseState, Check, CheckState, Standing
 from agent.devnet.core.proofs.standing import standing_of
@@ -161,7 +162,7 @@ def _advance(book: Book, when: Instant, case: Case) -> None:
         return
     lacking = _validators(book) - len(alive)
     if lacking > 0 and _room(book, case).ask:
-        _ask(book, when, case, lacking)
+        _ask(book, when, case, min(lacking, available(book, case)))
     elif unrevealed := [check for check in alive if check.state is CheckState.SEALED]:
         _reveal(book, when, case, unrevealed)
     else:
@@ -169,10 +170,10 @@ def _advance(book: Book, when: Instant, case: Case) -> None:
 
 
 def _room(book: Book, case: Case) -> Room:
-    rules = book.rules.proofs
+    rules, others = book.rules.proofs, available(book, case)
     return Room(
-        ask=len(_of_level(case)) < 2 * rules.validators + 1,
-        escalate=case.whole and case.level < rules.escalations,
+        ask=len(_of_level(case)) < 2 * rules.validators + 1 and others > 0,
+        escalate=case.whole and case.level < rules.escalations and others > 0,
         validators=rules.validators,
     )
 
@@ -232,7 +233,7 @@ def _conclude(book: Book, when: Instant, case: Case, room: Room) -> None:
         case Next.ASK:
             _ask(book, when, case, 1)
         case Next.ESCALATE:
-            _ask(book, when, case, room.validators, case.level + 1)
+            _ask(book, when, case, min(room.validators, available(book, case)), case.level + 1)
         case Next.END:
             _end(book, when, case, ruling, opinions)
 

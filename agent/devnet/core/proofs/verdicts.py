@@ -16,8 +16,8 @@ from agent.core.checks.verdict import Verdict
 from agent.core.payloads import Judgement, VerdictBody
 
 EXACT_CLASS = "X-"
-AGREE = 2
-"""Certain failures that confirm one another, where so many validators are asked at all."""
+AGREE, LEAST = 3, 2
+"""Certain failures that confirm one another before a stake is touched; and how many do where nobody else is there."""
 
 
 class Opinion(NamedTuple):
@@ -94,8 +94,10 @@ def decide(opinions: Sequence[Opinion], level: int, claimed: Mapping[int, str], 
         return _undecided(room, blames)
     if not now:  # nobody came for the closer look: what was seen before has to do
         now = [one for one in honest if one.level == max(it.level for it in honest)]
-    ruling = _proven(now, room) or _doubted(now, honest, room)
-    return ruling._replace(blames=(*blames, *ruling.blames))
+    ruling, refuted = _proven(now, room)
+    if ruling is None:
+        ruling = _doubted(_without(now, refuted), _without(honest, refuted), room)
+    return ruling._replace(blames=(*blames, *refuted, *ruling.blames))
 
 
 def on_canary(opinions: Sequence[Opinion], claimed: Mapping[int, str]) -> Ruling:
@@ -173,24 +175,24 @@ def _same(one: VerdictBody, other: VerdictBody) -> bool | None:
 # --------------------------------------------------------------------------- verdicts
 
 
-def _proven(now: Sequence[Opinion], room: Room) -> Ruling | None:
-    """A failure that one validator calls certain needs all others of its kind; who repeated otherwise may not see it.
-
-    None: nobody says so, or nobody is there to confirm it.
+def _proven(now: Sequence[Opinion], room: Room) -> tuple[Ruling | None, tuple[Blame, ...]]:
+    """A failure that is called certain shows to all who repeat in the same way: they confirm or refute it. Whom they
+    refute is blamed, and no ruling follows from him.
     """
+    refuted: list[Blame] = []
     for exact in (True, False):
-        kind = [one for one in now if one.body.exact is exact]
-        proving = [one for one in kind if one.proves]
-        others = [one for one in kind if not one.proves]
+        proving = [one for one in now if one.body.exact is exact and one.proves]
+        others = [one for one in now if one.body.exact is exact and not one.proves]
         if not proving:
             continue
-        enough = min(AGREE, room.validators)
-        if room.ask and (len(proving) < enough or (others and len(kind) <= AGREE)):
-            return Ruling(Next.ASK, detail="a certain failure needs a second validator")
-        if len(proving) > len(others) and len(proving) >= enough:
+        if room.ask and max(len(proving), len(others)) < AGREE:
+            return Ruling(Next.ASK, detail="a certain failure needs more validators"), ()
+        if len(proving) > len(others) and len(proving) >= min(LEAST, room.validators):
             blames = tuple(Blame(one, "all others of its kind proved the opposite", grave=True) for one in others)
-            return Ruling(Next.END, Judgement.FAILED, _words(proving), len(proving), blames)
-    return None
+            return Ruling(Next.END, Judgement.FAILED, _words(proving), len(proving), blames), ()
+        if len(others) > len(proving):
+            refuted += [Blame(one, "others of its kind saw no such failure", grave=exact) for one in proving]
+    return None, tuple(refuted)
 
 
 def _doubted(now: Sequence[Opinion], before: Sequence[Opinion], room: Room) -> Ruling:
@@ -212,7 +214,7 @@ def _doubted(now: Sequence[Opinion], before: Sequence[Opinion], room: Room) -> R
 
 
 def _contradicted(opinion: Opinion) -> Blame:
-    return Blame(opinion, "all who looked again found nothing", grave=opinion.proves)
+    return Blame(opinion, "all who looked again found nothing", grave=False)
 
 
 def _words(opinions: Sequence[Opinion]) -> str:
