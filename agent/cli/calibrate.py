@@ -28,6 +28,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--engine-arg", multiple=True, metavar="ARG", help="As in pools.args; may be repeated.")
 @click.option("--embedding", is_flag=True, help="Calibrate its embeddings instead of its text.")
 @click.option("--slots", default=4, show_default=True, type=click.IntRange(2, 64), help="Requests at a time.")
+@click.option("--threads", type=click.IntRange(1, 4096), help="Of the engine; 1 on a machine that is busy otherwise.")
 @click.option("--context-tokens", default=1024, show_default=True, type=click.IntRange(256), help="Of one slot.")
 @click.option("--tokens", default=128, show_default=True, type=click.IntRange(32), help="Of an answer, at most.")
 @click.option("--chunks", default=500, show_default=True, type=click.IntRange(1), help="Chunks of 32 tokens, or rows.")
@@ -47,6 +48,7 @@ def command(
     engine_arg: tuple[str, ...],
     embedding: bool,
     slots: int,
+    threads: int | None,
     context_tokens: int,
     tokens: int,
     chunks: int,
@@ -79,7 +81,7 @@ def command(
     keys = None if draft else _keys(key_file, new_key=new_key)
     work = Work.EMBEDDING if embedding else Work.GENERATION
     found = _found(model, weights, chat_template, config_file, overrides)
-    engine = Model(*found, binary, context_tokens, engine_arg, device)
+    engine = Model(*found, binary, context_tokens, engine_arg, device, threads)
     made = asyncio.run(measure(Wanted(engine, chunks, prompts, tokens, slots, work), _progress()))
     _write(out, signed_file(made, keys.public_key, keys.sign) if keys else draft_file(made))
     if as_json:

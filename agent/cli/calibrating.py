@@ -145,10 +145,8 @@ async def measure(wanted: Wanted, told: Told) -> Calibration:
             found = []
             for done, one in enumerate(honest):
                 told("repeated", done, len(honest))
-                found.append(await with_model(one.claim, replayer, apart=True))
+                found.append(_held(one, await with_model(one.claim, replayer, apart=True)))
             told("repeated", len(honest), len(honest))
-    for one, metrics in zip(honest, found, strict=True):
-        _hold(one, metrics)
     samples: list[Sample] = [sample for metrics in found for sample in samples_of(metrics.chunks)]
     cosines = [cosine for metrics in found if metrics.rows for cosine in metrics.rows.cosines]
     noise = noise_of(samples, cosines)
@@ -174,7 +172,7 @@ async def measure(wanted: Wanted, told: Told) -> Calibration:
     )
 
 
-def _hold(one: _Honest, found: Metrics) -> None:
+def _held(one: _Honest, found: Metrics) -> Metrics:
     """S, the prompt and the end must be right for every honest task. Raises EngineError."""
     judged = judge(found._replace(chunks=(), rows=None), Thresholds())
     if judged.verdict is not Verdict.PASS:
@@ -183,6 +181,7 @@ def _hold(one: _Honest, found: Metrics) -> None:
             f"this engine cannot be verified: honest work on prompt {one.prompt} fails: {'; '.join(judged.reasons)}",
             remedy="Leave out engine arguments, or take the engine's usual version",
         )
+    return found
 
 
 async def _measured(store: ModelStore, binary: Path) -> EngineFacts:

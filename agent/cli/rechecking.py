@@ -37,6 +37,8 @@ class Model(NamedTuple):
     """More arguments, the node's `pools.args` for exact checks."""
     device: str = CPU
     """`cpu`, or UUIDs of GPUs joined by +."""
+    threads: int | None = None
+    """Of the engine; the figures do not depend on it."""
 
 
 class Rechecked(NamedTuple):
@@ -143,6 +145,7 @@ def engine_settings(
         context_tokens=model.context_tokens,
         kinds=kinds,
         slots=slots,
+        threads=model.threads,
         args=model.args,
     )
 

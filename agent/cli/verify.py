@@ -57,6 +57,7 @@ class _Unable(click.ClickException):
 @click.option("--binary", default="auto", show_default=True, metavar="PATH", help="llama-server.")
 @click.option("--device", default="cpu", show_default=True, help="What it runs on: cpu, or GPU UUIDs joined by +.")
 @click.option("--context-tokens", default=4096, show_default=True, help="Of the engine; the node's for exact checks.")
+@click.option("--threads", type=click.IntRange(1, 4096), help="Of the engine; 1 on a machine that is busy otherwise.")
 @click.option("--engine-arg", multiple=True, metavar="ARG", help="As in the node's pools.args; may be repeated.")
 @click.option(
     "--calibration",
@@ -80,6 +81,7 @@ def command(
     binary: str,
     device: str,
     context_tokens: int,
+    threads: int | None,
     engine_arg: tuple[str, ...],
     calibrations: tuple[Path, ...],
     calibration_key: tuple[str, ...],
@@ -112,7 +114,9 @@ def command(
     if model:
         from agent.cli.rechecking import Judging, Model
 
-        engine = Model(model, model_name or model.stem, chat_template, binary, context_tokens, engine_arg, device)
+        engine = Model(
+            model, model_name or model.stem, chat_template, binary, context_tokens, engine_arg, device, threads
+        )
         judging = Judging(calibrations, keys, uncalibrated)
     deeper = _deeper(verdict, engine, chunks, judging)
     if as_json:

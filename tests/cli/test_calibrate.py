@@ -37,7 +37,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def calibrate(weights: Path, out: Path, *more: object) -> int:
-    quick = ("--slots", 2, "--context-tokens", 512, "--tokens", 32, "--chunks", 2, "--prompts", 2)
+    quick = ("--threads", 1, "--slots", 2, "--context-tokens", 512, "--tokens", 32, "--chunks", 2, "--prompts", 2)
     return run([*map(str, ("calibrate", "tiny", "--weights", weights, "--out", out, *quick, *more))])
 
 
