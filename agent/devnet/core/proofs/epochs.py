@@ -77,9 +77,14 @@ def awaited(book: Book, when: Instant) -> tuple[int, ...]:
 
 def consider(book: Book, task: Task, result: ResultBody, receipt: ReceiptBody) -> None:
     """A result was accepted: make a case of it, unless its beacon is known here already and does not draw it."""
-    commitment = result.commitment
-    if receipt.beacon is None or commitment is None:
+    commitment, promise = result.commitment, receipt.beacon
+    if promise is None or commitment is None:
         return
+    epoch = book.docket.epoch
+    if promise.source is BeaconSource.EPOCH and epoch is not None:
+        assert epoch.number == promise.round
+        if not is_drawn(bytes.fromhex(epoch.secret), commitment.root, task.task_id, promise.rate_micros):
+            return
     case = Case(
         case_id="c-" + receipt.receipt_id.removeprefix("r-"),
         task_id=receipt.task_id,
@@ -89,12 +94,9 @@ def consider(book: Book, task: Task, result: ResultBody, receipt: ReceiptBody) -
         root=commitment.root,
         leaves=commitment.leaves,
         model_digest=task.model_digest,
-        promise=receipt.beacon,
+        promise=promise,
         whole=_opening_bytes(commitment) <= cases.MAX_OPENING_BYTES,
     )
-    epoch = book.docket.epoch
-    if receipt.beacon.source is BeaconSource.EPOCH and epoch and not _drawn(case, epoch.secret):
-        return
     cases.add(book, case)
 
 
@@ -102,7 +104,7 @@ def arrived(book: Book, when: Instant, beacon: Beacon) -> None:
     """A promised round is known: challenge what it draws, forget the rest."""
     for case_id in tuple(book.docket.waiting.get((beacon.source, beacon.round), ())):
         case = book.docket.cases[case_id]
-        if _drawn(case, beacon.value):
+        if is_drawn(bytes.fromhex(beacon.value), case.root, case.task_id, case.promise.rate_micros):
             challenge(book, when, case, beacon)
         else:
             cases.drop(book, case)
@@ -128,7 +130,3 @@ def _begun(book: Book, when: Instant, epoch: Epoch) -> Epoch:
         book.docket.epoch, book.docket.last_epoch = epoch, epoch.number
         book.write(SaveEpoch(epoch=epoch))
     return epoch
-
-
-def _drawn(case: Case, value: str) -> bool:
-    return is_drawn(bytes.fromhex(value), case.root, case.task_id, case.promise.rate_micros)
