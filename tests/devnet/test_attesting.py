@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from agent.core.attest.consistency import Doubt
 from agent.core.attest.messages import (
     CPU,
+    MAX_DEVICES,
     Attestation,
     MatrixAsked,
     MatrixCommitted,
@@ -150,13 +151,22 @@ def test_a_verdict_outlives_a_restart_of_the_coordinator() -> None:
     assert again.book.node(actor.node_id).record.attestations == tuple(world.found(actor).values())
 
 
+def test_of_many_gpus_those_are_asked_first_that_were_not_for_longest() -> None:
+    world = Trial()
+    many = tuple(replace(H200, uuid=f"GPU-{i:02}", index=i) for i in range(MAX_DEVICES + 4))
+    actor = world.node(gpus(*many))
+    world.judged(actor, 6.0, 0.2)
+
+    assert world.asked(actor).devices[:4] == tuple(gpu.uuid for gpu in many[MAX_DEVICES:])
+
+
 def test_a_gpu_that_is_new_is_asked_for_at_once() -> None:
     world = Trial()
     actor = world.node(gpus(H200))
     world.judged(actor, 6.0, 0.2)
     world.hello(actor, fingerprint=gpus(*EIGHT[:2]))
 
-    assert world.asked(actor).devices == ("GPU-0", "GPU-1")
+    assert world.asked(actor).devices == ("GPU-1", "GPU-0")
 
 
 def test_a_gpu_that_is_cut_or_lost_is_not_asked() -> None:
@@ -197,6 +207,34 @@ def test_a_gpu_with_a_doubt_of_its_own_is_judged_without_a_challenge() -> None:
     assert world.asked(actor).devices == ("GPU-1",)
     assert world.found(actor)["GPU-0"].standing is Standing.INCONSISTENT
     assert "no_pci_device" in world.found(actor)["GPU-0"].detail
+
+
+def test_a_doubt_that_shows_later_ends_the_challenge_and_the_verdict() -> None:
+    world = Trial()
+    actor = world.node(gpus(*EIGHT[:2]))
+    world.judged(actor, 6.0, 0.2)
+    world.now += EVERY_S
+    world.asked(actor)
+    doubt = Doubt(code="kernel_uuid", evidence="the kernel says another", advice="look")
+    standing = GpuStanding(uuid="GPU-0", state=HealthState.HEALTHY, doubts=(doubt,))
+    world.hello(actor, fingerprint=gpus(*EIGHT[:2], standings=(standing,)))
+
+    assert world.asked(actor).devices == ("GPU-1",)
+    assert world.found(actor)["GPU-0"].standing is Standing.INCONSISTENT
+    writes = len(world.writes)
+    world.asked(actor)
+    assert len(world.writes) == writes
+
+
+def test_a_doubt_that_was_cleared_up_leads_to_a_challenge() -> None:
+    world = Trial()
+    doubt = Doubt(code="driver_version", evidence="two versions", advice="reboot")
+    standing = GpuStanding(uuid="GPU-0", state=HealthState.HEALTHY, doubts=(doubt,))
+    actor = world.node(gpus(H200, standings=(standing,)))
+    assert world.asked(actor) is None
+    world.hello(actor, fingerprint=gpus(H200))
+
+    assert world.judged(actor, 6.0, 0.2)["GPU-0"].standing is Standing.ATTESTED
 
 
 def test_a_gpu_that_is_no_such_model_by_its_own_words_is_seen_here_too() -> None:

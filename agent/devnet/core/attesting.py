@@ -133,7 +133,8 @@ class Attesting:
         rules, node = self._book.rules, self._book.node(node_id)
         if rules.attest_every_s <= 0 or node.fingerprint is None:
             return None, self._book.decide(None)
-        case = self._open.get(node_id) or self._begun(when, node, node.fingerprint)
+        doubted = self._judge_doubted(when, node, node.fingerprint)
+        case = self._open.get(node_id) or self._begun(when, node, node.fingerprint, doubted)
         if case is None or case.phase is not Phase.READY:
             return None, self._book.decide(None)
         left_s = max(int(case.due - when.now), 1)
@@ -218,19 +219,28 @@ class Attesting:
 
     # ------------------------------------------------------------------ within
 
-    def _begun(self, when: Instant, node: Node, told: Fingerprint) -> Case | None:
-        """A new challenge of the devices whose last verdict is too old, if there are any."""
-        gpus = {gpu.uuid: gpu for gpu in told.gpus if _whole(gpu)}
-        claims = {uuid: self._claim(gpu) for uuid, gpu in gpus.items()} or _processor(told)
-        known = {it.device: it for it in node.record.attestations if it.device in claims}
+    def _judge_doubted(self, when: Instant, node: Node, told: Fingerprint) -> frozenset[str]:
+        """GPUs whose own facts contradict one another. They lose what they had, and are not asked any more."""
+        found = {it.device: it for gpu in told.gpus if _whole(gpu) and (it := self._doubted(told, gpu, when.at))}
+        known = {it.device: (it.standing, it.detail) for it in node.record.attestations}
+        self._keep(
+            node.record.node_id, tuple(it for it in found.values() if known.get(it.device) != (it.standing, it.detail))
+        )
+        case = self._open.get(node.record.node_id)
+        if case and not found.keys().isdisjoint(case.devices):
+            del self._open[node.record.node_id]  # the others are asked anew
+        return frozenset(found)
+
+    def _begun(self, when: Instant, node: Node, told: Fingerprint, doubted: frozenset[str]) -> Case | None:
+        """A new challenge of all devices without a doubt, when the last verdict about one of them is too old."""
+        gpus = [gpu for gpu in told.gpus if _whole(gpu) and gpu.uuid not in doubted]
+        claims = {gpu.uuid: self._claim(gpu) for gpu in gpus} or _processor(told)
+        known = {it.device: it for it in node.record.attestations if it.standing is not Standing.INCONSISTENT}
         every_s = self._book.rules.attest_every_s
-        if not claims or all(it in known and when.at - known[it].judged_at < every_s for it in claims):
+        if all(it in known and when.at - known[it].judged_at < every_s for it in claims):
             return None
-        doubted = tuple(self._doubted(told, gpu, when.at) for gpu in gpus.values())
-        self._keep(node.record.node_id, tuple(it for it in doubted if it))
-        devices = tuple(it for it in claims if it not in {doubt.device for doubt in doubted if doubt})[:MAX_DEVICES]
-        if not devices:
-            return None
+        longest_ago = sorted(claims, key=lambda it: known[it].judged_at if it in known else 0)
+        devices = tuple(longest_ago[:MAX_DEVICES])
         self._number += 1
         case = Case(
             challenge_id=f"{node.record.node_id}/{when.at}/{self._number}",
