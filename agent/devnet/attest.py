@@ -64,7 +64,7 @@ class Attester:
     async def _opened(self, when: Instant, node_id: str, message: MatrixOpened) -> MatrixReply:
         exhibit = self._attesting.opened(when, node_id, message)
         async with self._looking:
-            faults = await _faults(exhibit)
+            faults = await looked_at(exhibit)
         decision = self._attesting.checked(self._desk.when(), node_id, exhibit.challenge_id, faults)
         judged = await self._desk.carry_out(decision)
         for it in judged.attestations:
@@ -76,7 +76,7 @@ class Attester:
         self._desk.begin(self._attesting.sweep(self._desk.when()))
 
 
-async def _faults(exhibit: Exhibit) -> dict[str, str]:
+async def looked_at(exhibit: Exhibit) -> dict[str, str]:
     """Device → what is wrong. Raises Refused when it cannot be looked at."""
     code = os.pathsep.join(filter(None, sys.path))
     process = await asyncio.create_subprocess_exec(

@@ -100,7 +100,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     report, took = asyncio.run(measured())
     agent = (sys.executable, "-m", "agent")
-    tests = run(sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-v", "-p", "no:cacheprovider")
+    tests = run(sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-v", "-rP", "-p", "no:cacheprovider")
     steps = {
         "gpu-agent gpus": run(*agent, "gpus"),
         "gpu-agent gpus --capture": run(*agent, "gpus", "--capture", str(folder / "capture.ini")),
