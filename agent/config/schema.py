@@ -246,7 +246,8 @@ class PoolConfig(Value):
     ] = (TaskKind.CHAT, TaskKind.COMPLETION)
     args: Annotated[tuple[str, ...], says("More arguments for an engine that the agent starts.")] = ()
     validate: Annotated[
-        bool | None, says("Whether it also checks what other nodes computed; as proof.validate when not set.")
+        bool | None,
+        says("Whether it also checks what other nodes computed; as proof.validate when not set.", example=True),
     ] = None
 
 

@@ -19,6 +19,8 @@ OPEN_PATIENCE_S = 30.0
 """Time for opening the driver: without persistence mode every GPU is initialised first, which takes seconds each."""
 REAP_S = 0.2
 """A killed child that is not in the driver is reaped within milliseconds."""
+LAST_REAP_S = 2.0
+"""At the end there is no next time: on a busy machine milliseconds may be many."""
 
 
 class NoGpuProbe:
@@ -100,7 +102,7 @@ class NvmlProbe:
         if self._flight is not None:
             await asyncio.wait({self._flight}, timeout=REAP_S)
         if self._dying is not None:
-            await self._dying.wait_gone(REAP_S)
+            await self._dying.wait_gone(LAST_REAP_S)
         self._kernel_log.close()
 
     async def _take(self) -> GpuReport:
