@@ -145,6 +145,29 @@ def read_program_header(raw: bytes) -> dict[str, Any]:
     return h
 
 
+def read_verdict_header(raw: bytes) -> dict[str, Any]:
+    if len(raw) > 262_144:
+        raise RefusedError("header too long")
+    c, h = Cursor(raw), {}
+    h["version"] = c.number("H")
+    if h["version"] != 3:
+        raise RefusedError("another version")
+    h["task_id"] = c.text()
+    h["attempt"], h["fence"] = c.number("Q"), c.number("Q")
+    h["node_key"], h["nonce"] = c.digest(), c.digest()
+    h["deadline_ms"] = c.number("Q")
+    h["task_kind"] = c.member({5: "verify"})
+    h["model_digest"], h["evidence"] = c.digest(), c.digest()
+    count = c.number("I")
+    if count > 16_384:
+        raise RefusedError("too many items")
+    h["leaves"] = [c.number("Q") for _ in range(count)]
+    h["engine"], h["engine_digest"] = c.text(), c.optional_digest()
+    h["determinism"], h["output_sha256"] = c.text(), c.digest()
+    c.end()
+    return h
+
+
 def named(c: Cursor, most: int, value: Any) -> list[list[str]]:
     count = c.number("I")
     if count > most:

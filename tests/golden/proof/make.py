@@ -268,6 +268,69 @@ def program() -> dict:
     }
 
 
+VERDICT = {
+    "version": 3,
+    "task_id": "v-ü",
+    "attempt": 1,
+    "fence": 2**40 + 1,
+    "node_key": PUBLIC,
+    "nonce": "5a" * 32,
+    "deadline_ms": 600_000,
+    "task_kind": "verify",
+    "model_digest": "ab" * 32,
+    "evidence": "77" * 32,
+    "leaves": [0, 7, 2**33],
+    "engine": "llama-server b1",
+    "engine_digest": "33" * 32,
+    "determinism": "X-0123456789abcdef",
+    "output_sha256": "44" * 32,
+}
+SAID = {
+    "evidence": "77" * 32,
+    "verdict": "suspect",
+    "certain": False,
+    "reasons": ["chunk 7: log-probabilities are 0.41 off on average, 0.30 at most — ü"],
+    "thresholds": "1",
+    "determinism": "X-0123456789abcdef",
+    "exact": False,
+    "recomputed": [{"leaf": 0, "sha256": "11" * 32}, {"leaf": 7, "sha256": "22" * 32}],
+    "copied": 0,
+    "salt": "5b" * 32,
+    "metrics": "{}",
+}
+
+
+def verdict_header_bytes(h: dict) -> bytes:
+    return b"".join(
+        [
+            struct.pack("<H", h["version"]),
+            text(h["task_id"]),
+            struct.pack("<QQ", h["attempt"], h["fence"]),
+            bytes.fromhex(h["node_key"]) + bytes.fromhex(h["nonce"]),
+            struct.pack("<Q", h["deadline_ms"]),
+            bytes([5]),
+            bytes.fromhex(h["model_digest"]) + bytes.fromhex(h["evidence"]),
+            struct.pack(f"<I{len(h['leaves'])}Q", len(h["leaves"]), *h["leaves"]),
+            text(h["engine"]) + maybe(h["engine_digest"]) + text(h["determinism"]),
+            bytes.fromhex(h["output_sha256"]),
+        ]
+    )
+
+
+def verdict() -> dict:
+    said = json.dumps(SAID, separators=(",", ":"), ensure_ascii=False)
+    size = -(-len(said) // 32)
+    pieces = [said[at : at + size] for at in range(0, len(said), size)]
+    raw = leaves([(2, text_body(pieces)), (0, end_body(len(pieces), None))])
+    return {
+        "header": VERDICT,
+        "header_bytes": verdict_header_bytes(VERDICT).hex(),
+        "said": SAID,
+        "leaves": [leaf.hex() for leaf in raw],
+        "root": root([tagged("pos/v1/leaf", leaf) for leaf in raw]).hex(),
+    }
+
+
 def bare_bytes(raw: bytes) -> bytes:
     """Hash and kind; of tokens how many and which, of text how many."""
     kept = 0
@@ -365,6 +428,7 @@ if __name__ == "__main__":
         "merkle": merkle(),
         "commitment": commitment(transcripts()[1]),
         "program": program(),
+        "verdict": verdict(),
         "openings": openings(transcripts()),
         "draws": draws(),
     }.items():
