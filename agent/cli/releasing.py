@@ -28,15 +28,28 @@ def release(socket: Path, told: Told) -> int:
         told = local.ask(socket, "GET", "/v1/status")
     for pool in pools:
         click.echo(plain(_sentence(pool), 1000))
+    for name in _staying(told):
+        click.echo(
+            plain(f"{name}: its engine keeps its GPU memory: it is yours to stop, or owner.unload is false.", 1000)
+        )
     return 0 if all((pool.get("released") or {}).get("done") for pool in pools) else UNRELEASED
 
 
 def _leaving(told: Told) -> Iterator[dict[str, Any]]:
     """Pools that are paused and whose engines end for it."""
+    return (pool for pool in _paused(told) if pool.get("unloads"))
+
+
+def _staying(told: Told) -> Iterator[str]:
+    """Pools that are paused and whose engines stay on their GPUs."""
+    stays = (pool for pool in _paused(told) if not pool.get("unloads"))
+    return (pool["name"] for pool in stays if pool["device"].startswith(("GPU-", "MIG-")))
+
+
+def _paused(told: Told) -> Iterator[dict[str, Any]]:
     everywhere = told["node"]["state"] == "paused"
     for pool in told.get("pools", ()):
-        paused = everywhere or any(gate["reason"] == "paused" for gate in pool.get("gates", ()))
-        if pool.get("unloads") and paused:
+        if everywhere or any(gate["reason"] == "paused" for gate in pool.get("gates", ())):
             yield pool
 
 

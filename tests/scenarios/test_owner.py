@@ -122,17 +122,16 @@ async def test_a_pause_ends_once_the_driver_shows_the_memory_free_and_says_how_m
     assert engine_of(agent)
 
 
-async def test_the_owners_own_use_of_the_gpu_and_its_heat_keep_work_out_and_say_so(
-    world: World, driver, start, short_dir: Path
+async def test_the_owners_presence_his_use_of_the_gpu_and_its_heat_keep_work_out_and_say_so(
+    driver, start, short_dir: Path
 ) -> None:
     placed = driver(CARD + memory(20) + PROCESS + "Graphics\n")
     with by_itself(short_dir) as logind, subprocess.Popen(["sleep", "600"]) as game:
         bus = {"DBUS_SYSTEM_BUS_ADDRESS": logind.address}
         options = ("owner.idle_only=true", "owner.idle_after_s=0.5", "owner.max_temperature_c=80")
         agent = await start(placed, *options, environment=bus)
-        await until(agent, lambda told: "owner_active" in reasons(told))
-        logind.idle = True
-        await world.ready(agent)
+        told = await until(agent, lambda told: "owner_active" in reasons(told))
+        assert "somebody is at the machine" in told["why_idle"][0]["detail"]
         (placed.folder / "pid").write_text(str(game.pid))
         told = await until(agent, lambda told: "gpu_in_use" in reasons(told))
         (gate,) = [gate for gate in told["why_idle"] if gate["reason"] == "gpu_in_use"]
