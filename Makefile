@@ -1,6 +1,6 @@
 # Developers' targets. Everything goes through ./run, which makes .venv first; users need no make.
 .DEFAULT_GOAL := check
-.PHONY: check test demo sim sim-mutants bench chaos soak docs format lock clean escape gpu
+.PHONY: check test demo sim sim-mutants bench chaos soak docs format lock clean escape attack gpu
 
 check: ## formatting, lint, types, rings, generated files
 	./run check
@@ -25,6 +25,9 @@ chaos: ## real faults on real processes; SECONDS and SEED of the storm
 
 escape: ## every way out of every sandbox, and docs/escape.md: ARGS="--write docs/escape.md", or --only podman
 	./run tool python -m tests.escape $(ARGS)
+
+attack: ## dishonest nodes against the verifier: ARGS="--full --write docs/attacks.md", or --only f-q4_0 --count 20
+	./run tool python -m tests.attack $(ARGS)
 
 gpu: ## on a machine with an NVIDIA card: its tests, a capture of its driver and a report; ARGS="--write FOLDER"
 	./run tool python -m tests.gpu $(ARGS)

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import os
 import sys
 import time
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from agent.config.places import places
 from agent.edges.models import demo
 from agent.edges.models.store import ModelStore
 from tests.attack import field, matrix, page
-from tests.attack.outcome import Counts
+from tests.attack.outcome import NOTHING, Counts, together
 from tests.attack.rows import Row
 
 FEW = 10
@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=FEW, help=f"runs of each row (default {FEW})")
     parser.add_argument("--full", action="store_true", help="as many runs as docs/attacks.md was specified with")
     parser.add_argument("--write", type=Path, help="make the page")
-    parser.add_argument("--json", type=Path, help="keep the counts there, and take those of rows that are not run")
+    parser.add_argument("--json", type=Path, help="add to the counts that are there, and keep them there")
     parser.add_argument("--list", action="store_true", help="the names of the rows")
     options = parser.parse_args()
     rows = {name: row for name, row in matrix.ROWS.items() if _wanted(name, options.only)}
@@ -40,8 +40,7 @@ def main() -> int:
         print("\n".join(rows))
         return 0
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    before = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
-    made = {name: Counts(*counts) for name, counts in before.items()}
+    made = _read(options.json) if options.json else {}
     asyncio.run(_made(rows, None if options.full else options.count, made, options.json))
     if options.write:
         options.write.write_text(page.render(made))
@@ -54,17 +53,24 @@ def _wanted(name: str, only: list[str] | None) -> bool:
     return not only or any(name == one or name.startswith(f"{one}-") for one in only)
 
 
+def _read(file: Path) -> dict[str, Counts]:
+    raw = file.read_bytes() if file.exists() else b"{}"
+    return msgspec.json.decode(raw, type=dict[str, Counts])
+
+
 async def _made(rows: dict[str, Row], runs: int | None, made: dict[str, Counts], keep: Path | None) -> None:
     """Fills `made` row by row."""
     cache = places(os.environ, os.geteuid()).cache_dir.path
     weights = await demo.assemble_demo_model(cache / "models", ModelStore(cache), lambda *_told: None)
     async with field.opened(weights, demo.NAME, demo.CHAT_TEMPLATE, cache / "attack") as opened:
         for name, row in rows.items():
-            began = time.monotonic()
-            made[name] = await row.attack(opened, row.full if runs is None else min(runs, row.full))
+            before, began = made.get(name, NOTHING), time.monotonic()
+            opened.first = before.runs
+            counts = await row.attack(opened, row.full if runs is None else min(runs, row.full))
+            made[name] = together(before, counts)
             print(page.line(name, made[name]), f"({time.monotonic() - began:.0f} s)", flush=True)
             if keep:
-                keep.write_text(json.dumps(made))
+                keep.write_bytes(msgspec.json.encode(made))
 
 
 if __name__ == "__main__":

@@ -100,8 +100,14 @@ class Field:
         self.cache = cache
         self.limits = Thresholds()
         self.chance = random.Random(20_261_122)
+        self.first = 0
+        """The number of a row's first task: another part of a row goes on where the first ended."""
         self._replayer = replayer
         self._numbers = itertools.count(1)
+
+    def numbers(self, runs: int) -> range:
+        """Of the tasks of one row."""
+        return range(self.first, self.first + runs)
 
     # ------------------------------------------------------------------ nodes
 
@@ -153,14 +159,15 @@ class Field:
 
     async def done(self, node: Node, asked: Iterable[Asked]) -> AsyncIterator[Done]:
         """What came of each. All are submitted at once: the node goes on while the first is looked at."""
-        submitted = [
-            await self.requester.submit(
-                self.model.digest, it.given, max_tokens=it.max_tokens, sampling=it.sampling, deadline_s=DEADLINE_S
-            )
-            for it in asked
-        ]
+        submitted = [await self.submit(it) for it in asked]
         for task_id in submitted:
             yield await self._done(node, task_id)
+
+    async def submit(self, it: Asked) -> str:
+        """Queue one task; returns its id."""
+        return await self.requester.submit(
+            self.model.digest, it.given, max_tokens=it.max_tokens, sampling=it.sampling, deadline_s=DEADLINE_S
+        )
 
     async def _done(self, node: Node, task_id: str) -> Done:
         async with asyncio.timeout(TASK_S):

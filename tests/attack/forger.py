@@ -15,7 +15,7 @@ from agent.core.checks.sampling import drawn
 from agent.core.model import ChatInput, CompletionInput, TaskSpec
 from agent.ports import EngineOutput, EnginePool, Piece, Replayer
 from tests.attack.field import Field
-from tests.attack.honest import figures, sampled
+from tests.attack.honest import sampled
 from tests.attack.outcome import Counts, count
 from tests.attack.pools import Warm
 from tests.attack.rows import Attack, Wanted, row
@@ -134,9 +134,9 @@ def _enter(kind: str) -> Attack:
     @row(f"forge-{kind.lower()}", f"forge: decode in {kind}, prefill truly, bend to fit; m=8", 50, Wanted(caught=0.9))
     async def attack(field: Field, runs: int) -> Counts:
         async with cheaper(field, kind, slots=1) as cheap, field.another_replayer() as true:
-            asked = (sampled(one, max_tokens=256) for one in range(runs))
+            asked = (sampled(one, max_tokens=256) for one in field.numbers(runs))
             found = await field.tried(Forger(cheap, true), asked, leaves=8)
-        return count(found, figures(found))
+        return count(found)
 
     return attack
 

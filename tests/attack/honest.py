@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from agent.devnet.core.asking import SamplingAsked
 from tests.attack import prompts
 from tests.attack.field import Asked, Field
-from tests.attack.outcome import Counts, Found, count
+from tests.attack.outcome import Counts, count
 from tests.attack.pools import Warm
 from tests.attack.rows import HONEST, Attack, row
 
@@ -28,33 +30,25 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 def asked(number: int, *, max_tokens: int = 64) -> Asked:
     """Chats and completions, greedy, sampled, and sampled otherwise."""
-    return Asked(prompts.given(number), max_tokens, (WARM, GREEDY, WIDE, WARM)[number % 4])
+    return _asked(number, max_tokens, (WARM, GREEDY, WIDE, WARM)[number % 4])
 
 
 def sampled(number: int, *, max_tokens: int = 64) -> Asked:
     """As most are asked for: by a seed."""
-    return Asked(prompts.given(number), max_tokens)
+    return _asked(number, max_tokens, WARM)
 
 
-def figures(found: list[Found]) -> str:
-    """What the checks measured, in words."""
-    told = [one.metrics for one in found if one.metrics is not None]
-    chunks = [chunk for metrics in told for chunk in metrics.chunks]
-    tokens = sum(metrics.sampled.checked for metrics in told if metrics.sampled)
-    if not chunks:
-        return f"{tokens} tokens"
-    worst = max(chunk.close.mean for chunk in chunks)
-    far = max(chunk.plausible.far for chunk in chunks)
-    raised = max(chunk.plausible.raised for chunk in chunks)
-    return f"{len(chunks)} chunks, {tokens} draws; F at most {worst:.2f}, T at most {far}, raised at most {raised:.1f}"
+def _asked(number: int, max_tokens: int, sampling: SamplingAsked) -> Asked:
+    """With a seed of its own, so that a run can be repeated."""
+    return Asked(prompts.given(number), max_tokens, msgspec.structs.replace(sampling, seed=number + 1))
 
 
 def _enter(name: str, words: str, shape: dict[str, Any]) -> Attack:
     @row(f"honest-{name}", f"honest: {words}", 200, HONEST)
     async def attack(field: Field, runs: int) -> Counts:
         async with field.engine(**shape) as pool:
-            found = await field.tried(Warm(pool), map(asked, range(runs)), leaves=4)
-        return count(found, figures(found))
+            found = await field.tried(Warm(pool), map(asked, field.numbers(runs)), leaves=4)
+        return count(found)
 
     return attack
 
@@ -66,7 +60,5 @@ for _name, (_words, _shape) in SHAPES.items():
 @row("honest-exact", "X: honest, to be repeated to the bit", 100, HONEST)
 async def exact(field: Field, runs: int) -> Counts:
     async with field.engine() as pool:
-        found = await field.tried(Warm(pool), map(asked, range(runs)), leaves=4, exact=True)
-    equal = sum(one.metrics.exact.equal for one in found if one.metrics and one.metrics.exact)
-    compared = sum(one.metrics.exact.compared for one in found if one.metrics and one.metrics.exact)
-    return count(found, f"{equal} of {compared} tokens equal")
+        found = await field.tried(Warm(pool), map(asked, field.numbers(runs)), leaves=4, exact=True)
+    return count(found)

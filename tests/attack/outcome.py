@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import reduce
 from math import sqrt
 from typing import NamedTuple
 
@@ -51,6 +52,51 @@ def _calm(plausible: Plausibility) -> Plausibility:
     return plausible._replace(far=0, unlisted=0, raised=0.0)
 
 
+class Figures(NamedTuple):
+    """What the checks measured."""
+
+    chunks: int = 0
+    draws: int = 0
+    closeness: float = 0.0
+    """The worst of F."""
+    far: int = 0
+    """The worst of T."""
+    raised: float = 0.0
+    compared: int = 0
+    """Tokens of which X demands equality."""
+    equal: int = 0
+    unknown: int = 0
+    """Tokens that could not be repeated."""
+
+    def joined(self, other: Figures) -> Figures:
+        """Of both."""
+        worst = {"closeness", "far", "raised"}
+        fields = zip(self._fields, self, other, strict=True)
+        return Figures(*(max(one, two) if name in worst else one + two for name, one, two in fields))
+
+    def words(self) -> str:
+        """For people."""
+        told = [f"{self.chunks} chunks, F ≤ {self.closeness:.2f}, T ≤ {self.far}, raised ≤ {self.raised:.1f}"]
+        told = told if self.chunks else []
+        told += [f"{self.draws} draws"] if self.draws else []
+        told += [f"{self.equal} of {self.compared} tokens equal"] if self.compared else []
+        return ", ".join([*told, *([f"{self.unknown} tokens unknown"] if self.unknown else [])])
+
+
+def figures_of(metrics: Metrics) -> Figures:
+    """Of one task."""
+    return Figures(
+        chunks=len(metrics.chunks),
+        draws=metrics.sampled.checked if metrics.sampled else 0,
+        closeness=max((one.close.mean for one in metrics.chunks), default=0.0),
+        far=max((one.plausible.far for one in metrics.chunks), default=0),
+        raised=max((one.plausible.raised for one in metrics.chunks), default=0.0),
+        compared=metrics.exact.compared if metrics.exact else 0,
+        equal=metrics.exact.equal if metrics.exact else 0,
+        unknown=metrics.unknown,
+    )
+
+
 class Counts(NamedTuple):
     """Of one row."""
 
@@ -62,8 +108,7 @@ class Counts(NamedTuple):
     refused: int
     by: tuple[tuple[str, int], ...] = ()
     """How often each check spoke."""
-    figures: str = ""
-    """What was measured besides, in words."""
+    figures: Figures = Figures()
 
     @property
     def caught(self) -> int:
@@ -71,7 +116,10 @@ class Counts(NamedTuple):
         return self.runs - self.passed
 
 
-def count(found: Sequence[Found], figures: str = "") -> Counts:
+NOTHING = Counts(0, 0, 0, 0, 0)
+
+
+def count(found: Sequence[Found]) -> Counts:
     verdicts = Counter(one.verdict for one in found)
     by = Counter(check for one in found for check in one.by)
     return Counts(
@@ -81,8 +129,15 @@ def count(found: Sequence[Found], figures: str = "") -> Counts:
         failed=verdicts[Verdict.FAIL],
         refused=verdicts[None],
         by=tuple(by.most_common()),
-        figures=figures,
+        figures=reduce(Figures.joined, (figures_of(one.metrics) for one in found if one.metrics), Figures()),
     )
+
+
+def together(one: Counts, other: Counts) -> Counts:
+    """Of two parts of a row."""
+    by = Counter(dict(one.by)) + Counter(dict(other.by))
+    sums = (a + b for a, b in zip(one[:5], other[:5], strict=True))
+    return Counts(*sums, tuple(by.most_common()), one.figures.joined(other.figures))
 
 
 def interval(hits: int, runs: int) -> tuple[float, float]:

@@ -11,16 +11,16 @@ from tests.bench.table import machine
 _INTRODUCTION = """\
 # Attacks on the proof
 
-Written by `make attack`. Every cheat below is a node (tests/attack): made of the agent's real parts but for the one that
-is dishonest, with a real llama-server, enrolled at a real coordinator. It takes tasks, answers them, commits, signs and
-opens its transcript. A verifier with the true model gets offer, result, receipt and transcript as of any other node, and
-judges ([proof](proof.md#checks)). The true model is gemma-3-270m in Q4_K_M; cheaper files are made of the same weights
-by llama.cpp's own quantiser. Tasks are chats and completions of 64 tokens, of 128 where m=4 and of 256 where m=8 (m:
-chunks of 32 that are repeated); a quarter are greedy among the honest and in F.
+Written by `make attack`. Every cheat below is a node (tests/attack): made of the agent's real parts but for the one
+that is dishonest, with a real llama-server, enrolled at a real coordinator. It takes tasks, answers them, commits,
+signs and opens its transcript. A verifier with the true model gets offer, result, receipt and transcript as of any
+other node, and judges ([proof](proof.md#checks)). The true model is gemma-3-270m in Q4_K_M; cheaper files are made of
+the same weights by llama.cpp's own quantiser. Tasks are chats and completions of 64 tokens, of 128 where m=4 and of 256
+where m=8 (m: chunks of 32 that are repeated); a quarter are greedy among the honest and in F.
 
 *Caught* is what did not pass: suspect (looked at again, with more chunks), failed (slashed) or refused (by the
-coordinator, or by a receipt's check). Intervals are Wilson's, of 95 %. *By* counts the checks that spoke, often several.
-Q2_K is a mixture: the quantiser can make it only of rows that are a multiple of 256 wide, and takes Q4_0 for the others.
+coordinator, or by a receipt's check). Intervals are Wilson's, of 95 %. *By* counts the checks that spoke, often
+several. Q2_K is a mixture: the quantiser makes it only of rows that are a multiple of 256 wide, of others Q4_0.
 
 - `make attack` makes ten runs of each row. `ARGS="--full"` makes as many as were wanted, `--only f-q4_0` one row.
 - CI makes some of every kind with a tiny model (tests/attack/test_attacks.py).
@@ -53,7 +53,7 @@ def line(name: str, counts: Counts) -> str:
     """For the terminal."""
     return (
         f"{name}: {counts.runs} runs: {counts.passed} passed, {counts.suspect} suspect, {counts.failed} failed, "
-        f"{counts.refused} refused; {_share(counts.caught, counts.runs)}; {_by(counts)}; {counts.figures}"
+        f"{counts.refused} refused; {_share(counts.caught, counts.runs)}; {_by(counts)}; {counts.figures.words()}"
     )
 
 
@@ -82,7 +82,7 @@ def _honest(rows: list[tuple[str, Row, Counts]]) -> Iterator[str]:
     for name, row, counts in rows:
         yield (
             f"| `{name}` | {_engine(row)} | {counts.runs} | {_share(counts.suspect, counts.runs)} "
-            f"| {_share(counts.failed, counts.runs)} | {counts.figures} | {_claim(row, counts)} |"
+            f"| {_share(counts.failed, counts.runs)} | {counts.figures.words()} | {_claim(row, counts)} |"
         )
     runs, suspect = sum(counts.runs for *_, counts in rows), sum(counts.suspect for *_, counts in rows)
     failed = sum(counts.failed for *_, counts in rows)

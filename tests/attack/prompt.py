@@ -10,7 +10,7 @@ import msgspec
 from agent.core.model import TaskSpec
 from agent.ports import EngineOutput, EnginePool, Finished
 from tests.attack.field import Field
-from tests.attack.honest import figures, sampled
+from tests.attack.honest import sampled
 from tests.attack.outcome import Counts, count
 from tests.attack.pools import Warm
 from tests.attack.prompts import other_word
@@ -45,12 +45,12 @@ class OtherPrompt(Warm):
 @row("prompt-told", "one word of the prompt changed, and so its digest", 50)
 async def told(field: Field, runs: int) -> Counts:
     async with field.engine() as pool:
-        return count(await field.tried(OtherPrompt(pool, lies=False), map(sampled, range(runs)), leaves=4))
+        return count(await field.tried(OtherPrompt(pool, lies=False), map(sampled, field.numbers(runs)), leaves=4))
 
 
 @row("prompt-forged", "one word of the prompt changed, its digest forged; m=4", 100, Wanted(caught=0.6))
 async def forged(field: Field, runs: int) -> Counts:
     async with field.engine(slots=4) as pool:
-        asked = (sampled(one, max_tokens=128) for one in range(runs))
+        asked = (sampled(one, max_tokens=128) for one in field.numbers(runs))
         found = await field.tried(OtherPrompt(pool, lies=True), asked, leaves=4)
-        return count(found, figures(found))
+        return count(found)

@@ -65,7 +65,7 @@ def _enter(name: str, words: str, changes: dict[str, Any]) -> Attack:
     @row(f"s-{name}", f"S: {words}", 50)
     async def attack(field: Field, runs: int) -> Counts:
         async with field.engine() as pool:
-            return count(await field.tried(OtherSampler(pool, changes), map(sampled, range(runs)), leaves=0))
+            return count(await field.tried(OtherSampler(pool, changes), map(sampled, field.numbers(runs)), leaves=0))
 
     return attack
 
@@ -78,4 +78,4 @@ for _name, (_words, _changes) in LIES.items():
 async def edit(field: Field, runs: int) -> Counts:
     async with field.engine() as pool, field.another_replayer() as tokenizer:
         editor = Editor(pool, tokenizer, field.chance)
-        return count(await field.tried(editor, map(sampled, range(runs)), leaves=0))
+        return count(await field.tried(editor, map(sampled, field.numbers(runs)), leaves=0))

@@ -5,6 +5,7 @@ The agent has no part that could be bent to tell such lies, so this node is writ
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Callable
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from agent.core import wire
-from agent.core.model import Commitment, FinishReason, Outcome, Reason, Signed
+from agent.core.model import Commitment, Outcome, Reason, Signed
 from agent.core.proof.commitment import commit
 from agent.core.proof.header import Header
 from agent.core.proof.leaves import join_leaves, split_leaves
@@ -64,7 +65,7 @@ class Speaker:
     async def make(self, field: Field, number: int) -> Made:
         """Take one task and do it."""
         asked = sampled(number, max_tokens=40)
-        await field.requester.submit(field.model.digest, asked.given, max_tokens=asked.max_tokens)
+        await field.submit(asked)
         facts = self.pool.facts
         credit = wire.Credit(pool=facts.name, model_digest=facts.model_digest, count=1)
         [offer] = await self.node.pull_for(credit, wait_s=5.0)
@@ -127,7 +128,7 @@ HEADER_LIES: dict[str, Callable[[Header, Random], Any]] = {
     "node_key": lambda _, chance: chance.randbytes(32).hex(),
     "nonce": lambda _, chance: chance.randbytes(32).hex(),
     "deadline_ms": lambda header, _: header.deadline_ms + 1,
-    "model_digest": lambda _, chance: "sha256:" + chance.randbytes(32).hex(),
+    "model_digest": lambda _, chance: chance.randbytes(32).hex(),
     "temperature_micros": lambda header, _: header.temperature_micros + 1,
     "top_k": lambda header, _: header.top_k + 1,
     "top_p_micros": lambda header, _: header.top_p_micros - 1,
@@ -138,15 +139,11 @@ HEADER_LIES: dict[str, Callable[[Header, Random], Any]] = {
     "prompt_tokens": lambda header, _: header.prompt_tokens + 1,
     "completion_tokens": lambda header, _: header.completion_tokens - 1,
     "output_sha256": lambda _, chance: chance.randbytes(32).hex(),
-    "finish": lambda header, _: _other(header.finish),
     "samplers": lambda header, _: header.samplers[::-1],
+    "min_keep": lambda header, _: header.min_keep + 1,
 }
 """Every field that somebody else can compare. `engine`, `engine_digest` and `determinism` are the node's own word;
-`prompt_sha256` and `request_sha256` need the model (see the rows on prompts)."""
-
-
-def _other(finish: FinishReason) -> FinishReason:
-    return FinishReason.STOP if finish is FinishReason.LENGTH else FinishReason.LENGTH
+`prompt_sha256`, `request_sha256` and `finish` need the model (see the rows on prompts and truncation)."""
 
 
 def header_field(speaker: Speaker, made: Made, chance: Random) -> Delivered:
@@ -208,12 +205,12 @@ def path(speaker: Speaker, made: Made, chance: Random) -> Delivered:
     return Delivered(msgspec.structs.replace(signed, batch=batch), join_leaves(made.transcript.leaves))
 
 
-def signature(speaker: Speaker, made: Made, chance: Random) -> Delivered:
-    """Change the result after it was signed."""
+def signature(speaker: Speaker, made: Made, _chance: Random) -> Delivered:
+    """Change the result after it was signed: it took no time at all."""
     signed = speaker.sign(speaker.honest(made))
-    payload = signed.payload.replace(made.product.usage.completion_tokens.__str__(), "39", 1)
-    assert payload != signed.payload or made.product.usage.completion_tokens == 39
-    return Delivered(msgspec.structs.replace(signed, payload=payload + " "), join_leaves(made.transcript.leaves))
+    timings = msgspec.structs.replace(made.product.timings, running_ms=1)
+    payload = wire.encode(speaker.honest(made, timings=timings)).decode()
+    return Delivered(msgspec.structs.replace(signed, payload=payload), join_leaves(made.transcript.leaves))
 
 
 TAMPERING: tuple[Lie, ...] = (
@@ -228,8 +225,6 @@ def _told(speaker: Speaker, made: Made, commitment: Commitment | None = None, op
 
 
 def _base64(raw: bytes) -> str:
-    import base64
-
     return base64.b64encode(raw).decode()
 
 
@@ -241,7 +236,7 @@ def _sha256(text: str) -> str:
 async def tamper(field: Field, runs: int) -> Counts:
     found = []
     async with field.engine() as pool, speaking(field, pool) as speaker:
-        for number in range(runs):
+        for number in field.numbers(runs):
             made = await speaker.make(field, number)
             lie = TAMPERING[number % len(TAMPERING)]
             found.append(await speaker.deliver(field, made, lie(speaker, made, field.chance)))
@@ -255,7 +250,7 @@ async def replay(field: Field, runs: int) -> Counts:
     async with field.engine() as pool, speaking(field, pool) as speaker, speaking(field, pool) as thief:
         before = await speaker.make(field, 0)
         await speaker.deliver(field, before, _told(speaker, before))
-        for number in range(runs):
+        for number in field.numbers(runs):
             stolen_by = (speaker, thief)[number % 2]
             made = await stolen_by.make(field, number + 1)
             delivered = _told(stolen_by, made, commit(before.header, before.transcript))

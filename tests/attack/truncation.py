@@ -15,7 +15,7 @@ from agent.core.model import FinishReason, TaskSpec
 from agent.ports import EngineOutput, EnginePool, Finished, Piece
 from tests.attack.field import Field
 from tests.attack.forger import fitted, sampler_of
-from tests.attack.honest import figures, sampled
+from tests.attack.honest import sampled
 from tests.attack.outcome import Counts, count
 from tests.attack.pools import Warm
 from tests.attack.rows import NO_CLAIM, row
@@ -59,19 +59,19 @@ class Truncated(Warm):
 @row("truncation", "cut off, said to have ended", 50)
 async def plain(field: Field, runs: int) -> Counts:
     async with field.engine(slots=4) as pool:
-        return count(await field.tried(Truncated(pool, field.chance), map(sampled, range(runs)), leaves=4))
+        return count(await field.tried(Truncated(pool, field.chance), map(sampled, field.numbers(runs)), leaves=4))
 
 
 @row("truncation-forged", "cut off, the end-of-text token forged; class F", 50, NO_CLAIM)
 async def forged(field: Field, runs: int) -> Counts:
     async with field.engine(slots=4) as pool:
         forger = Truncated(pool, field.chance, forges=True)
-        found = await field.tried(forger, map(sampled, range(runs)), leaves=4)
-        return count(found, figures(found))
+        found = await field.tried(forger, map(sampled, field.numbers(runs)), leaves=4)
+        return count(found)
 
 
 @row("truncation-forged-x", "cut off, the end-of-text token forged; class X", 50)
 async def forged_exact(field: Field, runs: int) -> Counts:
     async with field.engine() as pool:
         forger = Truncated(pool, field.chance, forges=True)
-        return count(await field.tried(forger, map(sampled, range(runs)), leaves=4, exact=True))
+        return count(await field.tried(forger, map(sampled, field.numbers(runs)), leaves=4, exact=True))

@@ -12,7 +12,7 @@ import msgspec
 from agent.core.model import TaskSpec
 from agent.ports import EngineOutput, EnginePool, Piece
 from tests.attack.field import Field
-from tests.attack.honest import asked, figures
+from tests.attack.honest import asked
 from tests.attack.outcome import Counts, count
 from tests.attack.pools import Warm
 from tests.attack.quantised import quantised
@@ -61,8 +61,8 @@ def _close(kind: str, words: str, wanted: Wanted) -> Attack:
     @row(f"f-{_slug(kind)}", f"F: {words}", 50, wanted)
     async def attack(field: Field, runs: int) -> Counts:
         async with cheaper(field, kind, slots=4) as pool:
-            found = await field.tried(pool, (asked(one, max_tokens=128) for one in range(runs)), leaves=4)
-        return count(found, figures(found))
+            found = await field.tried(pool, (asked(one, max_tokens=128) for one in field.numbers(runs)), leaves=4)
+        return count(found)
 
     return attack
 
@@ -71,7 +71,7 @@ def _exact(kind: str, words: str) -> Attack:
     @row(f"x-{_slug(kind)}", f"X: {words}", 100, ALL)
     async def attack(field: Field, runs: int) -> Counts:
         async with cheaper(field, kind, slots=1) as pool:
-            return count(await field.tried(pool, map(asked, range(runs)), leaves=4, exact=True))
+            return count(await field.tried(pool, map(asked, field.numbers(runs)), leaves=4, exact=True))
 
     return attack
 
@@ -92,4 +92,6 @@ for _kind, _words in (("Q8_0", "weights in Q8_0"), ("q8_0", "KV cache in q8_0"))
 @row("x-noise", "X: log-probabilities off by 1 %", 100)
 async def noise(field: Field, runs: int) -> Counts:
     async with field.engine() as pool:
-        return count(await field.tried(Noisy(pool, field.chance), map(asked, range(runs)), leaves=4, exact=True))
+        return count(
+            await field.tried(Noisy(pool, field.chance), map(asked, field.numbers(runs)), leaves=4, exact=True)
+        )

@@ -12,7 +12,7 @@ from agent.core.model import TaskSpec
 from agent.ports import EngineOutput, Piece
 from tests.attack.field import Field
 from tests.attack.forger import sampler_of
-from tests.attack.honest import figures, sampled
+from tests.attack.honest import sampled
 from tests.attack.outcome import Counts, count
 from tests.attack.pools import Warm
 from tests.attack.rows import Wanted, row
@@ -48,7 +48,6 @@ class Withholder(Warm):
 @row("withhold", "weights in Q4_0, hidden behind a token said to be withheld; m=4", 50, Wanted(caught=0.9))
 async def withhold(field: Field, runs: int) -> Counts:
     async with cheaper(field, "Q4_0", slots=4) as cheap:
-        asked = (sampled(one, max_tokens=128) for one in range(runs))
+        asked = (sampled(one, max_tokens=128) for one in field.numbers(runs))
         found = await field.tried(Withholder(cheap), asked, leaves=4)
-    unknown = sum(one.metrics.unknown for one in found if one.metrics)
-    return count(found, f"{unknown} tokens could not be repeated; {figures(found)}")
+    return count(found)

@@ -170,9 +170,7 @@ def header_of(
     output_sha256: str,
 ) -> Header:
     """The header of one finished attempt: what `offer` asked, answered by `pool`."""
-    # A pool names its engine as "profile version"; the sampler chain is ours only where the profile takes one.
-    profile = PROFILES.get(pool.engine.partition(" ")[0])
-    chain = profile.extra if profile else {}
+    samplers, min_keep = _chain(pool.engine)
     return Header(
         **_asked(offer),
         node_key=node_key,
@@ -181,8 +179,8 @@ def header_of(
         determinism=pool.determinism,
         prompt_sha256=prompt_sha256,
         request_sha256=request_sha256,
-        samplers=tuple(chain.get("samplers", ())),
-        min_keep=chain.get("min_keep", 0),
+        samplers=samplers,
+        min_keep=min_keep,
         n_probs=n_probs,
         finish=finish,
         prompt_tokens=usage.prompt_tokens,
@@ -197,6 +195,19 @@ def check_against_offer(header: Header, offer: OfferBody) -> None:
     differing = [name for name, asked in _asked(offer).items() if getattr(header, name) != asked]
     if differing:
         raise ProofError("header_offer", f"the committed {', '.join(differing)} is not what the offer asked for")
+    samplers, min_keep = _chain(header.engine)
+    if samplers and (header.samplers, header.min_keep) != (samplers, min_keep):
+        raise ProofError("header_offer", f"{header.engine[:64]} draws by another sampler chain than the committed one")
+
+
+def _chain(engine: str) -> tuple[tuple[str, ...], int]:
+    """Sampler chain and min_keep that such an engine is asked for; nothing where it draws in a way of its own.
+
+    A pool names its engine as "profile version". Without this a node could commit to a chain that nobody replays.
+    """
+    profile = PROFILES.get(engine.partition(" ")[0])
+    chain = profile.extra if profile else {}
+    return tuple(chain.get("samplers", ())), chain.get("min_keep", 0)
 
 
 def _asked(offer: OfferBody) -> dict[str, Any]:

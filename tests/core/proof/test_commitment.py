@@ -98,3 +98,12 @@ def test_every_field_that_the_offer_fixes_is_compared(field: str, value):
     with pytest.raises(ProofError, match=field) as refused:
         check_against_offer(altered, builders.offer())
     assert refused.value.check == "header_offer"
+
+
+@pytest.mark.parametrize("chain", [{"samplers": ()}, {"samplers": ("temperature", "top_k")}, {"min_keep": 1}])
+def test_a_chain_that_the_engine_does_not_have_would_be_replayed_by_nobody(chain: dict):
+    altered: Header = msgspec.structs.replace(HEADER, **chain)
+    with pytest.raises(ProofError, match="sampler chain") as refused:
+        check_against_offer(altered, builders.offer())
+    assert refused.value.check == "header_offer"
+    check_against_offer(msgspec.structs.replace(altered, engine="one that draws as it likes"), builders.offer())
