@@ -33,7 +33,8 @@ class View:
 
 @contextlib.asynccontextmanager
 async def owned(rig: Rig, view: View, *, hand_back_after_s: float | None = None) -> AsyncIterator[None]:
-    policy = OwnerPolicy(zone=UTC, windows=(parse_window("18:00-08:00"),))
+    idle_after_s = None if view.seen.away_s is None else 300.0
+    policy = OwnerPolicy(zone=UTC, windows=(parse_window("18:00-08:00"),), idle_after_s=idle_after_s)
     task = asyncio.create_task(
         Owner(rig.spine, policy, view, Pulse({"owner": 60.0}, started=0.0), hand_back_after_s=hand_back_after_s).run()
     )
@@ -93,3 +94,15 @@ async def test_what_runs_is_handed_back_when_the_owner_has_waited_long_enough() 
         await rig.until(lambda: rig.outbox.ledger)
         (body,) = rig.coordinator.results()
         assert (body.outcome, body.reason) == (Outcome.HANDED_BACK, Reason.OUTSIDE_SCHEDULE)
+
+
+async def test_somebody_who_sits_down_at_the_machine_gets_it_back_at_once_where_he_says_so() -> None:
+    view = View(Observed(at=EVENING, away_s=600.0))
+    async with Rig() as rig, owned(rig, view, hand_back_after_s=0.0):
+        await running(rig)
+        view.seen = Observed(at=EVENING, away_s=0.0)
+        rig.clock.advance(LOOK_EVERY_S)
+        await rig.until(lambda: rig.outbox.ledger)
+        (body,) = rig.coordinator.results()
+        assert (body.outcome, body.reason) == (Outcome.HANDED_BACK, Reason.OWNER_ACTIVE)
+        assert shut(rig) == [Reason.OWNER_ACTIVE]
