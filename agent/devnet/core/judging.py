@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from agent.core.errors import ProofError
 from agent.core.model import Commitment, EmbeddingInput, Outcome, TaskSpec, VerifyInput
 from agent.core.proof.commitment import AnyHeader, check_header, read_commitment
-from agent.core.proof.header import ProofKind
+from agent.core.proof.header import Header, ProofKind
 from agent.core.proof.program import ProgramHeader
 from agent.core.proof.sealing import output_of
 from agent.core.proof.transcript import LEAF_TOKENS
@@ -20,6 +20,8 @@ HIDDEN_TOKENS = 32
 """What an engine may count and not show: the end of the text, half a character, and besides this what made a stop
 string, of which every token stands for a byte or more."""
 PROGRAM_LEAVES = 3
+MOST_CANDIDATES = 256
+"""A token, as nodes can be configured: with far more a few tokens would be too much to open, let alone to read."""
 TEMPLATE_TOKENS = 1024
 """What a chat template may add. All else is text, and every token of it stands for a byte or more."""
 
@@ -100,6 +102,8 @@ def _transcript(header: AnyHeader, commitment: Commitment, task: TaskSpec) -> It
 
 
 def _header(header: AnyHeader, body: ResultBody) -> Iterator[str]:
+    if isinstance(header, Header) and header.n_probs > MOST_CANDIDATES:
+        yield f"{header.n_probs} candidates a token; at most {MOST_CANDIDATES} can be shown"
     if header.artifact != (body.artifact.sha256 if body.artifact else ""):
         yield "the committed artifact is another one"
     if header.output_sha256 != body.output_sha256:

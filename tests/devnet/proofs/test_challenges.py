@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from agent.core import wire
-from agent.core.model import TaskKind
+from agent.core.model import TaskKind, Usage
 from agent.core.payloads import Judgement, JudgementBody
-from agent.core.proof.drawing import MILLION, is_drawn
+from agent.core.proof.commitment import commit, read_commitment
+from agent.core.proof.drawing import MILLION, drawn_leaves, is_drawn
 from agent.core.proof.signed import open_signed
 from agent.devnet.core.effects import SaveCase, SaveEpoch, SaveLedgerLine
 from agent.devnet.core.proofs.epochs import CHALLENGED_KINDS
@@ -19,6 +20,7 @@ from agent.devnet.core.records import LedgerKind
 from agent.devnet.core.rules import ProofRules, Refused
 from agent.devnet.keys import verify
 from tests.devnet.proofs.challenged import ALWAYS, DOUBTFUL, FORGED, WRONG_DRAW, Court, blob_of
+from tests.devnet.world import transcript_of
 
 
 def verdict_of(court: Court, signed) -> JudgementBody:
@@ -298,3 +300,34 @@ def test_who_has_no_stake_left_gets_no_work() -> None:
 @pytest.mark.parametrize("kind", [TaskKind.EXEC, TaskKind.VERIFY])
 def test_programs_and_verdicts_are_not_drawn(kind: TaskKind) -> None:
     assert kind not in CHALLENGED_KINDS
+
+
+# ------------------------------------------------------------------------------ what is too much
+
+
+def test_of_a_transcript_that_is_too_long_only_what_was_drawn_is_asked_for() -> None:
+    court = Court()
+    node = court.enrolled()
+    court.submit(max_tokens=131_072)
+    (offer,) = court.pull(node)
+    usage = Usage(prompt_tokens=10, completion_tokens=60_000)
+    commitment = node.commitment(offer, "Blue.", usage, transcript_of(60_000))
+    court.deliver(node, node.success(offer, usage=usage, commitment=commitment))
+    court.turn(61.0)
+    (challenge,) = court.beat(node).challenges
+    beacon, promised = bytes.fromhex(challenge.beacon.value), ALWAYS.leaves
+    assert len(challenge.leaves) == promised
+    assert challenge.leaves == drawn_leaves(beacon, commitment.root, offer.task.task_id, commitment.leaves, promised)
+
+
+def test_a_node_cannot_claim_so_many_candidates_that_nobody_could_look_at_them() -> None:
+    court = Court()
+    node = court.enrolled()
+    court.submit()
+    (offer,) = court.pull(node)
+    honest = node.success(offer)
+    body = msgspec.json.decode(honest.signed.payload, type=wire.ResultBody)
+    header = msgspec.structs.replace(read_commitment(body.commitment, node.keys.public), n_probs=60_000)
+    receipt = court.deliver(node, node.success(offer, commitment=commit(header, transcript_of(3))))
+    assert (receipt.status, receipt.beacon) == (wire.ReceiptStatus.REJECTED, None)
+    assert "60000 candidates" in receipt.detail

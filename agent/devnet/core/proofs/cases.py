@@ -25,8 +25,10 @@ MOVES: Final[dict[CaseState, frozenset[CaseState]]] = {
 """Where a case may go. REVEALING → CHECKING is a closer look. One that WAITs for a beacon may also be dropped, or is
 judged void when the beacon never comes."""
 
-MAX_OPENING_BYTES = 47 << 20
-"""In the evidence it is base64 and has a receipt beside it, and that is a blob of 64 MiB at most."""
+MAX_OPENING_BYTES = 32 << 20
+"""Read, it takes sixteen times as much memory; as base64 in the evidence it still fits into a blob."""
+MAX_WHOLE_BYTES = 16 << 20
+"""All leaves are asked for where they take less: 51,000 tokens with 40 candidates."""
 MAX_CHALLENGES = 16
 """In the answer to one beat; the others come with the next."""
 

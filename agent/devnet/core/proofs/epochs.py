@@ -95,7 +95,7 @@ def consider(book: Book, task: Task, result: ResultBody, receipt: ReceiptBody) -
         leaves=commitment.leaves,
         model_digest=task.model_digest,
         promise=promise,
-        whole=_opening_bytes(commitment) <= cases.MAX_OPENING_BYTES,
+        whole=_opening_bytes(commitment) <= cases.MAX_WHOLE_BYTES,
     )
     cases.add(book, case)
 
