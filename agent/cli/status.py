@@ -145,6 +145,7 @@ def _pool(pool: dict[str, Any]) -> tuple[str, ...]:
     said = (f"takes none: {gates}" if gates else "", _sentence(pool.get("detail", "")), _released(pool.get("released")))
     detail = "; ".join(filter(None, said))
     ready = "ready, unverifiable" if pool.get("determinism") == "U" else "ready"
+    ready += ", checks others" if pool.get("validates") else ""
     state = (ready if pool["ready"] else "not ready") + (f": {detail}" if detail else "")
     names = (_word(pool[key]) for key in ("name", "model", "device", "engine"))
     return (*names, memory(pool), f"{pool['busy']}/{pool['slots']}", state)

@@ -36,3 +36,17 @@ def verifiable(pool: str, digest: str | None, engines: Sequence[str] | None) -> 
         purpose="being paid as a node whose work can be verified",
         remedy=f"Set pools.slots to 1, or set proof.calibrations: {_MEASURE}",
     )
+
+
+def validators(pools: Sequence[str], uncalibrated: Sequence[str]) -> Finding:
+    """Pools that check what other nodes computed. `uncalibrated`: those of models without any calibration."""
+    names = f"{', '.join(pools)}: checks what other nodes computed" if pools else "off: no pool checks other nodes"
+    lacking = f"; no calibration for the model of {', '.join(uncalibrated)}" if uncalibrated else ""
+    return judged(
+        "proof.validate",
+        unless(not uncalibrated, Severity.WARN),
+        actual=names + lacking,
+        required="calibrations for the models of pools that check others",
+        purpose="earning verdicts: without one, only claims of the pool's own exact class can be judged",
+        remedy=f"Set proof.calibrations ({_MEASURE}), or proof.validate = false",
+    )

@@ -54,6 +54,8 @@ class PoolStatus(Value):
     detail: str = ""
     determinism: str = ""
     """Its determinism class; `U` is unverifiable. Empty for programs, and for an engine that has not started yet."""
+    validates: bool = False
+    """It also checks what other nodes computed."""
     gates: tuple[Gate, ...] = ()
     """Everything that keeps this pool alone from taking work; empty while it takes some."""
     expected_bytes: int | None = None

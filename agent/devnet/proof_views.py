@@ -88,12 +88,17 @@ _VERDICTS: Final = {
 
 def proofs(book: Book, most: int) -> Proofs:
     """The newest `most` cases, and all records."""
-    told = (case for case in reversed(book.docket.cases.values()) if case.state is not CaseState.WAITING)
+    told = (case for case in reversed(book.docket.cases.values()) if _is_told(case))
     return Proofs(
         cases=tuple(map(case_view, islice(told, most))),
         standings=tuple(standing_of(book, node_id) for node_id in book.nodes),
         rate_micros=book.rules.proofs.rate_micros,
     )
+
+
+def _is_told(case: Case) -> bool:
+    """Nobody may know of a canary before its validators have spoken."""
+    return case.state is CaseState.JUDGED or not (case.state is CaseState.WAITING or case.canary)
 
 
 def task_proof(book: Book, task_id: str, promise: BeaconPromise | None) -> TaskProof | None:

@@ -9,7 +9,7 @@ from agent.core.attempt import Attempt
 from agent.core.attest.messages import Attestation
 from agent.core.health import HealthState
 from agent.core.metrics import Scene
-from agent.core.model import Outcome, Reason
+from agent.core.model import Outcome, Reason, TaskKind
 from agent.core.status import (
     AttemptStatus,
     Ended,
@@ -162,6 +162,7 @@ class Overview:
                 slots=pool.slots,
                 detail=pool.detail or node.breakers[pool.name].tell(now),
                 determinism=pool.determinism if pool.ready and not pool.programs else "",
+                validates=TaskKind.VERIFY in pool.kinds,
                 gates=tuple(node.pool_gates(pool.name, now)),
                 expected_bytes=self._release.taken(pool.name).expected_bytes,
                 measured_bytes=self._release.taken(pool.name).measured_bytes,

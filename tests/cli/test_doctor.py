@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from agent.config import Config, EngineKind, ModelConfig, PoolConfig, ProofConfig
+from agent.config import Config, EngineKind, EngineProfile, ModelConfig, PoolConfig, ProofConfig
 from agent.core.doctor import Finding, Severity
 from agent.edges.doctor import coordinator, engines, machine
 from agent.edges.doctor.checkup import examine, local
@@ -190,6 +190,22 @@ def test_several_slots_without_a_calibration_are_told_to_be_unverifiable(tmp_pat
     calibrations.written(tmp_path, digest)
     trusted = {"calibrations": tmp_path, "calibration_keys": (calibrations.KEYS.public_key,)}
     assert told(digest, **trusted) == (Severity.OK, f"measured with {calibrations.ENGINE}")
+
+
+def test_which_pools_check_others_is_told_and_what_they_lack(tmp_path: Path) -> None:
+    def told(digest: str | None, pool: PoolConfig, **proof: object) -> tuple[Severity, str]:
+        models = (ModelConfig(name="m", path=tmp_path, digest=digest),)
+        found = engines.validators(Config(models=models, pools=(pool,), proof=ProofConfig(**proof)))  # type: ignore[arg-type]
+        return found.severity, found.actual
+
+    digest, pool = "sha256:" + "ab" * 32, PoolConfig(name="main", model="m")
+    assert told(digest, pool) == (Severity.OK, "off: no pool checks other nodes")
+    assert told(None, pool, validate=True) == (Severity.OK, "main: checks what other nodes computed")
+    severity, actual = told(digest, PoolConfig(name="main", model="m", validate=True))
+    assert (severity, actual.endswith("no calibration for the model of main")) == (Severity.WARN, True)
+    assert told(digest, PoolConfig(name="main", model="m", validate=False), validate=True)[0] is Severity.OK
+    unable = PoolConfig(name="main", model="m", engine=EngineKind.EXTERNAL, profile=EngineProfile.OLLAMA)
+    assert told(digest, unable, validate=True)[1].startswith("off")
 
 
 def test_an_external_engine_is_known_by_its_address() -> None:

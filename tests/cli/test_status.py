@@ -177,6 +177,12 @@ def test_a_pool_whose_work_nobody_can_verify_says_so() -> None:
         assert line.endswith(f"0/2   {told}")
 
 
+def test_a_pool_that_checks_others_says_so() -> None:
+    pools = tuple(msgspec.structs.replace(it, ready=True, detail="", validates=True) for it in STATUS.pools)
+    shown = json.loads(msgspec.json.encode(msgspec.structs.replace(STATUS, pools=pools)))
+    assert any(line.endswith("ready, checks others") for line in screen(shown))
+
+
 async def test_json_is_the_daemons_own_struct(served: Path) -> None:
     code, out, _ = await gpu_agent("status", "--json", "--socket", str(served))
     assert code == 0

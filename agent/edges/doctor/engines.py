@@ -10,6 +10,7 @@ from agent.core import judgements as judge
 from agent.core import proof_judgements
 from agent.core.doctor import Finding
 from agent.core.errors import EngineError
+from agent.edges.engines.build import validates
 from agent.edges.engines.launch import find_llama_server
 from agent.edges.models.thresholds import shelf
 
@@ -47,6 +48,15 @@ def verifiable(config: Config, pool: PoolConfig) -> Finding:
     digest = config.model_named(pool.model).digest
     found = shelf(config.proof.calibrations, config.proof.calibration_keys)
     return proof_judgements.verifiable(pool.name, digest, None if digest is None else found.engines_of(digest))
+
+
+def validators(config: Config) -> Finding:
+    """Which pools check others, and whether they have what they need for it, as far as digests are configured."""
+    found = shelf(config.proof.calibrations, config.proof.calibration_keys)
+    chosen = [pool for pool in config.pools if validates(config, pool)]
+    digests = {pool.name: config.model_named(pool.model).digest for pool in chosen}
+    lacking = [name for name, digest in digests.items() if digest is not None and not found.engines_of(digest)]
+    return proof_judgements.validators([pool.name for pool in chosen], lacking)
 
 
 def _readable(path: Path) -> tuple[str, int]:

@@ -95,6 +95,7 @@ def _calibrations(config: Config) -> list[tuple[str, Look]]:
     shared = [pool for pool in config.pools if pool.engine is EngineKind.LLAMA_SERVER and pool.slots > 1]
     return [
         ("proof.calibrations", local(partial(engines.calibrations, config.proof))),
+        ("proof.validate", local(partial(engines.validators, config))),
         *((f"proof.{pool.name}", local(partial(engines.verifiable, config, pool))) for pool in shared),
     ]
 
