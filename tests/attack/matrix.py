@@ -6,7 +6,19 @@ from importlib import import_module
 
 from tests.attack.rows import ROWS
 
-MODULES = ("honest", "sampler", "weights", "prompt", "forger", "truncation", "withholding", "tamper", "fuzz")
+MODULES = (
+    "honest",
+    "sampler",
+    "weights",
+    "prompt",
+    "forger",
+    "truncation",
+    "withholding",
+    "tamper",
+    "challenge",
+    "validator",
+    "fuzz",
+)
 for _name in MODULES:
     import_module(f"tests.attack.{_name}")
 
