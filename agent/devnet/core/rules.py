@@ -25,6 +25,9 @@ class ProofRules(Value):
     """Probability that a result is challenged, in millionths; 0 switches challenges off. `core.proof.posp` says what it
     must be."""
     beacon: BeaconSource = BeaconSource.EPOCH
+    unverifiable_micros: int = 500_000
+    """What work that nobody can repeat (class `U`) is paid where results are challenged: millionths of the price. Else
+    it would pay to call everything so."""
     leaves: int = 4
     """Repeated of every challenged result; each escalation doubles it."""
     epoch_s: float = 60.0

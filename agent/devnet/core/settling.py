@@ -209,10 +209,11 @@ def program_micros(limits: ExecLimits, running_ms: int, micros_per_cpu_hour: int
 
 
 def _amount_micros(book: Book, body: ResultBody) -> int:
-    asked = book.tasks[body.task_id].demand.spec.input
-    if isinstance(asked, ExecInput):
-        return program_micros(asked.limits, body.timings.running_ms, book.rules.price_micros_per_cpu_hour)
-    return price_micros(body.usage, book.rules.price_micros_per_million_tokens)
+    task = book.tasks[body.task_id].demand.spec
+    if isinstance(task.input, ExecInput):
+        return program_micros(task.input.limits, body.timings.running_ms, book.rules.price_micros_per_cpu_hour)
+    price = price_micros(body.usage, book.rules.price_micros_per_million_tokens)
+    return epochs.paid_micros(book.rules.proofs, price, task.kind, body.commitment)
 
 
 def receipt_id_of(node_id: str, idem_key: str, result_sha256: str) -> str:

@@ -21,10 +21,11 @@ from agent.core.proof.header import decode_header
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import SaveEpoch
 from agent.devnet.core.proofs import cases
+from agent.devnet.core.proofs.level_two import repeatable
 from agent.devnet.core.proofs.records import Case, CaseState, Epoch
 from agent.devnet.core.proofs.standing import standing_of
 from agent.devnet.core.records import Task
-from agent.devnet.core.rules import Instant
+from agent.devnet.core.rules import Instant, ProofRules
 
 CHALLENGED_KINDS: Final = frozenset({TaskKind.CHAT, TaskKind.COMPLETION, TaskKind.EMBEDDING})
 """What programs leave is not drawn: it could only be compared with another run. Verdicts are judged in their case."""
@@ -115,6 +116,14 @@ def challenge(book: Book, when: Instant, case: Case, beacon: Beacon) -> None:
     answer_s = book.rules.proofs.answer_s
     book.docket.alarms.set(when.now + answer_s, case.case_id, case.level)
     cases.move(book, when, case, CaseState.CHALLENGED, beacon=beacon, due_at=when.at + int(answer_s))
+
+
+def paid_micros(rules: ProofRules, price_micros: int, kind: TaskKind, commitment: Commitment | None) -> int:
+    """What a result at this price earns: less where nobody could repeat it if it were drawn."""
+    if not rules.rate_micros or kind not in CHALLENGED_KINDS or commitment is None:
+        return price_micros
+    header = decode_header(header_bytes(commitment))
+    return price_micros if repeatable(header) else price_micros * rules.unverifiable_micros // MILLION
 
 
 def _opening_bytes(commitment: Commitment) -> int:
