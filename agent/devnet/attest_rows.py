@@ -18,8 +18,18 @@ import msgspec
 import numpy as np
 
 from agent.core.attest.messages import OpenedRow
-from agent.core.attest.tree import digest_in
-from agent.core.attest.words import DIGEST_BYTES, Key, column_keys, first_bytes, key_of, row_keys, second_bytes, words
+from agent.core.attest.tree import digest_in, reading_of
+from agent.core.attest.words import (
+    DIGEST_BYTES,
+    Key,
+    column_keys,
+    first_bytes,
+    key_of,
+    next_seed,
+    row_keys,
+    second_bytes,
+    words,
+)
 from agent.core.errors import ProofError
 from agent.devnet.core.attesting import Exhibit
 
@@ -74,7 +84,8 @@ def _second_fault(exhibit: Exhibit, row: _Row, digest: bytes) -> str:
         return ""
     if row.opened.again is None:
         return f"row {row.number} was to be kept, and is not opened again"
-    told = digest_in(row.opened.again, exhibit.roots_again[row.device], kept, work.kept)
+    root = exhibit.roots_again[row.device][reading_of(row.number)]
+    told = digest_in(row.opened.again, root, kept, work.kept)
     return "" if told == digest else f"row {row.number} is another one when read again"
 
 
@@ -87,7 +98,16 @@ def _expected(exhibit: Exhibit, rows: list[_Row]) -> tuple[Array, Array]:
     for layer in range(int(layers.max())):
         more = layers > layer
         entries[more] = _next(entries[more], factor)
-    return tuple(_digests(entries, seed, columns) for seed in (exhibit.seed, exhibit.seed_again))
+    again = [_digests(entries[at : at + 1], _seed_of(exhibit, row), columns) for at, row in enumerate(rows)]
+    return _digests(entries, exhibit.seed, columns), np.concatenate(again)
+
+
+def _seed_of(exhibit: Exhibit, row: _Row) -> str:
+    """Of the reading in which this row is looked at: it follows from the roots before."""
+    seed = exhibit.seed_again
+    for root in exhibit.roots_again[row.device][: reading_of(row.number)]:
+        seed = next_seed(seed, root)
+    return seed
 
 
 def _made(exhibit: Exhibit, row: _Row) -> Array:

@@ -22,8 +22,8 @@ class MatrixEngine(Protocol):
         """Compute; the roots of all devices, in order."""
         ...
 
-    async def reread(self, seed: str, timeout_s: float) -> tuple[str, ...]:
-        """The roots over what was kept, under a new seed."""
+    async def reread(self, seed: str, timeout_s: float) -> tuple[tuple[str, ...], ...]:
+        """The roots over what was kept, under a new seed: of each device one for each reading."""
         ...
 
     async def open(self, rows: Sequence[Sequence[int]], timeout_s: float) -> tuple[tuple[OpenedRow, ...], ...]:

@@ -93,8 +93,8 @@ class Attest:
             return
         roots = await engine.commit(go.seed, go.works, ANSWER_S)
         again = await self._say(MatrixCommitted(challenge_id=challenge, roots=roots), MatrixAgain)
-        roots = await engine.reread(again.seed, ANSWER_S)
-        drawn = await self._say(MatrixReread(challenge_id=challenge, roots=roots), MatrixDrawn)
+        read = await engine.reread(again.seed, ANSWER_S)
+        drawn = await self._say(MatrixReread(challenge_id=challenge, roots=read), MatrixDrawn)
         rows = await engine.open(drawn.rows, ANSWER_S)
         judged = await self._say(MatrixOpened(challenge_id=challenge, rows=rows), MatrixJudged)
         self._heard(judged.attestations)

@@ -2,32 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 from msgspec.structs import replace
 
 from agent.core.attest.messages import OpenedRow
-from agent.core.attest.tree import BLOCK_ROWS, Digests
+from agent.core.attest.tree import BLOCK_ROWS, READINGS, Digests, reading_of
 from agent.core.attest.words import DIGEST_BYTES
 from agent.devnet.attest_rows import faults
 from agent.edges.gpu.matrix import Answer
-from tests.core.attest.matrices import AGAIN, SEED, WORKS, answered, exhibit
+from tests.core.attest.matrices import AGAIN, SEED, WORKS, Answered, answered, exhibit
 
 A, B = WORKS
 
 
 @pytest.fixture(scope="module")
-def honest() -> list[tuple[Answer, str, str]]:
+def honest() -> list[Answered]:
     return [answered(work) for work in WORKS]
 
 
-def relaid(answer: Answer, digests: Digests, *, again: bool = False) -> tuple[Answer, str, str]:
-    """The same answer, committed to other digests."""
-    setattr(answer, "_again" if again else "_first", digests)
-    return answer, answer._first.root, answer._again.root
+class Liar:
+    """Opens rows of other digests than it computed. `spoil` changes them: those of all rows, or of one reading."""
+
+    def __init__(self, answer: Answer, spoil: Callable[[bytes], bytes], reading: int | None = None) -> None:
+        self._answer = answer
+        whole = [told(answer, None), *(told(answer, it) for it in range(READINGS))]
+        at = 0 if reading is None else reading + 1
+        whole[at] = spoil(whole[at])
+        self._first, *self._again = map(Digests, whole)
+
+    @property
+    def answered(self) -> Answered:
+        return self, self._first.root, tuple(it.root for it in self._again)
+
+    def open(self, rows: Sequence[int]) -> tuple[OpenedRow, ...]:
+        before = A.rows - A.kept
+        return tuple(
+            OpenedRow(
+                first=self._first.open(row),
+                again=self._again[reading_of(row)].open(row - before) if row >= before else None,
+            )
+            for row in rows
+        )
 
 
-def raw(answer: Answer, *, again: bool = False) -> bytearray:
-    return bytearray((answer._again if again else answer._first)._raw)
+def told(answer: Answer, reading: int | None) -> bytes:
+    """All digests, as the honest answer opens them: block by block, and of a reading those rows that it shows."""
+    if reading is None:
+        return b"".join(answer.open((row,))[0].first.digests for row in range(0, A.rows, BLOCK_ROWS))
+    before = A.rows - A.kept
+    rows = (row for row in range(before, A.rows) if reading_of(row) == reading)
+    blocks = {(row - before) // BLOCK_ROWS: answer.open((row,))[0].again for row in rows}
+    return b"".join(block.digests for _, block in sorted(blocks.items()) if block)
+
+
+def half(raw: bytes) -> bytes:
+    """The other half was never computed."""
+    return bytes(len(raw) // 2) + raw[len(raw) // 2 :]
 
 
 def test_an_honest_answer_is_right(honest) -> None:
@@ -35,11 +67,7 @@ def test_an_honest_answer_is_right(honest) -> None:
 
 
 def test_half_of_the_product_is_not_the_product(honest) -> None:
-    answer, _, _ = answered(A)
-    spoilt = raw(answer)
-    spoilt[: A.rows * DIGEST_BYTES // 2] = bytes(A.rows * DIGEST_BYTES // 2)
-
-    found = faults(exhibit(relaid(answer, Digests(bytes(spoilt))), honest[1]))
+    found = faults(exhibit(Liar(honest[0][0], half).answered, honest[1]))
 
     assert list(found) == ["GPU-a"]
     assert "is not the product" in found["GPU-a"]
@@ -66,19 +94,18 @@ def test_the_answer_of_one_gpu_is_none_for_the_other() -> None:
     assert list(found) == ["GPU-b"]
 
 
-def test_who_did_not_keep_its_rows_is_found_by_the_second_digests(honest) -> None:
-    answer, _, _ = answered(A)
-    forgot = relaid(answer, Digests(bytes(A.kept * DIGEST_BYTES)), again=True)
+@pytest.mark.parametrize("reading", range(READINGS))
+def test_who_did_not_keep_its_rows_for_every_reading_is_found(honest, reading: int) -> None:
+    forgot = Liar(honest[0][0], lambda raw: bytes(len(raw)), reading)
 
-    assert "another one when read again" in faults(exhibit(forgot, honest[1]))["GPU-a"]
+    # Later readings go on from the root of the spoilt one, so they are others too.
+    assert "another one when read again" in faults(exhibit(forgot.answered, honest[1]))["GPU-a"]
 
 
 def test_the_first_digests_do_not_pass_for_the_second(honest) -> None:
-    answer, _, _ = answered(A, again=SEED)
+    copied = answered(A, again=SEED)
 
-    assert (
-        "another one when read again" in faults(exhibit((answer, honest[0][1], answer._again.root), honest[1]))["GPU-a"]
-    )
+    assert "another one when read again" in faults(exhibit(copied, honest[1]))["GPU-a"]
 
 
 def test_a_row_that_was_to_be_kept_and_is_not_opened_again_is_a_fault(honest) -> None:

@@ -24,6 +24,7 @@ from agent.core.attest.messages import (
     Standing,
 )
 from agent.core.attest.sizing import CPU_COLUMNS, GPU_COLUMNS, commit_limit_s, reread_limit_s
+from agent.core.attest.tree import READINGS
 from agent.core.fingerprint import Fingerprint, GpuStanding
 from agent.core.gpu import Gpu
 from agent.core.health import HealthState
@@ -36,6 +37,7 @@ from tests.devnet.world import Actor, World
 
 GIB = 1 << 30
 EVERY_S = 3600.0
+ROOTS = ("00" * 32,) * READINGS
 H200 = Gpu(
     uuid="GPU-0",
     name="NVIDIA H200",
@@ -86,7 +88,7 @@ class Trial(World):
         committed = MatrixCommitted(challenge_id=challenge, roots=("00" * 32,) * count)
         self.take(self.attesting.committed(self.when, actor.node_id, committed))
         self.now += reread_s
-        reread = MatrixReread(challenge_id=challenge, roots=("00" * 32,) * count)
+        reread = MatrixReread(challenge_id=challenge, roots=(ROOTS,) * count)
         drawn = self.take(self.attesting.reread(self.when, actor.node_id, reread))
         self.now += 5.0  # which nobody counts
         row = OpenedRow(first=OpenedBlock(digests=b"", path=b""))
@@ -283,7 +285,7 @@ def test_who_computes_again_what_was_to_be_kept_is_too_slow() -> None:
     world = Trial()
     actor = world.node(gpus(H200))
 
-    found = world.judged(actor, 6.0, 4.0)
+    found = world.judged(actor, 6.0, 4 * 4.6)
 
     assert found["GPU-0"].standing is Standing.TOO_SLOW
     assert "read its memory again" in found["GPU-0"].detail
@@ -408,6 +410,18 @@ def test_fewer_rows_than_were_drawn_are_refused() -> None:
         say.opened(question.challenge_id)
 
 
+def test_fewer_readings_than_were_asked_are_refused() -> None:
+    world = Trial()
+    actor = world.node(gpus(H200))
+    question = world.asked(actor)
+    world.ready(actor, question)
+    Saying(world, actor).committed(question.challenge_id, ("00" * 32,))
+    message = MatrixReread(challenge_id=question.challenge_id, roots=(ROOTS[:1],))
+
+    with pytest.raises(Refused, match="readings"):
+        world.attesting.reread(world.when, actor.node_id, message)
+
+
 def test_what_is_kept_of_it_is_the_verdict_alone() -> None:
     world = Trial()
     actor = world.node(gpus(H200))
@@ -423,7 +437,7 @@ def test_reading_again_is_given_far_less_time_than_computing() -> None:
     actor = world.node(gpus(H200))
     (work,) = world.ready(actor, world.asked(actor)).works
 
-    assert reread_limit_s(CARD, work, GPU_COLUMNS, 0.6) < commit_limit_s(CARD, work, GPU_COLUMNS, 0.6) / 10
+    assert reread_limit_s(CARD, work, GPU_COLUMNS, 0.6) < commit_limit_s(CARD, work, GPU_COLUMNS, 0.6) / 3
 
 
 class Saying:
@@ -441,7 +455,7 @@ class Saying:
         self._world.take(self._world.attesting.committed(self._world.when, self._node_id, message))
 
     def reread(self, challenge: str) -> None:
-        message = MatrixReread(challenge_id=challenge, roots=("00" * 32,))
+        message = MatrixReread(challenge_id=challenge, roots=(ROOTS,))
         self._world.take(self._world.attesting.reread(self._world.when, self._node_id, message))
 
     def opened(self, challenge: str) -> None:

@@ -59,9 +59,9 @@ class PaperMatrix:
         self._do("commit")
         return ("aa",) * len(works)
 
-    async def reread(self, seed: str, timeout_s: float) -> tuple[str, ...]:
+    async def reread(self, seed: str, timeout_s: float) -> tuple[tuple[str, ...], ...]:
         self._do("reread")
-        return ("bb",)
+        return (("bb",),)
 
     async def open(self, rows: Sequence[Sequence[int]], timeout_s: float) -> tuple[tuple[OpenedRow, ...], ...]:
         self._do("open")

@@ -111,10 +111,10 @@ class MatrixAgain(Down):
 
 
 class MatrixReread(Up):
-    """Roots over the new digests of the rows that were kept."""
+    """Roots over the new digests of the rows that were kept: of each device one for each time that it read them."""
 
     challenge_id: str
-    roots: tuple[str, ...]
+    roots: tuple[tuple[str, ...], ...]
 
 
 class MatrixDrawn(Down):
@@ -136,7 +136,7 @@ class OpenedRow(Value):
 
     first: OpenedBlock
     again: OpenedBlock | None = None
-    """Of a row that was kept."""
+    """Of a row that was kept, from the reading that `tree.reading_of` names."""
 
 
 class MatrixOpened(Up):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from agent.core.attest.cards import Card
 from agent.core.attest.messages import CPU, Work
-from agent.core.attest.tree import BLOCK_ROWS
+from agent.core.attest.tree import BLOCK_ROWS, READINGS
 from agent.core.attest.words import DIGEST_BYTES
 
 GPU_COLUMNS = 8192
@@ -23,7 +23,7 @@ LEAST_S, MOST_S = 2.0, 5.0
 SHARE = 0.2
 """Of the maker's figures, what has to be reached. A library's product reaches half to two thirds, on a cool card that
 may take all its power; making and folding the matrices take as long again."""
-HASHED_BYTES_S = 200e6
+HASHED_BYTES_S = 100e6
 """At which digests leave the card and get hashed."""
 CPU_COLUMNS, CPU_ROWS, CPU_LAYERS = 512, 2048, 2
 """A tenth of a second of one core."""
@@ -66,9 +66,9 @@ def commit_limit_s(card: Card, work: Work, columns: int, latency_s: float) -> fl
 
 
 def reread_limit_s(card: Card, work: Work, columns: int, latency_s: float) -> float:
-    """How long it may take to read what was kept once more."""
+    """How long it may take to read what was kept, four times."""
     read_s = work.kept * columns / (card.memory_gb_s * 1e9)
-    return latency_s + read_s / SHARE + work.kept * DIGEST_BYTES / HASHED_BYTES_S
+    return latency_s + READINGS * (read_s / SHARE + work.kept * DIGEST_BYTES / HASHED_BYTES_S)
 
 
 HOST_BYTES_S = 64e9
@@ -76,10 +76,11 @@ HOST_BYTES_S = 64e9
 
 
 def memory_shown_bytes(card: Card, work: Work, columns: int, reread_s: float) -> int:
-    """What must have been kept on the card: not computed anew in that time, at the maker's figure, nor fetched."""
+    """What must have been kept on the card: not computed anew for each reading, at the maker's figure, nor fetched."""
+    reading_s = reread_s / READINGS
     row_s = seconds_at(card, Work(device=work.device, rows=1, kept=0, layers=work.layers), columns)
-    anew = int(reread_s / row_s) * columns
-    return max(0, work.kept * columns - anew - int(reread_s * HOST_BYTES_S))
+    anew = int(reading_s / row_s) * columns
+    return max(0, work.kept * columns - anew - int(reading_s * HOST_BYTES_S))
 
 
 def drawn(chance: str, work: Work, devices: int) -> tuple[int, ...]:

@@ -9,12 +9,19 @@ from agent.core.proof import merkle
 
 BLOCK_ROWS = 256
 """A leaf is 2 KiB then: hashing ten million rows takes a tenth of a second, and opening one of them 3 KiB."""
+READINGS = 4
+"""How often what was kept is read, each time under a seed that follows from the last: all must still be there."""
 _LEAF_BYTES = BLOCK_ROWS * DIGEST_BYTES
 
 
 def leaves_of(rows: int) -> int:
     """How many leaves the digests of so many rows make."""
     return -(-rows // BLOCK_ROWS)
+
+
+def reading_of(row: int) -> int:
+    """In which of the readings a drawn row is looked at; rows are drawn by chance, so readings are."""
+    return row % READINGS
 
 
 class Digests:

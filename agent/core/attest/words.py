@@ -33,6 +33,11 @@ def key_of(seed: str, purpose: str) -> Key:
     return Key(*(int.from_bytes(digest[at : at + 4], "little", signed=True) for at in range(0, 16, 4)))
 
 
+def next_seed(seed: str, root: str) -> str:
+    """Of the reading after the one that had `seed` and came to `root`: none can begin before the last has ended."""
+    return hashlib.sha256(b"gpu-agent/matrix/next\0" + bytes.fromhex(seed) + root.encode()).hexdigest()
+
+
 def row_keys(numbers: Any, key: Key) -> Any:
     """One number a row; no two rows have the same. `numbers`: a fresh array of row numbers, which is used up."""
     return _spread(numbers, key.row, key.row_again)

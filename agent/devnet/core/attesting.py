@@ -33,6 +33,7 @@ from agent.core.attest.messages import (
     Work,
 )
 from agent.core.attest.sizing import columns_for, commit_limit_s, drawn, reread_limit_s, work_for
+from agent.core.attest.tree import READINGS
 from agent.core.fingerprint import Fingerprint
 from agent.core.gpu import Gpu
 from agent.core.model import Value
@@ -72,7 +73,7 @@ class Exhibit(Value):
     columns: int
     works: tuple[Work, ...]
     roots: tuple[str, ...]
-    roots_again: tuple[str, ...]
+    roots_again: tuple[tuple[str, ...], ...]
     rows: tuple[tuple[int, ...], ...]
     opened: tuple[tuple[OpenedRow, ...], ...]
 
@@ -94,7 +95,7 @@ class Case:
     seed_again: str = ""
     works: tuple[Work, ...] = ()
     roots: tuple[str, ...] = ()
-    roots_again: tuple[str, ...] = ()
+    roots_again: tuple[tuple[str, ...], ...] = ()
     rows: tuple[tuple[int, ...], ...] = ()
     commit_s: float = 0.0
     reread_s: float = 0.0
@@ -165,7 +166,8 @@ class Attesting:
         case = self._case(node_id, message.challenge_id)
         if (before := case.before(message, Phase.COMMITTED)) is not None:
             return self._book.decide(before)
-        case.roots, case.commit_s = _roots(case, message.roots), when.now - case.since
+        _check_count(case, message.roots)
+        case.roots, case.commit_s = message.roots, when.now - case.since
         case.seed_again = self._chance()
         limit_s = max(self._limit(reread_limit_s, case, work) for work in case.works)
         return self._on(case, when, Phase.REREAD, limit_s, message, MatrixAgain(seed=case.seed_again))
@@ -175,7 +177,10 @@ class Attesting:
         case = self._case(node_id, message.challenge_id)
         if (before := case.before(message, Phase.REREAD)) is not None:
             return self._book.decide(before)
-        case.roots_again, case.reread_s = _roots(case, message.roots), when.now - case.since
+        _check_count(case, message.roots)
+        if any(len(roots) != READINGS for roots in message.roots):
+            raise bad_message(f"a root is expected for each of {READINGS} readings")
+        case.roots_again, case.reread_s = message.roots, when.now - case.since
         chance = self._chance()
         case.rows = tuple(drawn(chance, work, len(case.works)) for work in case.works)
         return self._on(case, when, Phase.OPENED, OPEN_S, message, MatrixDrawn(rows=case.rows))
@@ -306,10 +311,9 @@ def _processor(told: Fingerprint) -> dict[str, Claim]:
     return {CPU: Claim(plain(told.cpu.model, 100), UNKNOWN)}
 
 
-def _roots(case: Case, roots: tuple[str, ...]) -> tuple[str, ...]:
+def _check_count(case: Case, roots: tuple[object, ...]) -> None:
     if len(roots) != len(case.works):
-        raise bad_message(f"{len(roots)} roots, where {len(case.works)} devices were asked")
-    return roots
+        raise bad_message(f"roots of {len(roots)} devices, where {len(case.works)} were asked")
 
 
 def _silence(case: Case) -> str:

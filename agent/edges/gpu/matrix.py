@@ -6,8 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from agent.core.attest.messages import OpenedRow, Work
-from agent.core.attest.tree import Digests
-from agent.core.attest.words import DIGEST_BYTES, Key, column_keys, first_bytes, key_of, row_keys, second_bytes, words
+from agent.core.attest.tree import READINGS, Digests, reading_of
+from agent.core.attest.words import (
+    DIGEST_BYTES,
+    Key,
+    column_keys,
+    first_bytes,
+    key_of,
+    next_seed,
+    row_keys,
+    second_bytes,
+    words,
+)
 
 Array = Any
 """Of the library: int8 entries, int32 sums."""
@@ -55,7 +65,8 @@ class Answer:
         self.free_bytes = max(arrays.free_bytes(), 0)
         self._store = arrays.store(self.free_bytes)
         self._work = Work(device="", rows=0, kept=0)
-        self._first = self._again = Digests(b"")
+        self._first = Digests(b"")
+        self._again: list[Digests] = []
 
     def warm_up(self) -> None:
         """Have libraries loaded and kernels chosen before the clock runs."""
@@ -84,18 +95,27 @@ class Answer:
         self._first = Digests(arrays.raw(parts))
         return self._first.root
 
-    def reread(self, seed: str) -> str:
-        """The root over new digests of the rows that were kept."""
+    def reread(self, seed: str) -> tuple[str, ...]:
+        """The roots over new digests of the rows that were kept, one for each reading."""
+        self._again = []
+        for _ in range(READINGS):
+            self._again.append(self._read(seed))
+            seed = next_seed(seed, self._again[-1].root)
+        return tuple(it.root for it in self._again)
+
+    def _read(self, seed: str) -> Digests:
         fold, work = self._fold(seed), self._work
         kept = (chunk for chunk in self._chunks(work) if chunk[0] >= work.rows - work.kept)
-        self._again = Digests(self._arrays.raw([fold(self._kept(first, end)) for first, end in kept]))
-        return self._again.root
+        return Digests(self._arrays.raw([fold(self._kept(first, end)) for first, end in kept]))
 
     def open(self, rows: Sequence[int]) -> tuple[OpenedRow, ...]:
         """The digests of these rows, and where they stand."""
         before = self._work.rows - self._work.kept
         return tuple(
-            OpenedRow(first=self._first.open(row), again=self._again.open(row - before) if row >= before else None)
+            OpenedRow(
+                first=self._first.open(row),
+                again=self._again[reading_of(row)].open(row - before) if row >= before else None,
+            )
             for row in rows
         )
 

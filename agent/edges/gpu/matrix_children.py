@@ -56,12 +56,12 @@ class MatrixChildren:
         """Roots of all devices, which start together. Raises AttestError."""
         parts = dict(zip(self._children, works, strict=True))
         replies = await self._each(lambda child: child.ask(Commit(seed=seed, work=parts[child]), timeout_s))
-        return tuple(reply.root for reply in replies)
+        return tuple(root for reply in replies for root in reply.roots)
 
-    async def reread(self, seed: str, timeout_s: float) -> tuple[str, ...]:
+    async def reread(self, seed: str, timeout_s: float) -> tuple[tuple[str, ...], ...]:
         """Roots over what was kept. Raises AttestError."""
         replies = await self._each(lambda child: child.ask(Reread(seed=seed), timeout_s))
-        return tuple(reply.root for reply in replies)
+        return tuple(reply.roots for reply in replies)
 
     async def open(self, rows: Sequence[Sequence[int]], timeout_s: float) -> tuple[tuple[OpenedRow, ...], ...]:
         """The rows that were drawn, of each device. Raises AttestError."""

@@ -28,7 +28,7 @@ class Commit(Value, tag=True):
 
 
 class Reread(Value, tag=True):
-    """Read again, and tell the new root."""
+    """Read again, and tell the new roots."""
 
     seed: str
 
@@ -43,7 +43,7 @@ class Reply(Value):
     """An answer; `error` is the last one."""
 
     free_bytes: int = 0
-    root: str = ""
+    roots: tuple[str, ...] = ()
     rows: tuple[OpenedRow, ...] = ()
     error: str = ""
 
@@ -68,9 +68,9 @@ def serve(engine: str, columns: int, questions: Iterable[bytes], replies: Binary
     for line in questions:
         match decoder.decode(line):
             case Commit(seed=seed, work=work):
-                _say(replies, Reply(root=answer.commit(seed, work)))
+                _say(replies, Reply(roots=(answer.commit(seed, work),)))
             case Reread(seed=seed):
-                _say(replies, Reply(root=answer.reread(seed)))
+                _say(replies, Reply(roots=answer.reread(seed)))
             case Open(rows=rows):
                 _say(replies, Reply(rows=answer.open(rows)))
 

@@ -10,19 +10,20 @@ from agent.edges.gpu.matrix_numpy import NumpyArrays
 
 SEED, AGAIN, CHANCE = "11" * 32, "22" * 32, "33" * 32
 COLUMNS = 64
+Answered = tuple[Answer, str, tuple[str, ...]]
 WORKS = (
     Work(device="GPU-a", rows=1500, kept=1000, layers=3),
     Work(device="GPU-b", rows=700, kept=0, layers=1),
 )
 
 
-def answered(work: Work, seed: str = SEED, again: str = AGAIN, columns: int = COLUMNS) -> tuple[Answer, str, str]:
-    """The answer, and both roots."""
+def answered(work: Work, seed: str = SEED, again: str = AGAIN, columns: int = COLUMNS) -> Answered:
+    """The answer, its root, and the roots of all readings."""
     answer = Answer(NumpyArrays(), columns)
     return answer, answer.commit(seed, work), answer.reread(again)
 
 
-def exhibit(*answers: tuple[Answer, str, str], works: tuple[Work, ...] = WORKS, columns: int = COLUMNS) -> Exhibit:
+def exhibit(*answers: Answered, works: tuple[Work, ...] = WORKS, columns: int = COLUMNS) -> Exhibit:
     """Of the drawn rows of all devices."""
     rows = tuple(drawn(CHANCE, work, len(works)) for work in works)
     opened: tuple[tuple[OpenedRow, ...], ...] = tuple(

@@ -102,5 +102,10 @@ def test_how_many_rows_are_computed_at_once_changes_nothing(chunk_rows: int) -> 
 
 GOLDEN = (
     "cce36b1e70f41eca9a5639f7a68c4f43954367ea805de31ed762f60d9ae5ebcf",
-    "6f81e71a672ac2cdb1419b5a6614489ffb77140440997f5df0febe547f926676",
+    (
+        "6f81e71a672ac2cdb1419b5a6614489ffb77140440997f5df0febe547f926676",
+        "8c39d3acc08d1d80f2c74aedcd3c479c1c33a74eec47b16dd3a136a229158ee4",
+        "238a12e5a9d29b2fcd3dfbb7b23c1338022015a0ddc2648578f4d27f421f1d3f",
+        "30de7de6874fab08129efa5e15974d64435c5efb8a3380648458657aadd3eb99",
+    ),
 )
