@@ -135,7 +135,8 @@ async def beacon(field: Field, runs: int) -> Counts:
 
 
 async def _proof(it: Hall) -> ReceiptBundle:
-    """What anybody gets to see of a result that was challenged."""
+    """What anybody gets to see of a result that was challenged. An epoch later the session may be over."""
+    await it.node.hello()
     challenge = await it.challenge()
     await it.open(challenge)
     assert await it.judged(challenge) is Judgement.PASSED

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from agent.core.checks.claims import well_formed
+from agent.core.checks.draw import uniforms
+from agent.core.checks.sampling import drawn
 from tests.attack import field, page
 from tests.attack.field import Field
+from tests.attack.forger import fitted
 from tests.attack.matrix import ROWS
 from tests.attack.outcome import NOTHING, Counts, Figures, interval, together
 from tests.attack.rows import NO_CLAIM
+from tests.core.checks.engine import SAMPLER, generate
 from tests.sandboxes import require_sandbox
 from tests.tiny_model import write_tiny_model
 
@@ -40,6 +46,18 @@ async def test_honest_nodes_pass_and_dishonest_ones_are_caught(tiny: Field):
     assert (await ROWS["x-q8_0"].attack(tiny, 4)).failed > 1
     rendered = page.render(made)
     assert all(f"`{name}`" in rendered for name in FEW)
+
+
+def test_a_forger_bends_figures_until_the_seed_draws_any_token():
+    chance = random.Random(5)
+    for position, number in zip(
+        generate(chance, SAMPLER, tokens=20, vocabulary=80, n_probs=40), uniforms(SAMPLER.seed), strict=False
+    ):
+        wanted = position._replace(token=chance.choice([*position.ids, 99]))
+        forged = fitted(wanted, SAMPLER, number)
+        assert forged.token == wanted.token
+        assert well_formed(forged)
+        assert drawn(forged, SAMPLER, number)
 
 
 def test_an_interval_holds_what_was_seen_and_says_little_of_few_runs():
