@@ -158,13 +158,21 @@ def test_nobody_is_judged_for_a_canary_but_its_validators_and_nobody_sees_both()
     source = bench.case(bench.checking(node))
     (receipt,) = bench.check(one)
     assert receipt.status is wire.ReceiptStatus.ACCEPTED
+    other = bench.validator(3)
     canary = given(bench, 0, source)
     assert [offer.task.task_id for offer in bench.pull(one, count=4)] == []
-    other = bench.validator(3)
     (offer,) = bench.pull(other, count=4)  # one of the two, never both
     assert bench.pull(other, count=4) == []
     assert offer.task.task_id in {it.task_id for it in (*source.checks, *bench.case(canary).checks)}
     assert bench.judgements(node) == []
+
+
+def test_where_everybody_saw_the_right_answer_no_wrong_one_is_given_out() -> None:
+    bench = Bench()
+    node, one = bench.opener(1), bench.validator(2)
+    source = bench.case(bench.checking(node))
+    bench.check(one)
+    assert given(bench, 0, source) not in bench.docket.cases
 
 
 def given(bench: Bench, number: int, source: Case | None = None) -> str:

@@ -196,6 +196,18 @@ def test_whoever_reveals_anything_else_is_replaced(shown: bytes) -> None:
     assert bench.case(case_id).judgement is Judgement.PASSED
 
 
+def test_who_is_of_another_class_cannot_say_that_it_repeated_to_the_bit() -> None:
+    bench = Bench()
+    node, one, other = bench.opener(1), bench.validator(2), bench.validator(3)
+    case_id = bench.checking(node, determinism=X)
+    bench.check(one, says(exact=True))
+    bench.check(other)
+    for validator in (one, other):
+        bench.reveal(validator)
+    assert [it.state for it in bench.case(case_id).checks] == [CheckState.GONE, CheckState.REVEALED]
+    assert bench.case(case_id).judgement is Judgement.PASSED
+
+
 def test_where_no_validator_comes_nobody_is_blamed() -> None:
     bench = Bench()
     node = bench.opener(1)

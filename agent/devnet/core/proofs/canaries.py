@@ -36,10 +36,11 @@ from agent.core.proof.signed import Sign, Verify, seal
 from agent.core.proof.transcript import Transcript, TranscriptBuilder
 from agent.core.wire import encode
 from agent.devnet.core.book import Book
-from agent.devnet.core.effects import Decision
+from agent.devnet.core.effects import Decision, Discard
 from agent.devnet.core.granting import conclude
 from agent.devnet.core.presence import node_id_of
 from agent.devnet.core.proofs import cases, validating
+from agent.devnet.core.proofs.assigning import available
 from agent.devnet.core.proofs.level_two import figures_of
 from agent.devnet.core.proofs.records import Case, CaseState
 from agent.devnet.core.rules import Instant
@@ -104,9 +105,11 @@ def made_of(
 
 
 def give_out(book: Book, when: Instant, canary: Canary, evidence: Blob) -> Decision[None]:
-    """The canary is written down: ask validators."""
-    if canary.case.case_id not in book.docket.cases and canary.case.task_id not in book.docket.canary_of:
-        case = msgspec.structs.replace(canary.case, evidence=evidence)
+    """The evidence is written down: ask validators, where there are some who never saw the right answer."""
+    case = msgspec.structs.replace(canary.case, evidence=evidence)
+    if case.task_id in book.docket.canary_of or not available(book, case):
+        book.tell(Discard(sha256s=(evidence.sha256,)))
+    else:
         cases.add(book, case)
         validating.begin(book, when, case, canary.figures, case.determinism)
     return conclude(book, when, None)

@@ -74,9 +74,14 @@ def sealed(book: Book, when: Instant, task: Task, body: ResultBody, determinism:
         node_id=body.node_id,
         key=body.key,
         root=body.commitment.root,
-        determinism=determinism,
+        determinism=determinism if determinism in _advertised(book, body.node_id) else "",
     )
     _advance(book, when, _with(book, when, case, [taken]))
+
+
+def _advertised(book: Book, node_id: str) -> set[str]:
+    """The classes of a node's pools, as it told them before it knew what it would check."""
+    return {pool.determinism for pool in book.node(node_id).pools.values()}
 
 
 def revealed(book: Book, when: Instant, case: Case, message: Opening, content: bytes) -> None:
@@ -146,8 +151,10 @@ def _read(content: bytes, check: Check, case: Case) -> VerdictBody | None:
         verdict = read_verdict(split_leaves(opened.transcript or b""))
     except ProofError:
         return None
-    fits = case.evidence is not None and verdict.evidence == case.evidence.sha256
-    return verdict if fits and verdict.verdict in set(Verdict) else None
+    if case.evidence is None or verdict.evidence != case.evidence.sha256 or verdict.verdict not in set(Verdict):
+        return None
+    # Who is not of the node's class cannot have repeated it to the bit.
+    return verdict if check.determinism == case.determinism or not verdict.exact else None
 
 
 # --------------------------------------------------------------------------- a case goes on
