@@ -29,6 +29,7 @@ from agent.core.attest.messages import (
     Standing,
 )
 from agent.core.errors import AttestError, LinkError
+from agent.core.intake import NodeState
 from agent.core.model import Reason
 from agent.ports import MatrixEngine
 from agent.stages.calls import Caller, D, passes
@@ -38,6 +39,9 @@ ANSWER_S = 600.0
 """For one answer of the engine; the coordinator gives up far sooner."""
 TRIES = 3
 """Of a message whose answer was lost: the coordinator gives the same again, and starts no clock anew."""
+AWAY = frozenset({NodeState.PAUSED, NodeState.DRAINING, NodeState.DRAINED})
+OWNERS = (Reason.OUTSIDE_SCHEDULE, Reason.OWNER_PROGRAM, Reason.OWNER_ACTIVE, Reason.ON_BATTERY)
+"""Gates of the node by which its owner keeps the machine to himself: a challenge waits, as work does."""
 HELD = "the coordinator checks that it is a GPU; that takes a minute"
 OFF = "switched off by its owner (gpu.attest)"
 
@@ -78,16 +82,14 @@ class Attest:
             return
         try:
             with self._held(question.devices):
-                await self._idle(question)
-                await self._prove(question, self._engine)
+                free = await self._ready(question, self._engine)
+                await self._prove(question.challenge_id, free, self._engine)
         except AttestError as error:
             await self._refuse(question, str(error))
         finally:
             await self._engine.close()
 
-    async def _prove(self, question: MatrixAsked, engine: MatrixEngine) -> None:
-        challenge = question.challenge_id
-        free = await engine.prepare(question.devices, question.columns)
+    async def _prove(self, challenge: str, free: tuple[int, ...], engine: MatrixEngine) -> None:
         go = await self._say(MatrixReady(challenge_id=challenge, free_bytes=free), MatrixGo)
         if not go.seed:
             return
@@ -146,11 +148,28 @@ class Attest:
         finally:
             self._spine.feed(replace(shut, shut=False))
 
+    async def _ready(self, question: MatrixAsked, engine: MatrixEngine) -> tuple[int, ...]:
+        """Prepare when nothing runs there and the owner needs nothing of it; again when he came meanwhile."""
+        while True:
+            await self._idle(question)
+            free = await engine.prepare(question.devices, question.columns)
+            if not self._why_not(question):
+                return free
+            await engine.close()
+
     async def _idle(self, question: MatrixAsked) -> None:
-        """Wait until nothing runs there. Raises AttestError after `answer_s`."""
-        gpus = [device for device in question.devices if device != CPU]
+        """Raises AttestError after `answer_s`."""
         until = self._spine.clock.monotonic() + question.answer_s
-        while self._spine.node.on_devices(gpus):
+        while why := self._why_not(question):
             if self._spine.clock.monotonic() >= until:
-                raise AttestError("what runs on these GPUs did not end in time")
+                raise AttestError(why)
             await self._spine.changed()
+
+    def _why_not(self, question: MatrixAsked) -> str:
+        """What is in the way now; empty when nothing is."""
+        gpus = [device for device in question.devices if device != CPU]
+        node = self._spine.node
+        owner = [reason for reason in OWNERS if node.is_shut(reason)]
+        if node.state in AWAY or owner or node.devices.reasons(gpus) - {Reason.ATTESTING}:
+            return "its owner needs the machine"
+        return "what runs on these GPUs did not end in time" if node.on_devices(gpus) else ""

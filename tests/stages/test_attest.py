@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 import pytest
 
+from agent.core import events as ev
 from agent.core import wire
 from agent.core.attest.messages import (
     CPU,
@@ -235,3 +236,49 @@ async def test_a_processor_is_asked_without_stopping_its_pools() -> None:
     async with asked(engine, msgspec.structs.replace(QUESTION, devices=(CPU,))) as (rig, _):
         await engine.began.wait()
         assert reasons(rig) == []
+
+
+async def test_it_waits_while_the_owner_keeps_the_gpu_to_himself() -> None:
+    engine = PaperMatrix()
+    pause, resume = ev.PauseAsked(devices=("GPU-1",)), ev.ResumeAsked(devices=("GPU-1",))
+    async with Rig() as rig:
+        honest(rig)
+        rig.spine.feed(pause)
+        attest = Attest(rig.spine, rig.caller, engine)
+        task = asyncio.create_task(attest.run())
+        attest.asked(QUESTION)
+        await rig.pass_time(30)
+        assert not engine.began.is_set()
+        rig.spine.feed(resume)
+        await rig.until(lambda: attest.found)
+        task.cancel()
+
+
+async def test_an_owner_who_comes_while_the_engine_loads_is_not_disturbed() -> None:
+    engine = PaperMatrix()
+    engine.go.clear()
+    async with asked(engine) as (rig, attest):
+        await engine.began.wait()
+        rig.spine.feed(ev.GateChanged(reason=Reason.OWNER_ACTIVE, shut=True))
+        engine.go.set()
+        await rig.until(lambda: engine.done == ["prepare", "close"])
+        assert rig.coordinator.sent(MatrixReady) == []
+        rig.spine.feed(ev.GateChanged(reason=Reason.OWNER_ACTIVE, shut=False))
+        await rig.until(lambda: attest.found)
+        assert engine.done[:3] == ["prepare", "close", "prepare"]
+
+
+async def test_an_owner_who_needs_the_machine_for_long_is_the_reason_for_no_answer() -> None:
+    engine = PaperMatrix()
+    async with Rig() as rig:
+        honest(rig)
+        rig.spine.feed(ev.PauseAsked())
+        attest = Attest(rig.spine, rig.caller, engine)
+        task = asyncio.create_task(attest.run())
+        attest.asked(QUESTION)
+        await rig.pass_time(5)
+        rig.clock.advance(QUESTION.answer_s)
+        rig.spine.wake()
+        await rig.until(lambda: rig.coordinator.sent(MatrixReady))
+        assert "owner" in rig.coordinator.sent(MatrixReady)[0].refusal
+        task.cancel()
