@@ -8,15 +8,19 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
 from agent.core.gpu import Gpu, GpuReport, place_of, still
+from agent.core.placement import used_by
+from agent.core.release import Holding, judge, untold_bytes
 from agent.edges.gpu.capture import captured, hidden_uuid
 from agent.edges.gpu.reader import Reader
 from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.sandbox.processes import tree
 from agent.edges.sandbox.vram import GpuMemoryGuard
 from agent.ports import ExitKind, Limits, SandboxSpec
 from tests.fakes.nvml import pyfake
@@ -165,3 +169,25 @@ async def test_a_program_that_takes_too_much_gpu_memory_is_ended(report, card, s
 
     assert end.kind is ExitKind.OUT_OF_GPU_MEMORY
     assert "512 are allowed" in end.detail
+
+
+async def test_memory_of_a_program_that_ended_is_shown_to_be_free(report, card, sandboxes, tmp_path) -> None:
+    guard = GpuMemoryGuard(boxes(report, tmp_path))
+    async with asyncio.timeout(LIMIT_S):
+        handle = await guard.start(program("hold", str(1024 * MIB), gpus=(card.uuid,)))
+        assert await anext(handle.stdout()) == b"up\n", handle.stderr_tail()
+        now, pids = await settled(), frozenset(tree(handle.pid))
+        held = used_by(now, pids, (card.uuid,))
+        if held is None:
+            handle.kill()
+            pytest.skip("the driver does not tell what this machine's processes use: a container hides them")
+        assert guard.others(pids) == frozenset()
+        holding = Holding(bytes_by_gpu=held, pids=pids, untold=untold_bytes(now, (card.uuid,)))
+        assert holding.total_bytes >= 1024 * MIB
+        assert not judge(holding, now, ended=False, seconds=0.0).done
+        began = time.monotonic()
+        handle.kill()
+        await handle.wait()
+        while not (found := judge(holding, await settled(), ended=True, seconds=time.monotonic() - began)).done:
+            assert not found.detail, found.detail
+    print(f"{found.released_bytes >> 20} MiB were free {found.seconds:.2f} s after the kill")  # with -s
