@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from agent.core.checks.calibration import Device, Work, draft_file
+from agent.core.manifest import ModelFile, ModelManifest
+from agent.edges.models.demo import CHAT_TEMPLATE, FILE_NAME, NAME, SHA256, demo_parts
 from agent.edges.models.thresholds import shelf
 from tests import builders
 from tests.calibrations import ENGINE, KEYS, calibration, shelved, written
 
 OTHER = "sha256:" + "cd" * 32
+
+
+def test_the_demos_model_comes_with_a_calibration_for_the_demos_engine():
+    weights = ModelFile(path=FILE_NAME, bytes=sum(part.stat().st_size for part in demo_parts()), sha256=SHA256)
+    page = CHAT_TEMPLATE.read_bytes()
+    template = ModelFile(path="chat-template.jinja", bytes=len(page), sha256=sha256(page).hexdigest())
+    digest = ModelManifest(name=NAME, files=(weights, template)).digest
+    found = shelf()
+    assert found.faults == ()
+    assert found.thresholds_for(digest, ENGINE, device=Device.CPU)
+    assert found.engines_of(digest) == (ENGINE,)
 
 
 def test_a_model_has_thresholds_for_the_engine_that_was_measured_and_no_other(tmp_path: Path):
