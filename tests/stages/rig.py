@@ -17,14 +17,14 @@ import msgspec
 from agent.core import wire
 from agent.core.errors import ConflictError, EngineError, LinkError, LinkFault, StorageError
 from agent.core.fingerprint import Pool
-from agent.core.model import Blob, FinishReason, LeaseKey, Reason, Signed, TaskSpec, Usage
+from agent.core.model import Blob, FinishReason, LeaseKey, Reason, Signed, TaskKind, TaskSpec, Usage
 from agent.core.node import Node
 from agent.core.proof.beacon import kept
 from agent.core.proof.challenged import Kept
 from agent.core.proof.signed import open_signed, seal, seal_all
 from agent.core.watchdog import Pulse
 from agent.edges.signing import KeyPair, verify
-from agent.ports import Artifact, Delivered, EngineOutput, Finished, OutboxRow, Piece, Room
+from agent.ports import Artifact, Delivered, EngineOutput, Finished, OutboxRow, Piece, Replayer, Room
 from agent.stages.advertise import Advertise
 from agent.stages.calls import Caller
 from agent.stages.deliver import Deliver
@@ -38,6 +38,7 @@ from agent.stages.report import Report
 from agent.stages.spine import Spine
 from agent.stages.storage import StorageGate
 from agent.stages.stream import Stream
+from agent.stages.validate import Limits, Validate
 from agent.stages.watch import Watch
 from tests import builders
 from tests.fakes.clock import ManualClock
@@ -160,6 +161,14 @@ class PaperCoordinator:
         self.uploading -= 1
         self.blobs[sha256] = body
 
+    async def get_blob(self, sha256: str, size: int, write: Callable[[bytes], None]) -> None:
+        if self.down:
+            raise DOWN
+        if sha256 not in self.blobs:
+            raise LinkError(LinkFault.REFUSED, "no such blob", code=wire.RefusalCode.NOT_FOUND)
+        await self.line_is_free.wait()
+        write(self.blobs[sha256])
+
     async def pushes(self) -> AsyncIterator[wire.Push]:
         while True:
             yield await self._pushes.get()
@@ -185,6 +194,7 @@ class PaperEngine:
         self.began = asyncio.Event()
         self.started = 0
         self.stopped = 0
+        self.repeats: Replayer | None = None
 
     async def run(self, changed: Callable[[], None]) -> None:
         changed()
@@ -193,6 +203,11 @@ class PaperEngine:
     async def check(self, _task: TaskSpec) -> None:
         if self.unfit is not None:
             raise self.unfit
+
+    @contextlib.asynccontextmanager
+    async def replayer(self) -> AsyncIterator[Replayer]:
+        assert self.repeats is not None
+        yield self.repeats
 
     async def generate(self, _task: TaskSpec) -> AsyncGenerator[EngineOutput, None]:
         self.started += 1
@@ -342,7 +357,8 @@ class PaperIdentity:
 class Rig:
     """One node. `async with Rig() as rig` runs every loop."""
 
-    def __init__(self, slots: int = 2) -> None:
+    def __init__(self, slots: int = 2, limits: Limits | None = None) -> None:
+        """`limits`: it also checks what others computed."""
         self.clock = ManualClock()
         self.coordinator = PaperCoordinator()
         self.engine = PaperEngine(slots)
@@ -356,7 +372,12 @@ class Rig:
         pools = {"main": self.engine}
         self.caller = Caller(self.coordinator, self.clock, self.pulse, rng)
         self.stream = Stream(self.coordinator)
-        self.execute = Execute(self.spine, self.caller, pools, self.stream, top_logprobs=40)
+        self.validate: Validate | None = None
+        if limits is not None:
+            kinds = (*self.engine.facts.kinds, TaskKind.VERIFY)
+            self.engine.facts = msgspec.structs.replace(self.engine.facts, kinds=kinds)
+            self.validate = Validate(self.caller, self.identity, pools, limits, self.clock, lambda: "5a" * 32)
+        self.execute = Execute(self.spine, self.caller, pools, self.stream, top_logprobs=40, validate=self.validate)
         self.storage = storage = StorageGate(self.spine)
         self.artifacts = PaperArtifacts()
         self.deliver = Deliver(self.spine, self.caller, self.identity, self.outbox, self.pulse, storage, self.artifacts)

@@ -132,6 +132,30 @@ async def test_vllm_tells_token_ids_and_takes_every_sampler(engine: Engine) -> N
         assert piece == Piece("H", 9, -2.0, (9,), (-2.0,))
 
 
+async def test_vllm_repeats_what_others_claim_and_ollama_cannot(engine: Engine) -> None:
+    vllm(engine)
+    async with serving(engine, "vllm", validates=True) as (pool, told):
+        await until(told, "ready")
+        assert pool.facts.kinds == (TaskKind.CHAT, TaskKind.COMPLETION, TaskKind.VERIFY)
+        shown = {"prompt_logprobs": [None, {"9": {"logprob": -0.5, "rank": 1}, "4": {"logprob": -1.0, "rank": 2}}]}
+        engine.routes["/v1/completions"] = answers(200, {"choices": [{"index": 0, "text": "x", **shown}]})
+        async with pool.replayer() as replayer:
+            [position] = await replayer.replay((1,), (9,), 2)
+        assert (position.token, position.ids, position.logprobs) == (9, (9, 4), (-0.5, -1.0))
+        engine.routes["/v1/completions"] = answers(500, {"error": {"message": "out of memory"}})
+        with pytest.raises(EngineError) as failed:
+            async with pool.replayer() as replayer:
+                await replayer.replay((1,), (9,), 2)
+        assert failed.value.reason is Reason.ENGINE_UNAVAILABLE
+    ollama(engine)
+    async with serving(engine, "ollama") as (pool, told):
+        await until(told, "ready")
+        with pytest.raises(EngineError) as unable:
+            async with pool.replayer():
+                pass
+        assert unable.value.reason is Reason.UNSUPPORTED_KIND
+
+
 async def test_ollama_is_asked_by_name_and_never_for_what_it_ignores(engine: Engine) -> None:
     ollama(engine)
     async with serving(engine, "ollama") as (pool, told):

@@ -275,6 +275,26 @@ async def test_a_killed_engine_fails_its_tasks_says_why_and_comes_back(start: St
     assert isinstance((await watched.outputs(task()))[-1], Finished)
 
 
+async def test_an_engine_that_dies_while_it_repeats_a_claim_is_told_as_that(start: Start) -> None:
+    watched = start()
+    await watched.ready()
+
+    async def killed_meanwhile() -> None:
+        async with watched.pool.replayer() as replayer:
+            assert await replayer.prompt_ids(CompletionInput(prompt="once"))
+            os.kill(engine_pid(watched), signal.SIGKILL)
+            await replayer.replay((1,), (300,) * 64, 4)
+
+    with pytest.raises(EngineError) as crashed:
+        await killed_meanwhile()
+    assert crashed.value.reason is Reason.ENGINE_CRASHED
+    await watched.ended()
+    with pytest.raises(EngineError) as gone:
+        async with watched.pool.replayer():
+            pass
+    assert gone.value.reason is Reason.ENGINE_UNAVAILABLE
+
+
 async def test_an_engine_that_hangs_is_ended_and_started_anew(start: Start) -> None:
     watched = start()
     await watched.ready()

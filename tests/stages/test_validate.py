@@ -1,0 +1,224 @@
+"""A check on its way through the stages: from the offer to a sealed verdict, or to another node."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.core import events as ev
+from agent.core import wire
+from agent.core.attempt import Event
+from agent.core.checks.claims import Position
+from agent.core.checks.verdict import Thresholds
+from agent.core.engines import prompt_digest
+from agent.core.errors import EngineError
+from agent.core.model import (
+    Blob,
+    ChatInput,
+    CompletionInput,
+    FinishReason,
+    Outcome,
+    Reason,
+    TaskKind,
+    Usage,
+    VerifyInput,
+)
+from agent.core.proof.commitment import check_header, commit, read_commitment
+from agent.core.proof.header import header_of
+from agent.core.proof.leaves import check_leaves, split_leaves
+from agent.core.proof.opening import open_leaves
+from agent.core.proof.sealing import read_verdict
+from agent.core.proof.transcript import Transcript, TranscriptBuilder
+from agent.ports import Piece
+from tests import builders
+from tests.core.proof.making import NODE_KEYS, bundle
+from tests.edges.verifier.vllm import MOST, logprobs, spelled
+from tests.stages.rig import Rig, crash
+
+TOKENS = 40
+LIMITS = Thresholds(version="t")
+
+
+class MadeUp:
+    """Implements ports.Replayer on a made-up model."""
+
+    def __init__(self, noise: float = 0.03) -> None:
+        self.noise = noise
+        self.go = asyncio.Event()
+        self.go.set()
+        self.asked = asyncio.Event()
+        self.fails: EngineError | None = None
+
+    async def prompt_ids(self, _given: ChatInput | CompletionInput) -> tuple[int, ...]:
+        return 1, 2, 3
+
+    async def replay(self, prefix: Sequence[int], ids: Sequence[int], top: int) -> tuple[Position, ...]:
+        self.asked.set()
+        await self.go.wait()
+        if self.fails is not None:
+            raise self.fails
+        before, own = list(prefix), []
+        for token in ids:
+            known = logprobs(before, noise=self.noise)
+            listed = tuple(sorted(range(len(known)), key=lambda one: -known[one])[:top])
+            own.append(Position(token, listed, tuple(known[one] for one in listed)))
+            before.append(token)
+        return tuple(own)
+
+    async def in_one_go(self, ids: Sequence[int]) -> int:
+        return 0
+
+    async def text(self, ids: Sequence[int]) -> str:
+        return spelled(ids)
+
+    async def ends(self, token: int) -> bool:
+        return False
+
+    async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
+        raise AssertionError
+
+
+def claimed(rig: Rig, *, lie: float = 0.0, determinism: str = "F-0123456789abcdef") -> bytes:
+    """Evidence of a greedy task of another node's; `lie`: by how much its model is another one."""
+    builder, ids = TranscriptBuilder(MOST), [1, 2, 3]
+    for _ in range(TOKENS):
+        known = logprobs(ids, noise=lie)
+        listed = sorted(range(len(known)), key=lambda one: -known[one])[:MOST]
+        ids.append(listed[0])
+        builder.add(Piece("", listed[0], None, tuple(listed), tuple(known[one] for one in listed)))
+    made: Transcript = builder.finish()
+    output = msgspec.json.encode({"text": spelled(ids[3:])}).decode()
+    offer = builders.offer("their-task", spec=builders.task("their-task", max_tokens=TOKENS, temperature_micros=0))
+    usage = Usage(prompt_tokens=3, completion_tokens=TOKENS)
+    digest = hashlib.sha256(output.encode()).hexdigest()
+    header = header_of(
+        offer,
+        builders.pool(engine="vllm 0.11", determinism=determinism),
+        node_key=NODE_KEYS.public_key,
+        n_probs=MOST,
+        finish=FinishReason.LENGTH,
+        usage=usage,
+        request_sha256="11" * 32,
+        prompt_sha256=prompt_digest((1, 2, 3)),
+        proof_kind=made.proof_kind,
+        output_sha256=digest,
+    )
+    fields: dict[str, Any] = {
+        "output_sha256": digest,
+        "output_bytes": len(output.encode()),
+        "usage": usage,
+        "commitment": commit(header, made),
+    }
+    sound = bundle(offer, coordinator=rig.coordinator.keys, output=output, result=fields)
+    return msgspec.json.encode(msgspec.structs.replace(sound, opening=open_leaves(made.leaves)))
+
+
+def offered(rig: Rig, evidence: bytes, **blob: Any) -> wire.OfferBody:
+    sha256 = hashlib.sha256(evidence).hexdigest()
+    rig.coordinator.blobs[sha256] = evidence
+    asked = VerifyInput(evidence=Blob(**{"sha256": sha256, "bytes": len(evidence), **blob}))
+    offer = builders.offer("check-1", spec=builders.task("check-1", task_input=asked, max_tokens=0))
+    rig.coordinator.offer(offer)
+    return offer
+
+
+def validating(limits: Thresholds | None = LIMITS, replayer: MadeUp | None = None) -> Rig:
+    rig = Rig(limits=lambda *_: limits)
+    rig.engine.repeats = replayer or MadeUp()
+    return rig
+
+
+@pytest.mark.parametrize(("lie", "verdict"), [(0.0, "pass"), (0.9, "suspect")])
+async def test_a_check_ends_in_a_verdict_that_only_its_own_leaf_tells(lie: float, verdict: str) -> None:
+    async with validating() as rig:
+        offer = offered(rig, claimed(rig, lie=lie))
+        result = await rig.coordinator.saw(wire.Result)
+        body, (delivery,) = rig.opened(result), result.deliveries
+        assert (body.outcome, body.reason) == (Outcome.SUCCEEDED, Reason.COMPLETED)
+        assert body.commitment is not None
+        assert msgspec.json.decode(delivery.output or "") == {"sealed": body.commitment.root}
+        check_header(read_commitment(body.commitment, rig.identity.public_key), offer)
+        leaves = split_leaves(rig.transcripts.kept[offer.key])
+        check_leaves(leaves, body.commitment)
+        said = read_verdict(leaves)
+        assert (said.verdict, said.certain, said.thresholds, said.salt) == (verdict, False, "t", "5a" * 32)
+        assert [it.leaf for it in said.recomputed] == [0, 1]
+        assert said.copied == 0
+        assert rig.engine.started == 0
+        assert rig.coordinator.chunks == []
+
+
+async def test_without_a_calibration_another_node_gets_it() -> None:
+    async with validating(limits=None) as rig:
+        offered(rig, claimed(rig))
+        body = rig.opened(await rig.coordinator.saw(wire.Result))
+        assert (body.outcome, body.reason) == (Outcome.HANDED_BACK, Reason.UNCALIBRATED)
+        assert "calibration" in body.detail
+
+
+async def test_evidence_that_is_not_there_fails_the_attempt() -> None:
+    async with validating() as rig:
+        offered(rig, claimed(rig), sha256="ab" * 32)
+        body = rig.opened(await rig.coordinator.saw(wire.Result))
+        assert (body.outcome, body.reason) == (Outcome.FAILED, Reason.BLOB_UNAVAILABLE)
+
+
+async def test_garbage_is_a_verdict() -> None:
+    async with validating() as rig:
+        offer = offered(rig, b"garbage")
+        body = rig.opened(await rig.coordinator.saw(wire.Result))
+        assert body.outcome is Outcome.SUCCEEDED
+        said = read_verdict(split_leaves(rig.transcripts.kept[offer.key]))
+        assert (said.verdict, said.certain) == ("fail", True)
+
+
+async def test_an_engine_that_dies_fails_the_attempt() -> None:
+    replayer = MadeUp()
+    replayer.fails = crash()
+    async with validating(replayer=replayer) as rig:
+        offered(rig, claimed(rig))
+        body = rig.opened(await rig.coordinator.saw(wire.Result))
+        assert (body.outcome, body.reason) == (Outcome.FAILED, Reason.ENGINE_CRASHED)
+
+
+async def test_a_cancel_stops_it_and_leaves_nothing() -> None:
+    replayer = MadeUp()
+    replayer.go.clear()
+    async with validating(replayer=replayer) as rig:
+        offer = offered(rig, claimed(rig))
+        await asyncio.wait_for(replayer.asked.wait(), 5)
+        assert rig.node.busy("main") == 1
+        rig.coordinator.push(wire.Cancel(key=offer.key, reason=Reason.CANCELLED_BY_REQUESTER))
+        await rig.until(lambda: rig.node.busy("main") == 0)
+        assert rig.validate is not None
+        assert rig.validate._brought == {}
+        assert rig.coordinator.results() == []
+
+
+async def test_a_lease_that_ends_while_the_evidence_comes_leaves_nothing() -> None:
+    async with validating() as rig:
+        rig.coordinator.line_is_free.clear()
+        offer = offered(rig, claimed(rig))
+        await rig.until(lambda: rig.node.busy("main") == 1)
+        rig.spine.feed(_lost(offer))
+        await rig.until(lambda: rig.node.busy("main") == 0)
+        rig.coordinator.line_is_free.set()
+        assert rig.validate is not None
+        assert rig.validate._brought == {}
+
+
+def _lost(offer: wire.OfferBody) -> ev.Happened:
+    return ev.Happened(key=offer.key, event=Event.LEASE_LOST, reason=Reason.LEASE_LOST)
+
+
+async def test_a_node_whose_owner_did_not_opt_in_declines() -> None:
+    async with Rig() as rig:
+        offered(rig, claimed(rig))
+        declined = await rig.coordinator.saw(wire.Decline)
+        assert declined.reason is Reason.UNSUPPORTED_KIND
+        assert TaskKind.VERIFY not in rig.engine.facts.kinds
