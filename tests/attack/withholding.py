@@ -45,9 +45,29 @@ class Withholder(Warm):
         return None
 
 
+class Hider(Warm):
+    """Withholds every token but the first."""
+
+    async def generate(self, task: TaskSpec) -> AsyncGenerator[EngineOutput, None]:
+        shown = 0
+        async with contextlib.aclosing(self.inner.generate(task)) as outputs:
+            async for output in outputs:
+                if isinstance(output, Piece) and shown:
+                    yield Piece(text=output.text + PRETEXT * (shown == 1))
+                else:
+                    yield output
+                shown += 1
+
+
 @row("withhold", "weights in Q4_0, hidden behind a token said to be withheld; m=4", 50, Wanted(caught=0.9))
 async def withhold(field: Field, runs: int) -> Counts:
     async with cheaper(field, "Q4_0", slots=4) as cheap:
         asked = (sampled(one, max_tokens=128) for one in field.numbers(runs))
         found = await field.tried(Withholder(cheap), asked, leaves=4)
     return count(found)
+
+
+@row("withhold-all", "weights in Q2_K, every token said to be withheld", 50)
+async def withhold_all(field: Field, runs: int) -> Counts:
+    async with cheaper(field, "Q2_K", slots=4) as cheap:
+        return count(await field.tried(Hider(cheap), map(sampled, field.numbers(runs)), leaves=4))

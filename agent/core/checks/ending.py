@@ -49,7 +49,7 @@ def check_ending(
     """
     faults = _counts(header, len(claimed))
     if delivered is not None:
-        faults += [*_kept_out(header.stop, delivered), *_held_back(header.stop, claimed, delivered)]
+        faults += [*_kept_out(header.stop, delivered), *_held_back(header, claimed, delivered)]
     if told is None:
         return Ending(tuple(faults), decided=header.finish is FinishReason.LENGTH)
     cut = header.stop if told.text is None else _present(header.stop, told.text)
@@ -83,18 +83,24 @@ def _kept_out(stops: Sequence[str], delivered: str) -> list[str]:
     return [f"the text goes on after the stop string {stop!r}" for stop in _present(stops, delivered)]
 
 
-def _held_back(stops: Sequence[str], claimed: Sequence[Position], delivered: str) -> list[str]:
+def _held_back(header: Header, claimed: Sequence[Position], delivered: str) -> list[str]:
     """Tokens are withheld inside a character that ASCII lacks: without as many of those in the text, it is a pretext.
 
-    One more may be in the stop string that ended the text.
+    One more may be in the stop string that ended the text. Of an engine that takes our sampler chain every token is
+    known but those that are part of a character, and of them each has a byte of one.
     """
     runs = sum(token is None for token, _ in groupby(position.token for position in claimed))
-    room = sum(not one.isascii() for one in delivered) + any(not stop.isascii() for stop in stops)
+    withheld = sum(position.token is None for position in claimed)
+    beyond = [one for one in delivered if not one.isascii()]
+    in_stops = "".join(one for stop in header.stop for one in stop if not one.isascii())
+    room, most = len(beyond) + bool(in_stops), len("".join(beyond).encode()) + len(in_stops.encode())
     if claimed and claimed[-1].token is None:
-        room += 1  # cut off in the middle
-    if runs <= room:
-        return []
-    return [f"tokens are withheld in {runs} places, but the text has only {room} characters that could need it"]
+        room, most = room + 1, most + _MOST_CUT_OFF + 1  # cut off in the middle
+    if runs > room:
+        return [f"tokens are withheld in {runs} places, but the text has only {room} characters that could need it"]
+    if header.samplers and withheld > most:
+        return [f"{withheld} tokens are withheld, but the characters that could need it have only {most} bytes"]
+    return []
 
 
 def _text(header: Header, generated: str, delivered: str) -> list[str]:

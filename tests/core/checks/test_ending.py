@@ -82,3 +82,14 @@ HELD_BACK = [Position(1), Position(None), Position(None), Position(2), Position(
 def test_withheld_tokens_need_characters_that_could_need_them(delivered: str, stop: tuple[str, ...], faulty: bool):
     found = check_ending(ended(STOP, 6, stop=stop), HELD_BACK, delivered=delivered)
     assert any("withheld in 2 places" in fault for fault in found.faults) == faulty
+
+
+def test_every_withheld_token_needs_a_byte_of_a_character_that_could_need_it():
+    hidden = [Position(1), *[Position(None)] * 4, Position(2), Position(3)]
+    for delivered, faulty in (("a😀b", False), ("aéb", True), ("aéßb", False)):
+        found = check_ending(ended(STOP, 7), hidden, delivered=delivered)
+        assert any("4 tokens are withheld" in fault for fault in found.faults) == faulty, delivered
+    last = [*hidden[:5], *[Position(None)] * 4]
+    assert not check_ending(ended(STOP, 9, allowed=9), last, delivered="a😀b").faults  # cut off in the middle
+    unnamed = msgspec.structs.replace(ended(STOP, 7), samplers=())
+    assert not check_ending(unnamed, [Position(None)] * 7, delivered="abc").faults  # an engine that tells no ids
