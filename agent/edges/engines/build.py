@@ -12,12 +12,15 @@ import structlog
 from agent.config import Config
 from agent.config.schema import EngineKind, ModelConfig, PoolConfig
 from agent.core.engines import PROFILES
-from agent.core.errors import ConfigError
+from agent.core.errors import ConfigError, ModelError
 from agent.core.fingerprint import Model
 from agent.core.manifest import ModelManifest
+from agent.core.model_memory import Need, need
+from agent.core.placement import plan_of
 from agent.edges.durable import make_private_directory
 from agent.edges.engines.external import ExternalPool, ExternalSettings
 from agent.edges.engines.launch import (
+    CPU,
     LlamaSettings,
     engine_digest,
     engine_files,
@@ -27,6 +30,7 @@ from agent.edges.engines.launch import (
 from agent.edges.engines.llama import EngineFacts, LlamaPool
 from agent.edges.engines.placement import GpuRoom, Placement
 from agent.edges.host import Host
+from agent.edges.models.gguf import model_shape
 from agent.edges.models.store import ModelStore, Progress, Verified
 from agent.edges.models.thresholds import shelf
 from agent.ports import Calibrations, Clock, EnginePool, Limits, Sandbox
@@ -83,6 +87,7 @@ async def build_pools(
         model = config.model_named(pool.model)
         if pool.engine is EngineKind.EXTERNAL:
             pools.append(_external(config, pool, verified[pool.model], clock))
+            room.expects(pool.name, await asyncio.to_thread(_estimate, model, pool))
         else:
             made = _llama(config, pool, model, verified[pool.model], store, sandbox, clock, gpus, room, calibrations)
             pools.append(made)
@@ -110,6 +115,15 @@ async def _verified(store: ModelStore, model: ModelConfig, progress: Progress) -
         license=model.license,
         progress=progress,
     )
+
+
+def _estimate(model: ModelConfig, pool: PoolConfig) -> Need | None:
+    """What the model of an engine that is not ours takes, to stand in `status`; None where its file does not tell."""
+    plan = plan_of(pool.slots, pool.context_tokens, 0 if pool.device == CPU else len(pool.device.split("+")), ())
+    try:
+        return None if model.path is None or plan is None else need(model_shape(model.path), plan)
+    except ModelError:
+        return None
 
 
 def _external(config: Config, pool: PoolConfig, model: Verified, clock: Clock) -> ExternalPool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -15,7 +16,10 @@ from agent.core.model import TaskKind
 from agent.edges.clock import SystemClock
 from agent.edges.engines.build import Built, build_pools, processor
 from agent.edges.engines.launch import LlamaSettings, computes_on, determinism_class, find_llama_server, sandbox_spec
+from agent.edges.engines.placement import GpuRoom
 from agent.edges.sandbox.bubblewrap import Bubblewrap
+from tests.core.test_safetensors import LLAMA_3_8B
+from tests.edges.models.test_safetensors import write
 
 
 async def build(base: Path, *models: ModelConfig, pools: tuple[PoolConfig, ...], gpus: tuple[str, ...] = ()) -> Built:
@@ -192,3 +196,39 @@ def test_several_slots_are_verifiable_by_a_calibration_alone(tiny_model: Path) -
     assert determinism_class(llama(tiny_model, slots=2), "e", "cpu a") == "U"
     assert determinism_class(llama(tiny_model, slots=2), "e", "cpu a", calibrated=True).startswith("F-")
     assert determinism_class(llama(tiny_model), "e", "cpu a").startswith("X-")
+
+
+async def test_what_the_model_of_an_external_engine_takes_is_told_by_its_file_where_there_is_one(
+    short_dir: Path, tmp_path: Path
+) -> None:
+    weights = write(tmp_path / "model.safetensors", 3 << 20)
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA_3_8B))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "weights.bin").write_bytes(b"no model that is known")
+    models = tuple(
+        ModelConfig(name=name, path=path, digest=digest)
+        for name, path, digest in (
+            ("known", weights, None),
+            ("strange", tmp_path / "other" / "weights.bin", None),
+            ("bare", None, "sha256:" + "0" * 64),
+        )
+    )
+    pools = tuple(
+        PoolConfig(
+            name=model.name,
+            model=model.name,
+            engine=EngineKind.EXTERNAL,
+            profile=EngineProfile.VLLM,
+            url="http://127.0.0.1:1",
+            kinds=(TaskKind.CHAT,),
+            context_tokens=8192,
+        )
+        for model in models
+    )
+    room = GpuRoom()
+    config = Config(node=NodeConfig(cache_dir=short_dir / "c", runtime_dir=short_dir), models=models, pools=pools)
+    await build_pools(config, Bubblewrap(short_dir), SystemClock(), room=room)
+    expected = room.taken("known").expected_bytes
+    assert expected is not None
+    assert expected > (3 << 20) + (1 << 30), "weights and a GiB of cache, at least"
+    assert (room.taken("strange").expected_bytes, room.taken("bare").expected_bytes) == (None, None)
