@@ -100,6 +100,38 @@ def test_a_failure_that_two_prove_costs_the_node_its_stake() -> None:
     assert "3 of 40 tokens differ" in judged.detail
 
 
+def test_before_a_stake_is_touched_a_third_confirms_it_where_there_is_one() -> None:
+    bench = Bench()
+    node, *three = bench.opener(1), bench.validator(2), bench.validator(3), bench.validator(4)
+    case_id = bench.checking(node)
+    for validator in three[:2]:
+        bench.check(validator, PROOF)
+    for validator in three[:2]:
+        bench.reveal(validator)
+    assert bench.judgements(node) == []
+    bench.check(three[2], PROOF)
+    bench.reveal(three[2])
+    assert bench.case(case_id).judgement is Judgement.FAILED
+    assert bench.judgements(node)[0].validators == 3
+
+
+def test_one_who_calls_a_failure_certain_that_three_others_refute_costs_the_node_nothing() -> None:
+    bench = Bench()
+    node, liar, *others = bench.opener(1), *(bench.validator(seed) for seed in (2, 3, 4, 5))
+    case_id = bench.checking(node)
+    bench.check(liar, PROOF)
+    bench.check(others[0])
+    for validator in (liar, *others):
+        bench.reveal(validator)
+    for validator in others[1:]:
+        bench.check(validator)
+        bench.reveal(validator)
+    case = bench.case(case_id)
+    assert (case.judgement, case.level) == (Judgement.PASSED, 0)
+    assert bench.standing(liar).verdicts_wrong == 1
+    assert [bench.standing(it).verdicts_wrong for it in others] == [0, 0, 0]
+
+
 def test_a_doubt_leads_to_new_validators_and_more_leaves_and_at_last_to_a_suspicion() -> None:
     bench = Bench()
     node = bench.opener(1)
