@@ -16,6 +16,7 @@ from types import TracebackType
 
 import aiohttp
 from aiohttp import web
+from msgspec.structs import replace
 
 from agent.core.attest.cards import Card
 from agent.core.errors import AgentError, StorageError
@@ -149,6 +150,11 @@ class Coordinator:
         streaming = self.desk.streaming(node_id)
         directive = Directive(kind=kind, detail=detail)
         self.desk.begin(presence.direct(self.desk.book, node_id, directive, streaming=streaming))
+
+    def sample(self, rate_micros: int) -> None:
+        """Challenge results with this probability, in millionths, from now on."""
+        rules = self.desk.book.rules
+        self.desk.book.rules = replace(rules, proofs=replace(rules.proofs, rate_micros=rate_micros))
 
     def sweep(self) -> None:
         """Look at the time now; done every `sweep_s` anyway."""

@@ -107,8 +107,9 @@ class EnginePool(Protocol):
         ...
 
     def replayer(self) -> AbstractAsyncContextManager[Replayer]:
-        """The pool's engine, to repeat what others claim. Entering raises EngineError, UNSUPPORTED_KIND where it cannot;
-        inside, an engine that died is ENGINE_CRASHED.
+        """The pool's engine, to repeat what others claim.
+
+        Entering raises EngineError, UNSUPPORTED_KIND where it cannot; inside, an engine that died is ENGINE_CRASHED.
         """
         ...
 

@@ -77,10 +77,12 @@ async def test_a_newcomer_sees_the_whole_path_with_real_answers_and_verified_rec
         assert re.search(rf"^ +[✓·] {word} ", demo.text, re.MULTILINE), (word, demo.text)
     assert "CPU pool" in demo.text or "NVIDIA" in demo.text
     assert "Paris" in demo.text
-    assert demo.text.count("checks pass offline") == 5
+    assert demo.text.count("checks pass offline") == 7
     assert "5 of 5 tasks" in demo.text
+    assert re.search(r"✓ passed +checked by (node|neighbour): ", demo.text), demo.text
+    assert re.search(r"✓ caught +by [a-z, ]+: chunk 0: ", demo.text), demo.text
     receipts = list((cache / "demo/receipts").iterdir())
-    assert len(receipts) == 5
+    assert len(receipts) == 7
     assert "\x1b" not in demo.text
     secret = (cache / "demo/coordinator/requester.token").read_text().strip()
     assert secret not in (cache / "demo/agent.log").read_text() + demo.text

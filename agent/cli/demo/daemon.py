@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,11 @@ _KEPT_LINES = 40
 class Daemon:
     """`gpu-agent run` with a configuration file. `heard` gets every log line."""
 
-    def __init__(self, config: Path, log: Path, heard: Callable[[Line], None]) -> None:
-        self._config = config
+    def __init__(
+        self, config: Path, log: Path, heard: Callable[[Line], None], run: Sequence[str] = ("agent", "run")
+    ) -> None:
+        """`run`: another module, and its arguments, in place of the honest agent."""
+        self._argv = (sys.executable, "-m", *run, "--config", str(config))
         self._log = log
         self._heard = heard
         self._last: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -33,7 +36,7 @@ class Daemon:
         """Begin; readiness is told by the coordinator."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GPU_AGENT_")}
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "agent", "run", "--config", str(self._config)),
+            *self._argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,

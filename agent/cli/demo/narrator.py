@@ -9,8 +9,9 @@ from agent.cli.demo.screen import Screen
 class Narrator:
     """Says what newcomers want to know; warnings and errors always, the rest is in the log file."""
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self, screen: Screen, name: str = "agent") -> None:
         self._screen = screen
+        self._name = name
         self.quiet = False
         """While words are streamed, only trouble is told."""
 
@@ -19,7 +20,7 @@ class Narrator:
         event = line.get("event", "")
         if line.get("level") in ("error", "critical", "warning"):
             detail = line.get("detail") or line.get("fault") or ""
-            self._screen.fact("agent", f"{event}: {detail}", "bad")
+            self._screen.fact(self._name, f"{event}: {detail}", "bad")
         elif not self.quiet:
             self._tell(event, line)
 

@@ -18,21 +18,26 @@ from agent.edges.models import demo as demo_model
 from agent.edges.models.store import ModelStore
 
 POOL, SLOTS, CONTEXT_TOKENS = "cpu", 2, 1024
+NODE = "node"
+"""The one that answers most of the demo."""
 
 _CONFIG = """\
 [node]
-name = "demo"
-state_dir = "{home}/node"
+name = "{name}"
+state_dir = "{home}/{name}"
 cache_dir = "{cache}"
-runtime_dir = "{runtime}"
+runtime_dir = "{runtime}/{name}"
 drain_limit_s = 60.0
 
 [coordinator]
 url = "{url}"
-enrol_token_file = "{home}/enrol.token"
+enrol_token_file = "{home}/{name}.token"
 
 [metrics]
 enabled = false
+
+[proof]
+validate = {validates}
 
 [logs]
 format = "json"
@@ -98,13 +103,15 @@ def find_engine(screen: Screen) -> None:
     screen.fact("engine", find_llama_server("auto").name)
 
 
-def write_config(home: Home, url: str, token: str, weights: Path) -> Path:
-    """The agent's configuration, as an owner would write it, with the token beside it (0600)."""
-    private = os.open(home.home / "enrol.token", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+def write_config(home: Home, url: str, token: str, weights: Path, name: str = NODE, *, validates: bool = True) -> Path:
+    """The configuration of a node, as an owner would write it, with the token beside it (0600)."""
+    private = os.open(home.home / f"{name}.token", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(private, "w") as file:
         file.write(token + "\n")
-    path = home.home / "config.toml"
+    path = home.home / f"{name}.toml"
     text = _CONFIG.format(
+        name=name,
+        validates=str(validates).lower(),
         home=home.home,
         cache=home.cache,
         runtime=home.runtime,

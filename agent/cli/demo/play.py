@@ -13,16 +13,20 @@ from pathlib import Path
 from agent.cli.demo.daemon import Daemon
 from agent.cli.demo.narrator import Narrator
 from agent.cli.demo.parts import Home, close_home, find_engine, get_model, open_home, write_config
+from agent.cli.demo.proofs import RULES, ProofAct
 from agent.cli.demo.screen import Screen
 from agent.cli.demo.tasks import QUESTIONS, Done, Tasks
 from agent.core.errors import AgentError
-from agent.devnet.coordinator import Coordinator
+from agent.devnet.coordinator import Coordinator, Options
+from agent.devnet.core.rules import Rules
 from agent.devnet.requester import Requester
 from agent.devnet.views import NodeView
 
 READY_LIMIT_S = 180.0
 """A slow machine reads the model for a minute."""
 POLL_S = 0.1
+BEAT_S = 2.0
+"""Brisk, so that nothing that is to be watched waits for a heartbeat."""
 STOP_LIMIT_S = 90.0
 
 
@@ -36,7 +40,8 @@ async def play(*, keep: bool) -> int:
         screen.act("Parts")
         find_engine(screen)
         weights = await get_model(home, screen)
-        async with Coordinator(home.home / "coordinator") as coordinator:
+        options = Options(rules=Rules(beat_s=BEAT_S, proofs=RULES))
+        async with Coordinator(home.home / "coordinator", options=options) as coordinator:
             return await _with_coordinator(screen, home, coordinator, weights, interrupted if keep else None)
     finally:
         close_home(home)
@@ -59,7 +64,9 @@ async def _with_coordinator(
             narrator.quiet = True
             tasks = Tasks(requester, screen, node, coordinator.public_key, home.home / "receipts")
             done = await _answer(screen, tasks, until)
-            return await _summary(screen, requester, daemon, home, done, keep=until is not None)
+            act = ProofAct(screen, home, coordinator, requester, tasks, node)
+            proven = until is not None or await act.play(weights)
+            return await _summary(screen, requester, daemon, home, done, proven=proven, keep=until is not None)
     finally:
         status = await daemon.stop(STOP_LIMIT_S)
         screen.fact("stopped", f"the agent drained and left with status {status}", "ok" if status == 0 else "bad")
@@ -108,19 +115,23 @@ async def _answer(screen: Screen, tasks: Tasks, until: asyncio.Event | None) -> 
 
 
 async def _summary(
-    screen: Screen, requester: Requester, daemon: Daemon, home: Home, done: list[Done], *, keep: bool
+    screen: Screen, requester: Requester, daemon: Daemon, home: Home, done: list[Done], *, proven: bool, keep: bool
 ) -> int:
     screen.act("Summary")
     ledger = await requester.ledger()
     good = sum(one.verified for one in done)
     tokens = sum(one.tokens for one in done)
-    failed = good < len(done) or daemon.ended
+    failed = good < len(done) or daemon.ended or not proven
     screen.fact(
         "answered",
         f"{good} of {len(done)} tasks, {tokens} tokens, every receipt verified offline",
         "bad" if failed else "ok",
     )
-    screen.fact("ledger", f"{len(ledger.lines)} lines, {ledger.total_micros / 1e6:.6f} {ledger.currency} earned")
+    if not keep:
+        told = "the honest answer passed, the cheat was caught" if proven else "not as it should be: see above"
+        screen.fact("proved", told, "ok" if proven else "bad")
+    earned = sum(line.amount_micros for line in ledger.lines if line.amount_micros > 0) / 1e6
+    screen.fact("ledger", f"{len(ledger.lines)} lines, {earned:.6f} {ledger.currency} earned")
     screen.fact("look", f"./run verify {shlex.quote(str(next((home.home / 'receipts').iterdir(), '')))}", "do")
     screen.fact("", f"{home.home / 'agent.log'}", "do")
     if not keep:

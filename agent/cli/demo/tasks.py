@@ -35,6 +35,9 @@ GREEDY = SamplingAsked(temperature_micros=0, stop=("\n",))
 class Done(Value):
     """One answered task."""
 
+    task_id: str
+    node_id: str
+
     tokens: int
     verified: bool
 
@@ -47,15 +50,15 @@ class Tasks:
     ) -> None:
         self._requester = requester
         self._screen = screen
-        self._model = node.fingerprint.pools[0].model_digest if node.fingerprint else ""
+        self.model = node.fingerprint.pools[0].model_digest if node.fingerprint else ""
         self._coordinator_key = coordinator_key
         self._receipts = receipts
 
-    async def ask(self, question: str) -> Done:
+    async def ask(self, question: str, sampling: SamplingAsked = GREEDY, max_tokens: int = MAX_TOKENS) -> Done:
         """One task, its words shown as they come."""
         self._screen.fact("chat", question, "do")
         asked, first = time.monotonic(), 0.0
-        task = await self._submit(question)
+        task = await self._submit(question, sampling, max_tokens)
         self._screen.indent()
         async for event in self._requester.events(task):
             if isinstance(event, ChunkSeen):
@@ -79,19 +82,20 @@ class Tasks:
             done.append(await self._ended(view, 0.0, 0.0))
         return done
 
-    async def _submit(self, question: str) -> str:
+    async def _submit(self, question: str, sampling: SamplingAsked = GREEDY, max_tokens: int = MAX_TOKENS) -> str:
         task_input = ChatInput(messages=(Message(role="user", content=question),))
-        return await self._requester.submit(self._model, task_input, max_tokens=MAX_TOKENS, sampling=GREEDY)
+        return await self._requester.submit(self.model, task_input, max_tokens=max_tokens, sampling=sampling)
 
     async def _ended(self, view: TaskView, first_s: float, stream_s: float) -> Done:
         if view.state is not TaskState.SETTLED:
             self._screen.fact("task", f"{view.state.value}: {view.detail}", "bad")
-            return Done(tokens=0, verified=False)
+            return Done(task_id=view.task_id, node_id=view.node_id, tokens=0, verified=False)
         tokens = view.usage.completion_tokens if view.usage else 0
         if stream_s:
             rate = f"{tokens / stream_s:.0f} tokens/s, first after {first_s * 1000:.0f} ms"
             self._screen.fact("", f"{tokens} tokens, {rate}")
-        return Done(tokens=tokens, verified=await self._verified(view.task_id))
+        verified = await self._verified(view.task_id)
+        return Done(task_id=view.task_id, node_id=view.node_id, tokens=tokens, verified=verified)
 
     async def _verified(self, task_id: str) -> bool:
         bundle = await self._requester.receipt(task_id)
