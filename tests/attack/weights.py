@@ -10,12 +10,12 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import msgspec
 
 from agent.core.model import TaskSpec
+from agent.edges.models.quantised import quantised
 from agent.ports import EngineOutput, EnginePool, Piece
 from tests.attack.field import Field
 from tests.attack.honest import asked
 from tests.attack.outcome import Counts, count
 from tests.attack.pools import Warm
-from tests.attack.quantised import quantised
 from tests.attack.rows import ALL, NO_CLAIM, Attack, Wanted, row
 
 NEARLY_ALL = Wanted(caught=0.98)
