@@ -50,7 +50,9 @@ async def with_model(
         return found._replace(prompt=False)
     shown = claims.positions(claim.leaves)
     behind = (Position(None),) * hidden(header, len(shown))
-    claimed = await _filled(header, (*shown, *behind), prompt, replayer)
+    claimed = (*shown, *behind)
+    if not (found.ending and found.ending.faults):  # drawing again costs a request a token: not for one who lies anyway
+        claimed = await _filled(header, claimed, prompt, replayer)
     known = next((at for at, one in enumerate(claimed) if one.token is None), len(claimed))
     chunks = [chunk for chunk in claims.chunks(claim.leaves) if chunk.start < known]
     wanted = [chunk for chunk in chunks if exact or not chosen or chunk.leaf in chosen]

@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from agent.config.places import places
+from agent.core.checks.verdict import Thresholds
 from agent.edges.models import demo
 from agent.edges.models.store import ModelStore
 from tests.attack import field, matrix, page
@@ -29,7 +30,7 @@ FEW = 10
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make attack", description=__doc__)
     parser.add_argument("--only", action="append", help="a row, or the beginning of its name; again for more")
-    parser.add_argument("--count", type=int, default=FEW, help=f"runs of each row (default {FEW})")
+    parser.add_argument("--count", type=int, default=FEW, help=f"runs of each row (default {FEW}); 0 makes none")
     parser.add_argument("--full", action="store_true", help="as many runs as docs/attacks.md was specified with")
     parser.add_argument("--write", type=Path, help="make the page")
     parser.add_argument("--json", type=Path, help="add to the counts that are there, and keep them there")
@@ -41,10 +42,11 @@ def main() -> int:
         return 0
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     made = _read(options.json) if options.json else {}
-    asyncio.run(_made(rows, None if options.full else options.count, made, options.json))
+    if options.full or options.count:
+        asyncio.run(_made(rows, None if options.full else options.count, made, options.json))
     if options.write:
-        options.write.write_text(page.render(made))
-    missed = [name for name in rows if rows[name].wanted.met(made[name]) is False]
+        options.write.write_text(page.render(made, asyncio.run(_limits())))
+    missed = [name for name in rows if name in made and rows[name].wanted.met(made[name]) is False]
     print(f"missed: {', '.join(missed)}" if missed else "every row shows what it must")
     return bool(missed)
 
@@ -58,11 +60,24 @@ def _read(file: Path) -> dict[str, Counts]:
     return msgspec.json.decode(raw, type=dict[str, Counts])
 
 
+async def _weights() -> Path:
+    cache = _cache()
+    return await demo.assemble_demo_model(cache / "models", ModelStore(cache), lambda *_told: None)
+
+
+async def _limits() -> Thresholds:
+    store, weights = ModelStore(_cache()), await _weights()
+    verified = await store.verify(demo.NAME, weights, chat_template=demo.CHAT_TEMPLATE)
+    return field.limits_for(verified.facts.digest)
+
+
+def _cache() -> Path:
+    return places(os.environ, os.geteuid()).cache_dir.path
+
+
 async def _made(rows: dict[str, Row], runs: int | None, made: dict[str, Counts], keep: Path | None) -> None:
     """Fills `made` row by row."""
-    cache = places(os.environ, os.geteuid()).cache_dir.path
-    weights = await demo.assemble_demo_model(cache / "models", ModelStore(cache), lambda *_told: None)
-    async with field.opened(weights, demo.NAME, demo.CHAT_TEMPLATE, cache / "attack") as opened:
+    async with field.opened(await _weights(), demo.NAME, demo.CHAT_TEMPLATE, _cache() / "attack") as opened:
         for name, row in rows.items():
             before, began = made.get(name, NOTHING), time.monotonic()
             opened.first = before.runs

@@ -35,6 +35,7 @@ from agent.edges.engines.launch import (
     find_llama_server,
 )
 from agent.edges.models.store import ModelStore
+from agent.edges.models.thresholds import shelf
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.signing import verify
 from agent.edges.verifier.engine import llama_replayer
@@ -91,6 +92,7 @@ class Field:
         home: Path,
         replayer: Replayer,
         cache: Path,
+        limits: Thresholds,
     ) -> None:
         """`cache`: where files stay that take long to make."""
         self.coordinator = coordinator
@@ -98,7 +100,7 @@ class Field:
         self.model = model
         self.home = home
         self.cache = cache
-        self.limits = Thresholds()
+        self.limits = limits
         self.chance = random.Random(20_261_122)
         self.first = 0
         """The number of a row's first task: another part of a row goes on where the first ended."""
@@ -241,9 +243,16 @@ async def opened(weights: Path, name: str, chat_template: Path | None, cache: Pa
             place = home / "v"
             place.mkdir()
             replayer = await stack.enter_async_context(_replayer(model, place))
-            field = Field(coordinator, requester, model, home, replayer, cache)
+            field = Field(coordinator, requester, model, home, replayer, cache, limits_for(model.digest))
             await field.measure()
             yield field
+
+
+def limits_for(model_digest: str) -> Thresholds:
+    """Those of the shipped calibration; a model that has none gets the uncalibrated ones."""
+    shipped = shelf()
+    found = (shipped.thresholds_for(model_digest, engine) for engine in shipped.engines_of(model_digest))
+    return next((limits for limits in found if limits is not None), Thresholds())
 
 
 @contextlib.asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from agent.core.checks.verdict import Thresholds
 from tests.attack.outcome import Counts, interval
 from tests.attack.rows import HONEST, NO_CLAIM, ROWS, Row, Wanted
 from tests.bench.table import machine
@@ -24,7 +25,6 @@ several. Q2_K is a mixture: the quantiser makes it only of rows that are a multi
 
 - `make attack` makes ten runs of each row. `ARGS="--full"` makes as many as were wanted, `--only f-q4_0` one row.
 - CI makes some of every kind with a tiny model (tests/attack/test_attacks.py).
-
 """
 
 _LIMITS = """\
@@ -35,6 +35,10 @@ _LIMITS = """\
 - **Single tokens in class F.** T allows two tokens of 32 to be out of place, since noise puts them there now and then.
   Who exchanges one for another about as likely, and bends the log-probabilities so that the seed draws it, is not seen:
   F's mean hardly moves, and T counts one. An improbable token is seen, and so is the made-up end of a text.
+- **What stands behind parts of characters**, in texts full of characters beyond ASCII: engines withhold tokens that end
+  inside a character, and where two of those could have been drawn, the verifier repeats nothing behind them.
+- **How another engine drew.** Only llama-server's draws are replayed; of others the log-probabilities are compared, and
+  greedy tokens.
 - **A prompt edit without effect** whose digest is forged. One that has an effect is caught as often as its row says;
   one whose digest is told truly always is.
 - **A right answer that was bought elsewhere**: the proof shows what was computed, not by whom.
@@ -57,8 +61,8 @@ def line(name: str, counts: Counts) -> str:
     )
 
 
-def render(made: Mapping[str, Counts]) -> str:
-    """The whole page, of the rows that were made."""
+def render(made: Mapping[str, Counts], limits: Thresholds) -> str:
+    """The whole page, of the rows that were made. `limits` is what they were judged by."""
     rows = [(name, row, made[name]) for name, row in ROWS.items() if name in made]
     honest = [it for it in rows if it[1].wanted == HONEST]
     cheats = [it for it in rows if it[1].wanted != HONEST]
@@ -75,6 +79,11 @@ def render(made: Mapping[str, Counts]) -> str:
         *_cheats(cheats),
     ]
     return "\n".join([*lines, "", _LIMITS])
+
+
+def _told(limits: Thresholds) -> str:
+    told = f"F {limits.closeness:.2f}, T {limits.far} tokens of 32, raised by {limits.raised:g}"
+    return f"- Limits of a chunk ({limits.version}): {told}; {limits.repeated} chunks over one fail"
 
 
 def _honest(rows: list[tuple[str, Row, Counts]]) -> Iterator[str]:

@@ -44,7 +44,7 @@ async def test_honest_nodes_pass_and_dishonest_ones_are_caught(tiny: Field):
     assert made["tamper"].refused == 10
     # Where the tiny model's first token is half a character that may be another half, nothing can be repeated.
     assert (await ROWS["x-q8_0"].attack(tiny, 4)).failed > 1
-    rendered = page.render(made)
+    rendered = page.render(made, tiny.limits)
     assert all(f"`{name}`" in rendered for name in FEW)
 
 
