@@ -31,6 +31,7 @@ from agent.core.attest.messages import (
 from agent.core.errors import AttestError, LinkError
 from agent.core.intake import NodeState
 from agent.core.model import Reason
+from agent.core.release import UNLOADS
 from agent.ports import MatrixEngine
 from agent.stages.calls import Caller, D, passes
 from agent.stages.spine import Spine
@@ -43,6 +44,7 @@ AWAY = frozenset({NodeState.PAUSED, NodeState.DRAINING, NodeState.DRAINED})
 OWNERS = (Reason.OUTSIDE_SCHEDULE, Reason.OWNER_PROGRAM, Reason.OWNER_ACTIVE, Reason.ON_BATTERY)
 """Gates of the node by which its owner keeps the machine to himself: a challenge waits, as work does."""
 HELD = "the coordinator checks that it is a GPU; that takes a minute"
+OWNER = "its owner needs the machine"
 OFF = "switched off by its owner (gpu.attest)"
 
 
@@ -72,8 +74,10 @@ class Attest:
             question = await self._asked.get()
             try:
                 await self._answer(question)
-            except LinkError as error:  # a new challenge comes with a beat
+            except LinkError as error:  # a beat brings a new challenge, or the same where the line alone was to blame
                 self._log.warning("attest.broken_off", challenge=question.challenge_id, detail=str(error))
+                if passes(error) and self._busy == question.challenge_id:
+                    self._busy = ""
 
     async def _answer(self, question: MatrixAsked) -> None:
         self._log.info("attest.asked", challenge=question.challenge_id, devices=question.devices)
@@ -82,12 +86,34 @@ class Attest:
             return
         try:
             with self._held(question.devices):
-                free = await self._ready(question, self._engine)
-                await self._prove(question.challenge_id, free, self._engine)
+                await self._with(question, self._engine)
         except AttestError as error:
             await self._refuse(question, str(error))
+
+    async def _with(self, question: MatrixAsked, engine: MatrixEngine) -> None:
+        """The GPUs' memory is the engine's meanwhile: it is let go before any work comes, and at once when the owner
+        does. Raises AttestError and LinkError."""
+        proving: asyncio.Future[None] | None = None
+        try:
+            free = await self._ready(question, engine)
+            proving = asyncio.ensure_future(self._prove(question.challenge_id, free, engine))
+            while not proving.done():
+                if self._wanted_back(question):
+                    raise AttestError(OWNER)
+                await self._changed_or(proving)
+            return proving.result()
         finally:
-            await self._engine.close()
+            if proving is not None:
+                proving.cancel()
+            await engine.close()
+            await asyncio.gather(*filter(None, [proving]), return_exceptions=True)
+
+    async def _changed_or(self, proving: asyncio.Future[None]) -> None:
+        changed = asyncio.ensure_future(self._spine.changed())
+        try:
+            await asyncio.wait({proving, changed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            changed.cancel()
 
     async def _prove(self, challenge: str, free: tuple[int, ...], engine: MatrixEngine) -> None:
         go = await self._say(MatrixReady(challenge_id=challenge, free_bytes=free), MatrixGo)
@@ -171,5 +197,13 @@ class Attest:
         node = self._spine.node
         owner = [reason for reason in OWNERS if node.is_shut(reason)]
         if node.state in AWAY or owner or node.devices.reasons(gpus) - {Reason.ATTESTING}:
-            return "its owner needs the machine"
+            return OWNER
         return "what runs on these GPUs did not end in time" if node.on_devices(gpus) else ""
+
+    def _wanted_back(self, question: MatrixAsked) -> bool:
+        """Whether the owner wants what the engine has filled by now. Heat and power, which the challenge itself brings
+        about, only keep the next one out."""
+        node = self._spine.node
+        reasons = node.devices.reasons([device for device in question.devices if device != CPU])
+        owner = node.state is NodeState.PAUSED or any(node.is_shut(reason) for reason in OWNERS)
+        return owner or bool(reasons & UNLOADS)

@@ -48,6 +48,8 @@ class PaperMatrix:
         self.go.set()
         self.began = asyncio.Event()
         self.fails = ""
+        self.computes = asyncio.Event()
+        self.computes.set()
         self.done: list[str] = []
 
     async def prepare(self, devices: Sequence[str], columns: int) -> tuple[int, ...]:
@@ -58,6 +60,7 @@ class PaperMatrix:
 
     async def commit(self, seed: str, works: Sequence[Work], timeout_s: float) -> tuple[str, ...]:
         self._do("commit")
+        await self.computes.wait()
         return ("aa",) * len(works)
 
     async def reread(self, seed: str, timeout_s: float) -> tuple[tuple[str, ...], ...]:
@@ -172,8 +175,8 @@ async def test_an_engine_that_fails_says_why_and_opens_the_gpu_again(step: str) 
     engine = PaperMatrix()
     engine.fails = step
     async with asked(engine) as (rig, _):
-        await rig.until(lambda: engine.done[-1:] == ["close"])
-        assert rig.coordinator.sent(MatrixReady)[-1].refusal == f"{step} failed"
+        await rig.until(lambda: [it.refusal for it in rig.coordinator.sent(MatrixReady)][-1:] == [f"{step} failed"])
+        assert engine.done[-1] == "close"
         assert reasons(rig) == []
 
 
@@ -282,3 +285,60 @@ async def test_an_owner_who_needs_the_machine_for_long_is_the_reason_for_no_answ
         await rig.until(lambda: rig.coordinator.sent(MatrixReady))
         assert "owner" in rig.coordinator.sent(MatrixReady)[0].refusal
         task.cancel()
+
+
+@pytest.mark.parametrize(
+    "comes",
+    [
+        ev.PauseAsked(),
+        ev.PauseAsked(devices=("GPU-1",)),
+        ev.GateChanged(reason=Reason.OWNER_ACTIVE, shut=True),
+        ev.DeviceGateChanged(devices=("GPU-1",), reason=Reason.GPU_IN_USE, shut=True),
+    ],
+    ids=["pause", "pause of the GPU", "presence", "use of the GPU"],
+)
+async def test_an_owner_who_comes_while_it_computes_has_the_memory_at_once(comes: ev.NodeEvent) -> None:
+    engine = PaperMatrix()
+    engine.computes.clear()
+    async with asked(engine) as (rig, attest):
+        await rig.until(lambda: "commit" in engine.done)
+        rig.spine.feed(comes)
+        await rig.until(lambda: engine.done == ["prepare", "commit", "close"])
+        await rig.until(lambda: len(rig.coordinator.sent(MatrixReady)) == 2)
+        assert "owner" in rig.coordinator.sent(MatrixReady)[-1].refusal
+        assert (attest.found, Reason.ATTESTING in reasons(rig)) == ({}, False)
+
+
+async def test_the_heat_of_the_challenge_itself_does_not_break_it_off() -> None:
+    engine = PaperMatrix()
+    engine.computes.clear()
+    async with asked(engine) as (rig, attest):
+        await rig.until(lambda: "commit" in engine.done)
+        rig.spine.feed(ev.DeviceGateChanged(devices=("GPU-1",), reason=Reason.GPU_HOT, shut=True))
+        engine.computes.set()
+        await rig.until(lambda: attest.found)
+
+
+async def test_no_work_comes_before_the_memory_is_let_go() -> None:
+    engine, takes_work = PaperMatrix(), list[bool]()
+    engine.fails = "commit"
+    async with asked(engine) as (rig, _):
+
+        def refused(message: MatrixReady) -> MatrixGo:
+            if message.refusal:
+                takes_work.append(rig.node.credit("main") is not None and "close" not in engine.done)
+            return MatrixGo() if message.refusal else MatrixGo(seed="11" * 32, works=(WORK,))
+
+        rig.coordinator.answers[MatrixReady] = refused
+        await rig.until(lambda: takes_work)
+        assert takes_work == [False]
+
+
+async def test_a_challenge_that_a_broken_line_stopped_at_the_start_is_taken_again() -> None:
+    engine = PaperMatrix()
+    async with asked(engine) as (rig, attest):
+        rig.coordinator.down = True
+        await rig.until(lambda: engine.done == ["prepare", "close"])
+        rig.coordinator.down = False
+        attest.asked(QUESTION)
+        await rig.until(lambda: attest.found)
