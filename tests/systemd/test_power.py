@@ -58,7 +58,10 @@ def test_the_limit_holds_while_the_agent_runs_and_is_given_back_when_it_is_stopp
     held.run("systemctl", "start", UNIT)
     assert limit_w(held) == "250", held.story(POWER)
     assert "250 W instead of 450 W" in held.journal(f"_SYSTEMD_UNIT={POWER}")
+    # Whatever the owner has made of his configuration meanwhile.
+    held.write("/etc/gpu-agent/config.toml", "[owner", "0640")
     held.run("systemctl", "stop", UNIT)
+    held.write("/etc/gpu-agent/config.toml", CONFIG, "0640")
     held.until(POWER, lambda now: now["ActiveState"] == "inactive", "ActiveState")
     assert limit_w(held) == "450", held.story(POWER)
 

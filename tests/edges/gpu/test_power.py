@@ -11,7 +11,7 @@ import pynvml
 import pytest
 
 from agent.cli.main import run
-from agent.core.power import Kept, Limits, lowered, to_restore
+from agent.core.power import Kept, Limits, lowered, noted, to_restore
 from agent.edges.gpu.power import FILE_NAME, PowerError, PowerLimits
 from tests.fakes.nvml.build import Placed
 
@@ -35,6 +35,13 @@ def test_what_somebody_else_has_set_since_stands() -> None:
     assert (to_restore(kept, 200_000), to_restore(kept, 300_000)) == (450_000, None)
 
 
+def test_what_somebody_else_has_set_between_two_runs_is_what_the_gpu_had() -> None:
+    earlier = Kept(before_mw=450_000, set_mw=200_000)
+    mine, others = Limits(now_mw=200_000, lowest_mw=100_000), Limits(now_mw=300_000, lowest_mw=100_000)
+    assert noted(150_000, mine, earlier) == Kept(before_mw=450_000, set_mw=150_000)
+    assert noted(150_000, others, earlier) == Kept(before_mw=300_000, set_mw=150_000)
+
+
 @pytest.fixture
 def limits(in_process, tmp_path: Path) -> Callable[[], PowerLimits]:
     """As a new process would see them, on the same driver."""
@@ -43,16 +50,16 @@ def limits(in_process, tmp_path: Path) -> Callable[[], PowerLimits]:
 
     def opened() -> PowerLimits:
         pynvml.nvmlLib = driver
-        return PowerLimits(None, tmp_path)
+        return PowerLimits(tmp_path)
 
     opened.driver = driver
     return opened
 
 
 def test_limits_are_set_and_given_back(limits, tmp_path: Path) -> None:
-    assert list(limits().hold(200)) == ["GPU-0: 200 W instead of 450 W", "GPU-1: 150 W, not above 200 W"]
+    assert list(limits().hold(200, None)) == ["GPU-0: 200 W instead of 450 W", "GPU-1: 150 W, not above 200 W"]
     assert limits.driver.limits == {"gpu0": 200_000}
-    assert list(limits().hold(50)) == [
+    assert list(limits().hold(50, None)) == [
         "GPU-0: 100 W instead of 200 W, the least that its driver takes",
         "GPU-1: 100 W instead of 150 W, the least that its driver takes",
     ]
@@ -62,26 +69,47 @@ def test_limits_are_set_and_given_back(limits, tmp_path: Path) -> None:
 
 
 def test_a_limit_that_was_set_and_never_given_back_is_given_back_by_the_next_run(limits, tmp_path: Path) -> None:
-    next(limits().hold(200))  # killed here
-    assert json.loads((tmp_path / FILE_NAME).read_bytes()) == {"GPU-0": {"before_mw": 450_000, "set_mw": 200_000}}
-    list(limits().hold(120))
+    next(limits().hold(200, None))  # killed here
+    assert json.loads((tmp_path / FILE_NAME).read_bytes())["gpus"] == {
+        "GPU-0": {"before_mw": 450_000, "set_mw": 200_000}
+    }
+    list(limits().hold(120, None))
     assert list(limits().give_back()) == ["GPU-0: 450 W again", "GPU-1: 150 W again"]
 
 
 def test_nothing_is_changed_that_cannot_be_noted(limits, tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).mkdir()
     with pytest.raises(PowerError):
-        list(limits().hold(200))
+        list(limits().hold(200, None))
     assert limits.driver.limits == {}
 
 
 def test_a_gpu_that_refuses_keeps_none_of_the_others_from_being_given_back(limits) -> None:
-    list(limits().hold(120))
+    list(limits().hold(120, None))
     limits.driver._scenario.faults.append(fault("nvmlDeviceSetPowerManagementLimit", gpu=0))
     limits.driver._calls.append(0)
     with pytest.raises(PowerError, match="does not set GPU-0 to 450 W: no permission"):
         list(limits().give_back())
     assert limits.driver.limits == {"gpu0": 120_000, "gpu1": 150_000}
+
+
+def test_a_gpu_that_refuses_keeps_none_of_the_others_from_being_held(limits) -> None:
+    limits.driver._scenario.faults.append(fault("nvmlDeviceSetPowerManagementLimit", gpu=0))
+    limits.driver._calls.append(0)
+    assert list(limits().hold(120, None)) == [
+        "the driver does not set GPU-0 to 120 W: no permission. It takes root",
+        "GPU-1: 120 W instead of 150 W",
+    ]
+    assert list(limits().give_back()) == ["GPU-1: 150 W again"]
+
+
+def test_a_driver_that_refuses_every_gpu_is_a_failure(limits) -> None:
+    for gpu in (0, 1):
+        limits.driver._scenario.faults.append(fault("nvmlDeviceSetPowerManagementLimit", gpu=gpu))
+        limits.driver._calls.append(0)
+    with pytest.raises(PowerError, match="does not set GPU-0"):
+        list(limits().hold(120, None))
+    assert list(limits().give_back()) == []
 
 
 def fault(name: str, gpu: int):
@@ -92,7 +120,7 @@ def fault(name: str, gpu: int):
 
 def test_a_card_without_a_limit_is_told_and_left_alone(in_process, tmp_path: Path) -> None:
     in_process("laptop")
-    (told,) = PowerLimits(None, tmp_path).hold(30)
+    (told,) = PowerLimits(tmp_path).hold(30, None)
     assert "has no power limit that can be set: not supported" in told
 
 
@@ -118,16 +146,40 @@ def test_the_verb_holds_and_gives_back_on_a_compiled_driver(place, power) -> Non
     assert not kept.exists()
     status, out, _ = power("hold", driver)
     assert (status, "250 W instead of 450 W" in out, kept.read_text()) == (0, True, "250000")
-    assert power("give-back", driver, "")[0] == 0, "whatever the configuration says by now"
+    assert power("give-back", driver, "power_limit_w = [broken")[0] == 0, "whatever the configuration says by now"
     assert kept.read_text() == "450000"
 
 
-def test_root_takes_no_configuration_that_others_can_write(place, power, tmp_path: Path) -> None:
+def _loose_file(tmp_path: Path, _: Placed) -> None:
+    (tmp_path / "config.toml").chmod(0o664)
+
+
+def _loose_link(tmp_path: Path, _: Placed) -> None:
+    """Who may write in the folder may point the link at another file of root's."""
+    (tmp_path / "own").mkdir(mode=0o755)
+    (tmp_path / "config.toml").rename(tmp_path / "own" / "config.toml")
+    (tmp_path / "config.toml").symlink_to(tmp_path / "own" / "config.toml")
+    tmp_path.chmod(0o775)
+
+
+def _loose_library(_: Path, driver: Placed) -> None:
+    driver.library.chmod(0o775)
+
+
+@pytest.mark.parametrize("loosen", [_loose_file, _loose_link, _loose_library])
+@pytest.mark.parametrize("named", [True, False], ids=["by the command", "by the environment"])
+def test_root_takes_nothing_that_others_can_write(
+    place, power, tmp_path: Path, loosen, named: bool, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root is careful about this")
     driver = place("geforce")
     power("hold", driver, "")
-    (tmp_path / "config.toml").chmod(0o664)
-    status, _, complaint = power("hold", driver)
-    assert (status, "who would decide what root loads" in complaint) == (78, True)
+    config = tmp_path / "config.toml"
+    config.write_text(config.read_text() + "power_limit_w = 250\n")
+    loosen(tmp_path, driver)
+    monkeypatch.setenv("GPU_AGENT_CONFIG", str(config))
+    status = run(["power", *(["--config", str(config)] if named else []), "hold"])
+    driver.library.chmod(0o755)
+    assert (status, "who would decide what root loads" in capsys.readouterr().err) == (78, True)
     assert not (driver.folder / "power.0").exists()
