@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 import trustme
 
-from agent.config import Config, EngineKind, EngineProfile, ModelConfig, PoolConfig, ProofConfig
+from agent.config import Config, EngineKind, EngineProfile, ModelConfig, PoolConfig, ProofConfig, SandboxConfig
 from agent.core.doctor import Finding, Severity
 from agent.edges.doctor import coordinator, engines, machine
 from agent.edges.doctor.checkup import examine, local
+from agent.edges.sandbox.build import build_sandbox
 from tests import calibrations
 from tests.tiny_model import write_tiny_model
 
@@ -283,9 +284,14 @@ async def test_programs_are_tried_where_the_owner_runs_them(config: Path) -> Non
     _, out, _ = await gpu_agent("doctor", "--json", "--config", str(config))
     found = {finding["id"]: finding for finding in json.loads(out)["findings"]}
     assert found["config.pools"]["actual"] == "2 pools"
-    usable = found["sandbox.works"]["severity"] == "ok"
-    assert found["exec.works"]["severity"] == ("ok" if usable else "fail")
-    assert ("1 trusted publisher;" in found["exec.works"]["actual"]) == usable
+    # An ordinary user has no cgroup of his own: engines run all the same, strangers' programs do not.
+    facts = await build_sandbox(SandboxConfig(), config.parent / "run").probe()
+    evadable = any(limit.evadable for limit in facts.limits)
+    usable = found["sandbox.works"]["severity"] == "ok" and not evadable
+    told = found["exec.works"]
+    assert told["severity"] == ("ok" if usable else "fail")
+    assert ("1 trusted publisher;" in told["actual"]) == usable
+    assert ("run the agent as its systemd service or as root" in told["actual"]) == evadable
 
 
 async def test_an_engine_on_the_processor_that_does_not_fit_is_a_warning_with_the_numbers(config: Path) -> None:
