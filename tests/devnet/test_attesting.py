@@ -153,6 +153,18 @@ def test_a_verdict_outlives_a_restart_of_the_coordinator() -> None:
     assert again.book.node(actor.node_id).record.attestations == tuple(world.found(actor).values())
 
 
+def test_of_many_nodes_a_few_are_challenged_at_once_and_the_others_after_them() -> None:
+    world = Trial(attest_at_once=2)
+    first, second, third = (world.node(gpus(replace(H200, uuid=f"GPU-{seed}")), seed) for seed in (1, 2, 3))
+    question = world.asked(first)
+    assert world.asked(second)
+    assert world.asked(third) is None
+    assert world.asked(first) == question
+    world.ready(first, question, refusal="torch is not installed")
+    assert world.asked(third)
+    assert world.asked(first) is None
+
+
 def test_of_many_gpus_those_are_asked_first_that_were_not_for_longest() -> None:
     world = Trial()
     many = tuple(replace(H200, uuid=f"GPU-{i:02}", index=i) for i in range(MAX_DEVICES + 4))

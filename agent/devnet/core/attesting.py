@@ -244,6 +244,8 @@ class Attesting:
         every_s = self._book.rules.attest_every_s
         if all(it in known and when.at - known[it].judged_at < every_s for it in claims):
             return None
+        if len(self._open) >= self._book.rules.attest_at_once:
+            return None  # with a later beat
         longest_ago = sorted(claims, key=lambda it: known[it].judged_at if it in known else 0)
         devices = tuple(longest_ago[:MAX_DEVICES])
         self._number += 1

@@ -87,6 +87,9 @@ class Rules(Value):
     """For the network, there and back, on top of what the devices may take."""
     attest_ready_s: float = 900.0
     """To finish what runs on the devices, and to load the engine."""
+    attest_at_once: int = 32
+    """Nodes that are challenged at the same time: their rows are looked at one after another, a second each, and who
+    waits for longer than `attesting.OPEN_S` would have no verdict."""
     attest_columns: int = 0
     """Width of the matrices; 0: what suits the devices."""
     proofs: ProofRules = ProofRules()
