@@ -11,7 +11,7 @@ import pytest
 from agent.core import wire
 from agent.core.baton import FIRST_PROBE_S, STEADY_S
 from agent.core.errors import LinkError, LinkFault
-from agent.core.model import Reason
+from agent.core.model import Reason, Signed
 from agent.edges.link.baton import BatonLink, link_to
 from agent.edges.link.http import HttpLink
 from agent.edges.link.limits import LinkLimits
@@ -113,7 +113,7 @@ async def test_a_try_that_fails_leaves_the_node_polling(stage: Stage) -> None:
 
 async def test_a_stream_that_breaks_at_once_makes_the_node_poll_and_nothing_is_sent_twice(stage: Stage) -> None:
     stage.coordinator.mind.next_time(wire.Result, HangUp())
-    result = wire.Result(deliveries=(wire.Delivery(signed=wire.Signed(payload="{}", key="", signature="")),))
+    result = wire.Result(deliveries=(wire.Delivery(signed=Signed(payload="{}", key="", signature="")),))
     with pytest.raises(LinkError) as caught:
         await stage.link.call(result)
     assert caught.value.fault is LinkFault.UNREACHABLE

@@ -10,7 +10,7 @@ import pytest
 
 from agent.core import wire
 from agent.core.errors import LinkError, LinkFault
-from agent.core.model import Reason
+from agent.core.model import LeaseKey, Reason
 from agent.core.wire import RefusalCode
 from tests.edges.link.conftest import HASTY, Peer
 from tests.fakes.mind import KEY, SIGNED, HangUp, Raw, Silence, TestNode
@@ -170,7 +170,7 @@ async def test_a_blob_arrives_whole(peer: Peer) -> None:
 
 
 async def test_parallel_calls_get_their_own_replies(peer: Peer) -> None:
-    keys = [wire.LeaseKey(task_id=f"t{number}", attempt=1, fence=number) for number in range(60)]
+    keys = [LeaseKey(task_id=f"t{number}", attempt=1, fence=number) for number in range(60)]
     link = peer.link()
     replies = await asyncio.gather(*(link.call(wire.Start(keys=(key,))) for key in keys))
     assert [reply.leases[0].key for reply in replies if isinstance(reply, wire.StartAck)] == keys

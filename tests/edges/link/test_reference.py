@@ -15,7 +15,7 @@ import pytest
 from agent.core import wire
 from agent.core.errors import LinkError, LinkFault
 from agent.core.fingerprint import Pool, ProgramTerms
-from agent.core.model import Bundle, CompletionInput, ExecInput, ExecLimits, Outcome, Reason, TaskKind
+from agent.core.model import Bundle, CompletionInput, ExecInput, ExecLimits, LeaseKey, Outcome, Reason, TaskKind
 from agent.core.program import RUNTIME, sign_bundle
 from agent.core.proof.signed import open_signed, seal
 from agent.devnet.coordinator import Coordinator
@@ -180,7 +180,7 @@ async def test_a_declined_offer_is_acknowledged(scene: Scene) -> None:
 
 
 async def test_a_lease_that_is_not_ours_is_neither_started_nor_renewed(scene: Scene) -> None:
-    key = wire.LeaseKey(task_id="t-nobody", attempt=1, fence=1)
+    key = LeaseKey(task_id="t-nobody", attempt=1, fence=1)
     started = await scene.link.call(wire.Start(keys=(key,)))
     assert isinstance(started, wire.StartAck)
     assert [lease.ok for lease in started.leases] == [False]
