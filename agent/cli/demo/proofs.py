@@ -31,7 +31,7 @@ RULES = ProofRules(epoch_s=2.0, leaves=2, validators=1, escalations=0, suspicion
 ALWAYS_MICROS = 1_000_000
 CHEAPER = "Q2_K"
 QUESTIONS = ("Tell me a story about a fox who learns to count.", "Tell me a story about a lighthouse in a storm.")
-SAMPLED, TOKENS = SamplingAsked(), 80
+SAMPLED, TOKENS = SamplingAsked(), 64
 NEIGHBOUR, CHEAT = "neighbour", "cheat"
 LIMIT_S = 180.0
 POLL_S = 0.2
