@@ -210,6 +210,20 @@ def test_tokens_for_which_there_are_no_leaves_are_not_paid(
     assert ("leaves hold" in receipt.detail) is (status == "rejected")
 
 
+@pytest.mark.parametrize("leaves", [64 + HIDDEN_TOKENS + 2, 10**12])
+def test_more_leaves_than_tokens_could_fill_are_not_believed(leaves: int) -> None:
+    """Each has a token at least; whoever draws from them would need room for all."""
+    world = World()
+    node = world.enrolled()
+    world.submit(max_tokens=64)
+    (offer,) = world.pull(node)
+    usage = Usage(prompt_tokens=10, completion_tokens=64)
+    honest = node.commitment(offer, "Blue.", usage, transcript_of(64))
+    commitment = msgspec.structs.replace(honest, leaves=leaves)
+    receipt = world.deliver(node, node.success(offer, usage=usage, commitment=commitment))
+    assert (receipt.status, "leaves, but 64 completion tokens" in receipt.detail) == ("rejected", True)
+
+
 def test_rows_are_committed_to_where_rows_were_asked_for_and_nowhere_else() -> None:
     builder = TranscriptBuilder(0)
     builder.add_rows([[0.5, 0.5]])

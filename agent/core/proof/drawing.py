@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from bisect import bisect_right, insort
 from collections.abc import Iterator
 
 MILLION = 1_000_000
@@ -40,9 +41,16 @@ def drawn_leaves(beacon: bytes, root: str, task_id: str, leaves: int, wanted: in
 
 
 def _sample(among: range, count: int, words: Iterator[int]) -> list[int]:
-    """`count` of `among`, each set as likely as any other (Fisher and Yates)."""
-    left = list(among)
-    return [left.pop(_below(len(left), words)) for _ in range(count)]
+    """`count` of `among`, each set as likely as any other (Fisher and Yates).
+
+    Only what is taken out is written down: how long `among` is says a node, and nobody need have room for that.
+    """
+    taken: list[int] = []
+    for left in range(len(among), len(among) - count, -1):
+        at = _below(left, words)
+        below = bisect_right(range(len(taken)), at, key=lambda index: taken[index] - index)
+        insort(taken, at + below)
+    return [among[at] for at in taken]
 
 
 def _below(bound: int, words: Iterator[int]) -> int:

@@ -94,6 +94,8 @@ def _transcript(header: AnyHeader, commitment: Commitment, task: TaskSpec) -> It
             yield f"{commitment.leaves} leaves of {header.proof_kind.value}, but {rows} rows were asked for"
     elif header.proof_kind is ProofKind.ROWS:
         yield "rows were committed to, but text was asked for"
+    elif commitment.leaves - 1 > (most := header.completion_tokens + HIDDEN_TOKENS):
+        yield f"{commitment.leaves} leaves, but {header.completion_tokens} completion tokens fill {most} at most"
     elif header.proof_kind is ProofKind.TOKENS_F32:
         hidden = HIDDEN_TOKENS + max((len(stop.encode()) for stop in task.sampling.stop), default=0)
         most = (commitment.leaves - 1) * LEAF_TOKENS + hidden

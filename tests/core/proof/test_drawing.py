@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.proof.drawing import drawn_leaves, is_drawn
+from agent.core.proof.drawing import _below, _key, _words, drawn_leaves, is_drawn
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "proof" / "draws.json"
 BEACON = hashlib.sha256(b"beacon").digest()
@@ -48,6 +48,20 @@ def test_the_first_and_the_last_leaf_with_output_are_always_drawn(leaves: int, w
     assert list(drawn) == sorted(set(drawn))
     assert len(drawn) == min(max(wanted << level, min(leaves - 1, 2)), leaves - 1)
     assert not drawn or (drawn[0], drawn[-1]) == (0, leaves - 2)
+
+
+@given(leaves=st.integers(3, 60), wanted=st.integers(0, 60))
+def test_taking_out_of_what_is_left_in_order_draws_the_same(leaves: int, wanted: int) -> None:
+    """As docs/proof.md, Challenges, says it: the one at w mod c of those that are left."""
+    words, left, expected = _words(_key(BEACON, ROOT), b"pos/v1/leaves\x00\x00t-1"), list(range(1, leaves - 2)), set()
+    for _ in range(min(max(wanted - len({0, leaves - 2}), 0), len(left))):
+        expected.add(left.pop(_below(len(left), words)))
+    assert set(drawn_leaves(BEACON, ROOT, "t-1", leaves, wanted)) == {0, leaves - 2, *expected}
+
+
+def test_how_many_leaves_a_node_claims_costs_whoever_draws_nothing() -> None:
+    first, *between, last = drawn_leaves(BEACON, ROOT, "t-1", 1 << 53, 6)
+    assert (first, last, len(between)) == (0, (1 << 53) - 2, 4)
 
 
 def test_leaves_between_are_drawn_evenly() -> None:
