@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from agent.core.model import Signed
@@ -19,11 +21,11 @@ class ProofBundle(ReceiptBundle):
 
 
 def bundle_of(desk: Desk, settlement: Settlement, case: Case) -> ReceiptBundle:
-    """A receipt with its output, what was opened, and what drew it. Reads files. Raises OSError, and ValueError for an
-    output that is no text."""
+    """A receipt with its output (None where a node delivered bytes that are no text), what was opened, and what drew
+    it. Reads files. Raises OSError."""
     output = settlement.output
     if output is None and settlement.blob:
-        output = desk.blobs.path_of(settlement.blob).read_text(encoding="utf-8")
+        output = _text(desk.blobs.path_of(settlement.blob))
     return ReceiptBundle(
         coordinator_key=desk.book.key,
         offer=settlement.offer,
@@ -33,6 +35,13 @@ def bundle_of(desk: Desk, settlement: Settlement, case: Case) -> ReceiptBundle:
         opening=desk.exhibits.path_of(case.opening.sha256).read_bytes() if case.opening else None,
         beacon=case.beacon,
     )
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return None
 
 
 def proof_of(desk: Desk, settlement: Settlement, case: Case) -> bytes:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from agent.core import engines
 from agent.core.checks import claims
-from agent.core.checks.claim import Claim, sampler_of, without_model
+from agent.core.checks.claim import Claim, answered, sampler_of, without_model
 from agent.core.checks.claims import Chunk, Position
 from agent.core.checks.draw import uniforms
 from agent.core.checks.ending import Ending, Told, check_ending, hidden
@@ -62,7 +62,7 @@ async def with_model(
     figures = await (replay.at_once(wanted) if at_once else replay.one_by_one(wanted))
     return found._replace(
         prompt=bool(header.prompt_sha256) or None,
-        ending=await _ending(claim, claimed, replayer),
+        ending=answered(claim, await _ending(claim, claimed, replayer)),
         unknown=len(claimed) - known,
         chunks=tuple(_replayed(chunk, own, header) for chunk, own in zip(wanted, figures, strict=True)),
         exact=await replay.exactness(figures) if exact else None,

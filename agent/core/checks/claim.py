@@ -31,6 +31,8 @@ class Claim(NamedTuple):
     """The text that the requester got, if it is at hand."""
     vectors: tuple[tuple[float, ...], ...] | None = None
     """Likewise the embeddings."""
+    unread: bool = False
+    """What was delivered is at hand, and is no answer to what was asked."""
 
 
 class _Output(msgspec.Struct):
@@ -44,7 +46,9 @@ def claim_with(case: Case, leaves: Sequence[AnyLeaf]) -> Claim | None:
     if not isinstance(header, Header) or not isinstance(given, ChatInput | CompletionInput | EmbeddingInput):
         return None
     output = _output(case.bundle.output)
-    return Claim(given, header, tuple(leaves), output.text, output.vectors)
+    answer = output.vectors if isinstance(given, EmbeddingInput) else output.text
+    unread = case.bundle.output is not None and answer is None
+    return Claim(given, header, tuple(leaves), output.text, output.vectors, unread)
 
 
 def _output(output: str | None) -> _Output:
@@ -57,13 +61,20 @@ def _output(output: str | None) -> _Output:
 def without_model(claim: Claim) -> Metrics:
     """S, where the node was told its sampler chain, and the end as far as it can be told without a tokenizer."""
     if isinstance(claim.given, EmbeddingInput):
-        return Metrics(ending=_delivered_rows(claim))
+        return Metrics(ending=answered(claim, _delivered_rows(claim)))
     claimed = claims.positions(claim.leaves)
     return Metrics(
         sampled=_sampled(claim.header, claimed),
-        ending=check_ending(claim.header, claimed, delivered=claim.delivered),
+        ending=answered(claim, check_ending(claim.header, claimed, delivered=claim.delivered)),
         candidates=claim.header.n_probs if claimed else None,
     )
+
+
+def answered(claim: Claim, ending: Ending) -> Ending:
+    """`ending`, and a fault where the requester got something that cannot be held against the leaves at all."""
+    if not claim.unread:
+        return ending
+    return ending._replace(faults=(*ending.faults, "what was delivered is no answer: nothing in it can be compared"))
 
 
 def sampler_of(header: Header) -> Sampler | None:

@@ -51,5 +51,9 @@ def _cosine(one: Row, other: Row) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True)) / lengths
 
 
-def _bits(row: Row) -> bytes:
-    return struct.pack(f"<{len(row)}f", *row)
+def _bits(row: Row) -> bytes | None:
+    """None for numbers that no float32 can be."""
+    try:
+        return struct.pack(f"<{len(row)}f", *row)
+    except OverflowError:
+        return None

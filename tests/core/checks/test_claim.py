@@ -41,3 +41,7 @@ def test_another_row_than_the_committed_one_is_a_fault_where_it_is_shown(chosen:
 def test_too_few_too_many_or_narrower_rows_are_a_fault(delivered: tuple[tuple[float, ...], ...]) -> None:
     assert ending(delivered).faults
     assert ending(delivered, 0).faults
+
+
+def test_a_number_that_no_float32_can_be_is_a_fault() -> None:
+    assert ending(((1e300, 1.0), *ROWS[1:])).faults

@@ -61,8 +61,12 @@ class Opener(Actor):
         super().__init__(seed)
         self.transcripts: dict[str, Transcript] = {}
 
-    def answer(self, offer: wire.OfferBody, transcript: Transcript | None = None, **pool: Any) -> wire.Delivery:
-        """A result whose commitment is to `transcript`, an honest one unless told otherwise."""
+    def answer(
+        self, offer: wire.OfferBody, transcript: Transcript | None = None, *, blob: bytes = b"", **pool: Any
+    ) -> wire.Delivery:
+        """A result whose commitment is to `transcript`, an honest one unless told otherwise. `blob`: delivered as its
+        output.
+        """
         transcript = transcript or honest_transcript(offer, offer.task.max_tokens)
         self.transcripts[offer.task.task_id] = transcript
         tokens = offer.task.max_tokens
@@ -78,9 +82,14 @@ class Opener(Actor):
             request_sha256="11" * 32,
             prompt_sha256="",
             proof_kind=transcript.proof_kind,
-            output_sha256=sha256(output),
+            output_sha256=blob_of(blob).sha256 if blob else sha256(output),
         )
-        return self.success(offer, output, usage=usage, commitment=commit(header, transcript))
+        made = commit(header, transcript)
+        if not blob:
+            return self.success(offer, output, usage=usage, commitment=made)
+        sizes = {"output_sha256": blob_of(blob).sha256, "output_bytes": len(blob)}
+        done = self.success(offer, usage=usage, commitment=made, **sizes)
+        return wire.Delivery(signed=done.signed, blob=blob_of(blob).sha256)
 
     def opened(self, task_id: str) -> bytes:
         """All leaves."""

@@ -129,3 +129,21 @@ def test_delivered_rows_must_be_those_of_the_transcript(told: float, verdict: Ve
     )
     found = look(bundle, verify)
     assert (found.fault, found.verdict) == ("", verdict), found
+
+
+@pytest.mark.parametrize(
+    "output", ["the cheap answer", "{}", '{"text":null}', '{"text":"another answer","vectors":5}', '{"text":7}']
+)
+def test_an_output_that_cannot_be_held_against_the_leaves_fails(output: str) -> None:
+    """However well the leaves were computed: the requester got something else."""
+    settled = Settled()
+    found = settled.look(open_leaves(settled.transcript.leaves), output=output)
+    assert (found.verdict, found.reasons) == (
+        Verdict.FAIL,
+        ("what was delivered is no answer: nothing in it can be compared",),
+    )
+
+
+def test_an_output_that_is_no_text_fails() -> None:
+    settled = Settled()
+    assert settled.look(open_leaves(settled.transcript.leaves), output=None).verdict is Verdict.FAIL

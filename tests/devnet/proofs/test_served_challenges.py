@@ -277,3 +277,18 @@ async def test_a_limit_that_is_none_is_refused(tmp_path: Path, limit: str) -> No
     async with hall(tmp_path) as it:
         with pytest.raises(Refused, match="limit"):
             await it.requester.proofs(limit=limit)  # type: ignore[arg-type]
+
+
+async def test_bytes_that_are_no_text_do_not_keep_an_answer_from_being_judged(tmp_path: Path) -> None:
+    async with hall(tmp_path) as it:
+        task_id = await it.requester.submit(builders.MODEL, ASK, max_tokens=TOKENS)
+        (offer,) = await it.node.pull()
+        output = b'{"text":"' + b"t" * TOKENS + b'\xff"}'
+        await it.node.put_blob(blob_of(output).sha256, output)
+        assert (await it.node.deliver(it.opener.answer(offer, blob=output))).status is wire.ReceiptStatus.ACCEPTED
+        it.turn(61.0)
+        (challenge,) = (await it.node.call(wire.Beat(), wire.BeatAck)).challenges
+        await it.open(challenge)
+        assert await it.judged(challenge) is Judgement.FAILED
+        proof = await it.requester.proof(task_id)
+        assert proof.output is None

@@ -48,8 +48,12 @@ class Found(Value):
 
 
 def look(bundle: ReceiptBundle, verify: Verify, asked: tuple[int, ...] = ()) -> Found:
-    """Examine the opening of an accepted result. `asked`: the leaves that were to be shown; none means all."""
+    """Examine the opening of an accepted result, whose output is in `bundle` if it is text. `asked`: the leaves that
+    were to be shown; none means all.
+    """
     case = read_case(bundle, verify)
+    if bundle.output is None:
+        return Found(verdict=Verdict.FAIL, reasons=("what was delivered is no text",))
     try:
         opened = read_opening(bundle.opening or b"", case.commitment)
     except ProofError as error:
