@@ -240,6 +240,35 @@ def test_who_is_of_another_class_cannot_say_that_it_repeated_to_the_bit() -> Non
     assert bench.case(case_id).judgement is Judgement.PASSED
 
 
+def test_of_a_claim_that_is_not_exact_nobody_can_say_that_it_repeated_to_the_bit() -> None:
+    """Else two of its own class could prove among themselves what nobody could refute."""
+    bench = Bench()
+    node, one, other = bench.opener(1), bench.validator(2), bench.validator(3)
+    case_id = bench.checking(node, determinism=F)
+    for validator in (one, other):
+        bench.check(validator, says(verdict="fail", certain=True, exact=True, reasons=("differs",)))
+    for validator in (one, other):
+        bench.reveal(validator)
+    assert {check.state for check in bench.case(case_id).checks} == {CheckState.GONE}
+    assert bench.standing(node).stake_micros == RULES.stake_micros
+
+
+def test_where_nobody_comes_for_a_closer_look_one_alone_proves_nothing() -> None:
+    bench = Bench()
+    node, doubter, liar = bench.opener(1), bench.validator(2), bench.validator(3, X)
+    case_id = bench.checking(node, determinism=X)
+    bench.validator(4)  # is there, and never pulls
+    bench.check(liar, says(verdict="fail", certain=True, exact=True, reasons=("differs",)))
+    bench.check(doubter, DOUBT)
+    for validator in (doubter, liar):
+        bench.reveal(validator)
+    for _ in range(12):
+        bench.turn(RULES.verify_s + 1)
+    assert (bench.case(case_id).level, bench.case(case_id).state) == (1, CaseState.JUDGED)
+    assert bench.case(case_id).judgement is Judgement.SUSPECT
+    assert bench.standing(node).stake_micros == RULES.stake_micros
+
+
 def test_where_no_validator_comes_nobody_is_blamed() -> None:
     bench = Bench()
     node = bench.opener(1)

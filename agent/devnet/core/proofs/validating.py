@@ -29,7 +29,7 @@ from agent.devnet.core.proofs.assigning import available
 from agent.devnet.core.proofs.judging import judge, judge_verdict
 from agent.devnet.core.proofs.records import Case, CaseState, Check, CheckState, Standing
 from agent.devnet.core.proofs.standing import standing_of
-from agent.devnet.core.proofs.verdicts import Blame, Next, Opinion, Room, Ruling, decide, on_canary
+from agent.devnet.core.proofs.verdicts import EXACT_CLASS, Blame, Next, Opinion, Room, Ruling, decide, on_canary
 from agent.devnet.core.queue import DEADLINE
 from agent.devnet.core.records import ENDED, Demand, LedgerKind, LedgerLine, Progress, Task
 from agent.devnet.core.rules import Instant, ProofRules
@@ -153,8 +153,9 @@ def _read(content: bytes, check: Check, case: Case) -> VerdictBody | None:
         return None
     if case.evidence is None or verdict.evidence != case.evidence.sha256 or verdict.verdict not in set(Verdict):
         return None
-    # Who is not of the node's class cannot have repeated it to the bit.
-    return verdict if check.determinism == case.determinism or not verdict.exact else None
+    # Only who is of the node's exact class can have repeated it to the bit.
+    exact = case.determinism.startswith(EXACT_CLASS) and check.determinism == case.determinism
+    return verdict if exact or not verdict.exact else None
 
 
 # --------------------------------------------------------------------------- a case goes on
@@ -173,7 +174,8 @@ def _advance(book: Book, when: Instant, case: Case) -> None:
     elif unrevealed := [check for check in alive if check.state is CheckState.SEALED]:
         _reveal(book, when, case, unrevealed)
     else:
-        _conclude(book, when, case, Room(ask=False, escalate=False, validators=1) if not alive else _room(book, case))
+        room = _room(book, case)
+        _conclude(book, when, case, room if alive else room._replace(ask=False, escalate=False))
 
 
 def _room(book: Book, case: Case) -> Room:
