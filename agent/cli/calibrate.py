@@ -71,7 +71,7 @@ def command(
 
     from agent.cli.calibrating import Wanted, measure
     from agent.cli.rechecking import Model
-    from agent.config.schema import LogLevel, LogsConfig
+    from agent.config import LogLevel, LogsConfig
     from agent.core.checks.calibration import Work, draft_file, lacking, signed_file
     from agent.edges.logs import configure
 

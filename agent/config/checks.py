@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
 from agent.config.faults import Fault, did_you_mean
-from agent.config.owner import OwnerConfig
-from agent.config.schema import Config, EngineKind, EngineProfile, PoolConfig
+from agent.config.schema import Config
+from agent.config.sections.owner import OwnerConfig
+from agent.config.sections.work import EngineKind, EngineProfile, PoolConfig
 from agent.core.engines import PROFILES
 from agent.core.loopback import is_loopback
 from agent.core.model import TaskKind

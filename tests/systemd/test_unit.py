@@ -103,7 +103,7 @@ def test_what_bubblewrap_needs_is_allowed() -> None:
 
 
 def test_stopping_waits_longer_than_a_drain_may_take() -> None:
-    from agent.config.schema import NodeConfig
+    from agent.config import NodeConfig
 
     assert int(settings("TimeoutStopSec")) > NodeConfig().drain_limit_s
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 
-from agent.config.schema import ExecConfig
+from agent.config import ExecConfig
 from agent.core import judgements as judge
 from agent.core.doctor import Finding
 from agent.core.errors import SandboxError

@@ -9,8 +9,7 @@ from typing import NamedTuple, Protocol
 
 import structlog
 
-from agent.config import Config
-from agent.config.schema import EngineKind, ModelConfig, PoolConfig
+from agent.config import Config, EngineKind, ModelConfig, PoolConfig
 from agent.core.engines import PROFILES
 from agent.core.errors import ConfigError, ModelError
 from agent.core.fingerprint import Model

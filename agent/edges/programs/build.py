@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from agent.config import Config
+from agent.config import Config, ExecConfig
 from agent.config.checks import EXEC_POOL
-from agent.config.schema import ExecConfig
 from agent.core.fingerprint import SandboxFacts
 from agent.core.model import ExecLimits
 from agent.edges.programs.artifacts import DIRECTORY_NAME, FileArtifacts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from agent.config.schema import SandboxBackend, SandboxConfig
+from agent.config import SandboxBackend, SandboxConfig
 from agent.edges.sandbox.bubblewrap import Bubblewrap, no_gpus
 from agent.edges.sandbox.gpus import PlaceOf
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent.config.schema import LogFormat, LogsConfig
+from agent.config import LogFormat, LogsConfig
 from agent.core.errors import EngineError
 from agent.core.model import CompletionInput, Sampling, TaskSpec
 from agent.edges import logs

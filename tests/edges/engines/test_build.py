@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.config.schema import Config, EngineKind, EngineProfile, ModelConfig, NodeConfig, PoolConfig
+from agent.config import Config, EngineKind, EngineProfile, ModelConfig, NodeConfig, PoolConfig
 from agent.core.determinism import cards
 from agent.core.errors import ConfigError, ModelError
 from agent.core.gpu import Gpu, GpuReport, MigSlice

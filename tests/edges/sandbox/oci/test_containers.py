@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.config.schema import SandboxConfig
+from agent.config import SandboxConfig
 from agent.core.errors import SandboxError
 from agent.edges.sandbox.build import build_sandbox
 from agent.edges.sandbox.cgroups import ROOT, memberships

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from agent.config.words import says
+from agent.config.sections.words import says
 from agent.core.model import Value
 
 
