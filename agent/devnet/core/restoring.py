@@ -15,7 +15,8 @@ from agent.devnet.core.records import ENDED, Demand, Node, NodeRecord, Progress,
 from agent.devnet.core.rules import Instant
 
 COME_BACK_S = 120.0
-"""A node could not open anything while the coordinator was away: so long it has at least, if it ever had."""
+"""A node could not open anything while the coordinator was away: so long it has at least, if it ever had. Nor has it
+longer than anybody: a clock that was set back meanwhile keeps no case open."""
 
 
 class Remembered(Value):
@@ -83,11 +84,13 @@ def _restore_docket(book: Book, when: Instant, remembered: Remembered) -> None:
 
 def _restored(book: Book, when: Instant, case: Case) -> Case:
     if case.state is CaseState.REVEALING:
-        least = when.at + int(min(COME_BACK_S, book.rules.proofs.verify_s))
-        checks = (msgspec.structs.replace(it, due_at=max(it.due_at, least)) for it in case.checks)
+        verify_s = book.rules.proofs.verify_s
+        least, most = when.at + int(min(COME_BACK_S, verify_s)), when.at + int(verify_s)
+        checks = (msgspec.structs.replace(it, due_at=min(max(it.due_at, least), most)) for it in case.checks)
         return msgspec.structs.replace(case, checks=tuple(checks))
     if case.state is not CaseState.CHALLENGED:
         return case
-    left_s = max(case.due_at - when.at, min(COME_BACK_S, book.rules.proofs.answer_s))
+    answer_s = book.rules.proofs.answer_s
+    left_s = min(max(case.due_at - when.at, min(COME_BACK_S, answer_s)), answer_s)
     book.docket.alarms.set(when.now + left_s, case.case_id, case.level)
     return msgspec.structs.replace(case, due_at=when.at + int(left_s))

@@ -53,6 +53,19 @@ def test_a_challenge_is_asked_again_and_its_time_goes_on() -> None:
     assert again.found(again.examine[0]).judgement is Judgement.PASSED
 
 
+def test_a_clock_that_was_set_back_keeps_no_challenge_open_for_ever() -> None:
+    court = Court()
+    node = court.opener()
+    receipt = court.settled(node)
+    court.turn(61.0)
+    court.wall -= 10_000_000
+    again = court.restarted()
+    (repeated,) = again.beat(node).challenges
+    assert repeated.answer_s == ALWAYS.answer_s
+    again.turn(ALWAYS.answer_s + 1)
+    assert again.state(receipt.task_id) is CaseState.JUDGED
+
+
 def test_who_could_not_open_because_the_coordinator_was_away_has_time_to_come_back() -> None:
     court = Court()
     node = court.opener()

@@ -324,6 +324,20 @@ def _pools() -> Fingerprint:
     return builders.fingerprint(pools=pools(F))
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_is_set_back_keeps_no_case_waiting_for_who_is_silent(restarted: bool) -> None:
+    bench = Bench()
+    node = bench.opener(1)
+    case_id = bench.checking(node)
+    for seed in (2, 3):
+        bench.check(bench.validator(seed))
+    bench.wall -= 10_000_000
+    court = bench.restarted() if restarted else bench
+    assert court.docket.cases[case_id].state is CaseState.REVEALING
+    court.turn(RULES.verify_s + 1)
+    assert {check.state for check in court.docket.cases[case_id].checks[:2]} == {CheckState.GONE}
+
+
 def test_a_reveal_that_is_repeated_changes_nothing() -> None:
     bench = Bench()
     node, one, other = bench.opener(1), bench.validator(2), bench.validator(3)
