@@ -164,17 +164,16 @@ class ProofAct:
 
     async def _judged(self, done: Done) -> Judgement | None:
         case = await self._case(done.task_id)
-        await self._keep(done.task_id)
         by = ", ".join(self._names.get(node_id, node_id) for node_id in case.validators) or "the coordinator"
         if case.judgement is Judgement.PASSED:
             self._screen.fact("passed", f"checked by {by}: this model says these tokens, seed and end are right")
-            return case.judgement
-        standings = (await self._requester.proofs()).standings
-        stake = next(it.stake_micros for it in standings if it.node_id == done.node_id) / 1e6
-        verdict = "caught" if case.judgement is Judgement.FAILED else str(case.judgement)
-        self._screen.fact(verdict, f"by {by}: {case.detail}")
-        left = f"{stake:g} of {RULES.stake_micros / 1e6:g} are left"
-        self._screen.fact("", f"{self._names[done.node_id]} loses stake: {left}", "note")
+        else:
+            self._screen.fact("caught" if case.judgement is Judgement.FAILED else "judged", f"by {by}: {case.detail}")
+            standings = (await self._requester.proofs()).standings
+            stake = next(it.stake_micros for it in standings if it.node_id == done.node_id) / 1e6
+            left = f"{stake:g} of {RULES.stake_micros / 1e6:g} are left"
+            self._screen.fact("", f"{self._names[done.node_id]} loses stake: {left}", "note")
+        await self._keep(done.task_id)
         return case.judgement
 
     async def _keep(self, task_id: str) -> None:
