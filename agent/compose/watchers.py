@@ -45,7 +45,11 @@ async def watchers_of(config: Config, edges: Edges, trunk: Trunk) -> Watchers:
         await _probe(config, edges, trunk, engines, release),
         _owner(config, trunk),
         release,
-        Attest(spine, trunk.caller, MatrixChildren() if config.gpu.attest else None),
+        Attest(
+            spine,
+            trunk.caller,
+            MatrixChildren(reserve_bytes=config.gpu.reserve_mib << 20) if config.gpu.attest else None,
+        ),
     )
 
 

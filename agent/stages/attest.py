@@ -28,6 +28,7 @@ from agent.core.attest.messages import (
     MatrixReread,
     Standing,
 )
+from agent.core.devices import uuids_of
 from agent.core.errors import AttestError, LinkError
 from agent.core.intake import NodeState
 from agent.core.model import Reason
@@ -85,6 +86,7 @@ class Attest:
             await self._refuse(question, OFF)
             return
         try:
+            self._refuse_unlent(question)
             with self._held(question.devices):
                 await self._with(question, self._engine)
         except AttestError as error:
@@ -162,6 +164,12 @@ class Attest:
         return await self._caller.ask(message, reply)
 
     # ------------------------------------------------------------------ the devices
+
+    def _refuse_unlent(self, question: MatrixAsked) -> None:
+        """Raises AttestError for a GPU that no pool is on: what runs there is its owner's, and may need its memory."""
+        lent = {uuid for pool in self._spine.node.pools.values() for uuid in uuids_of(pool)} | {CPU}
+        if unlent := [device for device in question.devices if device not in lent]:
+            raise AttestError(f"no pool of this node is on {', '.join(unlent)}")
 
     @contextmanager
     def _held(self, devices: Sequence[str]) -> Iterator[None]:

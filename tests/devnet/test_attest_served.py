@@ -103,7 +103,9 @@ async def proving(
         Coordinator(folder / "coordinator", clock=clock, options=options) as coordinator,
         ScriptedNode(coordinator.url, coordinator.public_key, stream=stream) as node,
     ):
-        told = builders.fingerprint(gpus=tuple(gpus), pools=(builders.pool(),))
+        told = builders.fingerprint(
+            gpus=tuple(gpus), pools=(builders.pool(device="+".join(it.uuid for it in gpus) or CPU),)
+        )
         await node.join(coordinator.enrol_token(), fingerprint=told)
         yield coordinator, Prover(node, clock)
 

@@ -99,7 +99,9 @@ class Trial(World):
 
 
 def gpus(*told: Gpu, **changes: Any) -> Fingerprint:
-    return builders.fingerprint(gpus=told, **changes)
+    """With a pool on each, unless said otherwise."""
+    pools = tuple(builders.pool(f"on-{gpu.index}", device=gpu.uuid) for gpu in told)
+    return builders.fingerprint(gpus=told, **{"pools": pools, **changes})
 
 
 # --------------------------------------------------------------------------- who is asked
@@ -190,6 +192,14 @@ def test_a_gpu_that_is_cut_or_lost_is_not_asked() -> None:
     cut, lost = replace(EIGHT[0], mig_enabled=True), replace(EIGHT[1], fault=GpuFault.GPU_LOST)
 
     assert world.asked(world.node(gpus(cut, lost, EIGHT[2]))).devices == ("GPU-2",)
+
+
+def test_a_gpu_that_no_pool_is_on_is_its_owners_and_not_asked() -> None:
+    world = Trial()
+    pools = (builders.pool(device="GPU-1+GPU-2"), builders.pool("other"))
+
+    assert world.asked(world.node(gpus(*EIGHT, pools=pools))).devices == ("GPU-1", "GPU-2")
+    assert world.asked(world.node(gpus(*EIGHT, pools=pools[1:]), seed=2)) is None
 
 
 def test_a_node_without_gpus_answers_as_the_processor_that_it_is() -> None:

@@ -81,12 +81,19 @@ class PaperMatrix:
 
 
 @contextlib.asynccontextmanager
-async def asked(engine: PaperMatrix | None, question: MatrixAsked = QUESTION) -> AsyncIterator[tuple[Rig, Attest]]:
-    """A node with a pool on GPU-1, to which the question has come."""
+async def on_gpu() -> AsyncIterator[Rig]:
+    """A node with a pool on GPU-1, and a coordinator that answers as it should."""
     async with Rig() as rig:
         rig.engine.facts = msgspec.structs.replace(rig.engine.facts, device="GPU-1")
         rig.pool_ready(True)
         honest(rig)
+        yield rig
+
+
+@contextlib.asynccontextmanager
+async def asked(engine: PaperMatrix | None, question: MatrixAsked = QUESTION) -> AsyncIterator[tuple[Rig, Attest]]:
+    """A node with a pool on GPU-1, to which the question has come."""
+    async with on_gpu() as rig:
         attest = Attest(rig.spine, rig.caller, engine)
         task = asyncio.create_task(attest.run())
         attest.asked(question)
@@ -134,10 +141,7 @@ async def test_the_gpu_takes_no_work_meanwhile_and_says_why() -> None:
 
 async def test_what_runs_on_the_gpu_ends_first() -> None:
     engine = PaperMatrix()
-    async with Rig() as rig:
-        rig.engine.facts = msgspec.structs.replace(rig.engine.facts, device="GPU-1")
-        rig.pool_ready(True)
-        honest(rig)
+    async with on_gpu() as rig:
         rig.engine.go.clear()
         rig.coordinator.offer(builders.offer())
         await rig.engine.began.wait()
@@ -197,8 +201,7 @@ async def test_a_message_whose_answer_was_lost_is_said_again() -> None:
             raise failures.pop()
         return MatrixAgain(seed="22" * 32)
 
-    async with Rig() as rig:
-        honest(rig)
+    async with on_gpu() as rig:
         rig.coordinator.answers[MatrixCommitted] = lossy
         attest = Attest(rig.spine, rig.caller, engine)
         task = asyncio.create_task(attest.run())
@@ -244,8 +247,7 @@ async def test_a_processor_is_asked_without_stopping_its_pools() -> None:
 async def test_it_waits_while_the_owner_keeps_the_gpu_to_himself() -> None:
     engine = PaperMatrix()
     pause, resume = ev.PauseAsked(devices=("GPU-1",)), ev.ResumeAsked(devices=("GPU-1",))
-    async with Rig() as rig:
-        honest(rig)
+    async with on_gpu() as rig:
         rig.spine.feed(pause)
         attest = Attest(rig.spine, rig.caller, engine)
         task = asyncio.create_task(attest.run())
@@ -273,8 +275,7 @@ async def test_an_owner_who_comes_while_the_engine_loads_is_not_disturbed() -> N
 
 async def test_an_owner_who_needs_the_machine_for_long_is_the_reason_for_no_answer() -> None:
     engine = PaperMatrix()
-    async with Rig() as rig:
-        honest(rig)
+    async with on_gpu() as rig:
         rig.spine.feed(ev.PauseAsked())
         attest = Attest(rig.spine, rig.caller, engine)
         task = asyncio.create_task(attest.run())
@@ -342,3 +343,11 @@ async def test_a_challenge_that_a_broken_line_stopped_at_the_start_is_taken_agai
         rig.coordinator.down = False
         attest.asked(QUESTION)
         await rig.until(lambda: attest.found)
+
+
+async def test_a_gpu_that_no_pool_is_on_is_left_alone() -> None:
+    engine = PaperMatrix()
+    async with asked(engine, msgspec.structs.replace(QUESTION, devices=("GPU-1", "GPU-2"))) as (rig, _):
+        await rig.until(lambda: rig.coordinator.sent(MatrixReady))
+        assert rig.coordinator.sent(MatrixReady)[0].refusal == "no pool of this node is on GPU-2"
+        assert (engine.done, reasons(rig)) == ([], [])

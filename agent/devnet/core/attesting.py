@@ -34,6 +34,7 @@ from agent.core.attest.messages import (
 )
 from agent.core.attest.sizing import columns_for, commit_limit_s, drawn, reread_limit_s, work_for
 from agent.core.attest.tree import READINGS
+from agent.core.devices import uuids_of
 from agent.core.fingerprint import Fingerprint
 from agent.core.gpu import Gpu
 from agent.core.model import Value
@@ -237,8 +238,10 @@ class Attesting:
         return frozenset(found)
 
     def _begun(self, when: Instant, node: Node, told: Fingerprint, doubted: frozenset[str]) -> Case | None:
-        """A new challenge of all devices without a doubt, when the last verdict about one of them is too old."""
-        gpus = [gpu for gpu in told.gpus if _whole(gpu) and gpu.uuid not in doubted]
+        """A new challenge of all devices that pools are on, without a doubt, when the last verdict about one of them
+        is too old."""
+        lent = {uuid for pool in told.pools for uuid in uuids_of(pool)}
+        gpus = [gpu for gpu in told.gpus if _whole(gpu) and gpu.uuid in lent - doubted]
         claims = {gpu.uuid: self._claim(gpu) for gpu in gpus} or _processor(told)
         known = {it.device: it for it in node.record.attestations if it.standing is not Standing.INCONSISTENT}
         every_s = self._book.rules.attest_every_s

@@ -58,11 +58,12 @@ class Arrays(Protocol):
 class Answer:
     """The state of one challenge on one device."""
 
-    def __init__(self, arrays: Arrays, columns: int) -> None:
+    def __init__(self, arrays: Arrays, columns: int, reserve_bytes: int = 0) -> None:
+        """`reserve_bytes`: what is left free of what could be filled."""
         self._arrays = arrays
         self._columns = columns
         self._across = arrays.count(0, columns // 4)
-        self.free_bytes = max(arrays.free_bytes(), 0)
+        self.free_bytes = max(arrays.free_bytes() - reserve_bytes, 0)
         self._store = arrays.store(self.free_bytes)
         self._work = Work(device="", rows=0, kept=0)
         self._first = Digests(b"")

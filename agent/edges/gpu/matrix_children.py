@@ -38,9 +38,11 @@ def engine_for(device: str) -> str:
 
 
 class MatrixChildren:
-    """Implements ports.MatrixEngine. `engine` chooses the library of each device."""
+    """Implements ports.MatrixEngine."""
 
-    def __init__(self, engine: Engine = engine_for, load_s: float = LOAD_S) -> None:
+    def __init__(self, engine: Engine = engine_for, load_s: float = LOAD_S, reserve_bytes: int = 0) -> None:
+        """`engine` chooses the library of each device; `reserve_bytes` stay free on each GPU."""
+        self._reserve_bytes = reserve_bytes
         self._engine = engine
         self._load_s = load_s
         self._children: list[_Child] = []
@@ -48,7 +50,8 @@ class MatrixChildren:
     async def prepare(self, devices: Sequence[str], columns: int) -> tuple[int, ...]:
         """Start a child for each; what may be filled of each, in bytes. Raises AttestError."""
         for device in devices:
-            self._children.append(await _Child.start(device, self._engine(device), columns))
+            reserve_bytes = 0 if device == CPU else self._reserve_bytes
+            self._children.append(await _Child.start(device, self._engine(device), columns, reserve_bytes))
         replies = await self._each(lambda child: child.reply(self._load_s))
         return tuple(reply.free_bytes for reply in replies)
 
@@ -90,13 +93,13 @@ class _Child:
         self._stderr = asyncio.create_task(self._read_stderr())
 
     @classmethod
-    async def start(cls, device: str, engine: str, columns: int) -> _Child:
+    async def start(cls, device: str, engine: str, columns: int, reserve_bytes: int) -> _Child:
         """Raises AttestError when no process can be started."""
         command = (sys.executable, "-P", "-s", "-m", "agent.edges.gpu.matrix_worker")
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
-                *(str(os.getpid()), engine, str(columns)),
+                *(str(os.getpid()), engine, str(columns), str(reserve_bytes)),
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=PIPE,

@@ -1,4 +1,6 @@
-"""The child process that computes for one device: `python -m agent.edges.gpu.matrix_worker PARENT_PID ENGINE COLUMNS`.
+"""The child process that computes for one device.
+
+`python -m agent.edges.gpu.matrix_worker PARENT_PID ENGINE COLUMNS RESERVE_BYTES`
 
 A driver that hangs, and a library that crashes or takes long to load, cost a child and nothing else. ENGINE is `torch`
 or `numpy`; which GPU it sees is for CUDA_VISIBLE_DEVICES to say. A line on stdin is a question, a line on stdout its
@@ -59,10 +61,10 @@ def arrays_of(engine: str) -> Arrays:
     return NumpyArrays()
 
 
-def serve(engine: str, columns: int, questions: Iterable[bytes], replies: BinaryIO) -> None:
+def serve(engine: str, columns: int, reserve_bytes: int, questions: Iterable[bytes], replies: BinaryIO) -> None:
     """Until they end."""
     decoder = msgspec.json.Decoder(Commit | Reread | Open)
-    answer = Answer(arrays_of(engine), columns)
+    answer = Answer(arrays_of(engine), columns, reserve_bytes)
     answer.warm_up()
     _say(replies, Reply(free_bytes=answer.free_bytes))
     for line in questions:
@@ -84,7 +86,7 @@ def main(argv: list[str]) -> None:
     die_with(int(argv[1]))
     replies = take_stdout()
     try:
-        serve(argv[2], int(argv[3]), sys.stdin.buffer, replies)
+        serve(argv[2], int(argv[3]), int(argv[4]), sys.stdin.buffer, replies)
     except Exception as error:  # noqa: BLE001  (whatever a library raises is told to the parent, and this is its end)
         _say(replies, Reply(error=f"{type(error).__name__}: {error}"))
     os._exit(0)  # no destructors of a vendor library

@@ -51,6 +51,15 @@ async def test_two_devices_answer_as_one_process_each_and_see_their_own_gpu_alon
     assert processes() == []
 
 
+async def test_what_the_owner_reserved_of_a_gpu_stays_free(children: MatrixChildren) -> None:
+    free = await children.prepare((DEVICES[0], CPU), COLUMNS)
+    sparing = MatrixChildren(lambda _device: "numpy", reserve_bytes=1 << 20)
+    try:
+        assert await sparing.prepare((DEVICES[0], CPU), COLUMNS) == (free[0] - (1 << 20), free[1])
+    finally:
+        await sparing.close()
+
+
 async def test_a_child_that_hangs_costs_its_deadline_and_not_the_next_challenge(children: MatrixChildren) -> None:
     await children.prepare((CPU,), COLUMNS)
     (stuck,) = processes()
