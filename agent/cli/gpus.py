@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.options import with_config
+from agent.cli.table import table
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -109,7 +110,7 @@ def _page(
         return
     yield f"driver {report.driver or NOTHING} · CUDA {report.cuda or NOTHING}"
     yield ""
-    yield from _table([_HEAD, *(_cells(gpu) for gpu in report.gpus)])
+    yield from table([_HEAD, *(_cells(gpu) for gpu in report.gpus)])
     for title, lines in (
         ("Slices (MIG)", _slices(report)),
         ("Engines of this node: memory measured (expected)", _engines(report, engines)),
@@ -157,12 +158,6 @@ def _gib(size_bytes: int) -> str:
 
 def _watts(power_mw: int) -> str:
     return f"{power_mw / 1000:.0f}"
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _section(title: str, lines: Sequence[str]) -> Iterator[str]:

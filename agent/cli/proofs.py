@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from agent.cli.options import with_config
+from agent.cli.table import headed
 from agent.core.text import line, span
 
 _DETAIL = 160
@@ -56,9 +57,9 @@ def screen(told: dict[str, Any]) -> Iterable[str]:
         yield "Nothing was challenged yet."
         return
     yield summary(told["totals"])
-    yield from _table(("CHALLENGED", "TASK", "ATTEMPT", "WHY", "LEAVES", "ANSWER"), map(_challenge, challenges))
+    yield from headed(("CHALLENGED", "TASK", "ATTEMPT", "WHY", "LEAVES", "ANSWER"), map(_challenge, challenges))
     head = ("JUDGED", "TASK", "ATTEMPT", "WORK", "SLASHED", "STAKE", "JUDGEMENT")
-    yield from _table(head, map(_judgement, judgements))
+    yield from headed(head, map(_judgement, judgements))
 
 
 def summary(totals: dict[str, Any]) -> str:
@@ -117,13 +118,3 @@ def _judgement(told: dict[str, Any]) -> tuple[str, ...]:
 
 def _moment(at: float) -> str:
     return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-
-
-def _table(head: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Iterable[str]:
-    filled = list(rows)
-    if not filled:
-        return
-    widths = [max(map(len, column)) for column in zip(head, *filled, strict=True)]
-    yield ""
-    for row in (head, *filled):
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

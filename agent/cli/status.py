@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from agent.cli.options import config_sources
-from agent.core.text import plain, span
+from agent.cli.table import headed
+from agent.core.text import line, span
 
 _CELL = 48
 _DETAIL = 300
@@ -30,8 +31,7 @@ def command(config_file: Path | None, overrides: tuple[str, ...], socket: Path |
 
         click.echo(json.dumps(told, indent=2))
         return
-    for line in screen(told):
-        click.echo(line)
+    click.echo("\n".join(screen(told)))
 
 
 def screen(told: dict[str, Any]) -> Iterable[str]:
@@ -48,11 +48,11 @@ def screen(told: dict[str, Any]) -> Iterable[str]:
     if why := told.get("reboot"):
         yield ""
         yield f"Reboot this machine{' once its tasks have ended' if told.get('attempts') else ''}: {_sentence(why)}."
-    yield from _table(
+    yield from headed(
         ("POOL", "MODEL", "DEVICE", "ENGINE", "MEMORY", "BUSY", "STATE"), map(_pool, told.get("pools", ()))
     )
     yield from _gpus(told.get("gpus", ()))
-    yield from _table(("TASK", "STATE", "POOL", "AGE", "TOKENS", "LEFT"), map(_attempt, told.get("attempts", ())))
+    yield from headed(("TASK", "STATE", "POOL", "AGE", "TOKENS", "LEFT"), map(_attempt, told.get("attempts", ())))
 
 
 def _link(link: dict[str, Any]) -> str:
@@ -107,7 +107,7 @@ def _idle(gates: Sequence[dict[str, Any]]) -> Iterable[str]:
 
 def _gpus(gpus: Sequence[dict[str, Any]]) -> Iterable[str]:
     rows = [(str(gpu["index"]), _word(gpu["name"]), _word(gpu["state"]), _word(gpu["uuid"])) for gpu in gpus]
-    yield from _table(("GPU", "NAME", "HEALTH", "UUID"), rows)
+    yield from headed(("GPU", "NAME", "HEALTH", "UUID"), rows)
     for gpu in gpus:
         for said in _said_of(gpu):
             yield f"  {gpu['index']}  {said}"
@@ -185,22 +185,12 @@ def _attempt(attempt: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterable[str]:
-    filled = list(rows)
-    if not filled:
-        return
-    widths = [max(map(len, column)) for column in zip(head, *filled, strict=True)]
-    yield ""
-    for row in (head, *filled):
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-
-
 def _word(text: object) -> str:
-    return " ".join(plain(str(text), _CELL).split())
+    return line(str(text), _CELL)
 
 
 def _sentence(text: object) -> str:
-    return " ".join(plain(str(text), _DETAIL).split())
+    return line(str(text), _DETAIL)
 
 
 def _joined(parts: Iterable[str]) -> str:

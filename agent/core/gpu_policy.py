@@ -32,11 +32,6 @@ class GpuPolicy:
     max_power_w: float | None = None
     power_margin_w: float = 0.0
 
-    @property
-    def says_nothing(self) -> bool:
-        """Whether no reading can shut a gate."""
-        return self.idle_after_s is None and self.max_temperature_c is None and self.max_power_w is None
-
 
 class Unit(NamedTuple):
     """What pools are placed on: a GPU with all its slices, or one slice."""
