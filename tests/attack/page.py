@@ -12,18 +12,22 @@ from tests.bench.table import machine
 _INTRODUCTION = """\
 # Attacks on the proof
 
-Written by `make attack`. Every cheat below is a node (tests/attack): made of the agent's real parts but for the one
-that is dishonest, with a real llama-server, enrolled at a real coordinator. It takes tasks, answers them, commits,
+Written by `make attack`. Every cheat below is a node (tests/attack), with a real llama-server, enrolled at a real
+coordinator, and made of the agent's real parts but for the one that is dishonest. It takes tasks, answers them, commits,
 signs and opens its transcript. A verifier with the true model gets offer, result, receipt and transcript as of any
-other node, and judges ([proof](proof.md#checks)). The true model is gemma-3-270m in Q4_K_M; cheaper files are made of
-the same weights by llama.cpp's own quantiser. Tasks are chats and completions of 64 tokens, of 128 where m=4 and of 256
-where m=8 (m: chunks of 32 that are repeated); a quarter are greedy among the honest and in F.
+other node, and judges ([proof](proof.md#checks)). The lies that the agent has no part for (`tamper`, `replay`) are told
+by a scripted node with a real engine; `challenge`, `beacon`, `validator` and `fuzz` need no engine.
+
+The true model is gemma-3-270m in Q4_K_M; cheaper files are made of the same weights by llama.cpp's own quantiser. Tasks
+are chats and completions of 64 tokens, of 128 where m=4 and in F, and of 256 where m=8 (m: chunks of 32 that are
+repeated; all are unless m is less); a quarter are greedy among the honest, in F and in X.
 
 *Caught* is what did not pass: suspect (looked at again, with more chunks), failed (slashed) or refused (by the
 coordinator, or by a receipt's check). Intervals are Wilson's, of 95 %. *By* counts the checks that spoke, often
 several. Q2_K is a mixture: the quantiser makes it only of rows that are a multiple of 256 wide, of others Q4_0.
 
-- `make attack` makes ten runs of each row. `ARGS="--full"` makes as many as were wanted, `--only f-q4_0` one row.
+- `make attack` makes ten runs of each row: about half an hour on two idle cores. `ARGS="--full"` makes as many as are
+  wanted, which takes hours; `--only f-q4_0` makes one row, and `--json FILE` adds to the runs of before.
 - CI makes some of every kind with a tiny model (tests/attack/test_attacks.py).
 """
 
@@ -32,9 +36,9 @@ _LIMITS = """\
 
 - **A nearly lossless change in class F.** Q8_0 instead of Q4_K_M moves log-probabilities no more than an honest engine
   that does several tasks at once. Class X sees it; that costs a pool all slots but one.
-- **Single tokens in class F.** T allows two tokens of 32 to be out of place, since noise puts them there now and then.
-  Who exchanges one for another about as likely, and bends the log-probabilities so that the seed draws it, is not seen:
-  F's mean hardly moves, and T counts one. An improbable token is seen, and so is the made-up end of a text.
+- **Single tokens in class F.** T allows a few tokens of 32 to be out of place, since noise puts them there now and
+  then. Who exchanges one for another about as likely, and bends the log-probabilities so that the seed draws it, is not
+  seen: F's mean hardly moves, and T counts one. An improbable token is seen, and so is the made-up end of a text.
 - **What stands behind parts of characters**, in texts full of characters beyond ASCII: engines withhold tokens that end
   inside a character, and where two of those could have been drawn, the verifier repeats nothing behind them.
 - **How another engine drew.** Only llama-server's draws are replayed; of others the log-probabilities are compared, and
@@ -121,9 +125,12 @@ def _by(counts: Counts) -> str:
 
 
 def _claim(row: Row, counts: Counts) -> str:
-    return {None: "none", True: f"{_words(row.wanted)}: met", False: f"{_words(row.wanted)}: **missed**"}[
-        row.wanted.met(counts)
-    ] + ("" if row.wanted == NO_CLAIM or counts.runs >= row.full else f" ({row.full} runs wanted)")
+    """Few runs show little: then it is only said that nothing speaks against the claim so far."""
+    if row.wanted == NO_CLAIM:
+        return "none"
+    if not row.wanted.met(counts):
+        return f"{_words(row.wanted)}: **missed**"
+    return f"{_words(row.wanted)}: " + ("met" if counts.runs >= row.full else f"so far, {row.full} runs are wanted")
 
 
 def _words(wanted: Wanted) -> str:
