@@ -13,10 +13,10 @@ _INTRODUCTION = """\
 # Attacks on the proof
 
 Written by `make attack`. Every cheat below is a node (tests/attack), with a real llama-server, enrolled at a real
-coordinator, and made of the agent's real parts but for the one that is dishonest. It takes tasks, answers them, commits,
-signs and opens its transcript. A verifier with the true model gets offer, result, receipt and transcript as of any
-other node, and judges ([proof](proof.md#checks)). The lies that the agent has no part for (`tamper`, `replay`) are told
-by a scripted node with a real engine; `challenge`, `beacon`, `validator` and `fuzz` need no engine.
+coordinator, and made of the agent's real parts but for the one that is dishonest. It takes tasks, answers them,
+commits, signs and opens its transcript. A verifier with the true model gets offer, result, receipt and transcript as of
+any other node, and judges ([proof](proof.md#checks)). The lies that the agent has no part for (`tamper`, `replay`) are
+told by a scripted node with a real engine; `challenge`, `beacon`, `validator` and `fuzz` need no engine.
 
 The true model is gemma-3-270m in Q4_K_M; cheaper files are made of the same weights by llama.cpp's own quantiser. Tasks
 are chats and completions of 64 tokens, of 128 where m=4 and in F, and of 256 where m=8 (m: chunks of 32 that are
