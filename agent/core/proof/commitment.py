@@ -9,7 +9,8 @@ import re
 from agent.core.errors import ProofError
 from agent.core.model import Commitment
 from agent.core.payloads import OfferBody
-from agent.core.proof.header import MAX_HEADER_BYTES, Header, check_against_offer, decode_header
+from agent.core.proof.fields import MAX_HEADER_BYTES
+from agent.core.proof.header import Header, check_against_offer, decode_header
 from agent.core.proof.program import (
     PROGRAM_VERSION,
     ProgramHeader,

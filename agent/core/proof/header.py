@@ -17,17 +17,16 @@ from agent.core.proof.canonical import (
     TEXT,
     U16,
     U64,
-    Codec,
     Reader,
     choice,
     malformed,
     optional,
     sequence,
 )
+from agent.core.proof.fields import Fields, asked_of_all, check_asked, check_size, encode_fields
 from agent.core.wire import OfferBody
 
 VERSION = 1
-MAX_HEADER_BYTES = 256 << 10
 MAX_STOPS, MAX_SAMPLERS = 64, 32
 _DIGEST_PREFIX = "sha256:"
 
@@ -96,10 +95,7 @@ class Header(Value):
 
     def encode(self) -> bytes:
         """Canonical bytes. Raises ProofError("encoding")."""
-        raw = b"".join(codec.write(getattr(self, name)) for name, codec in _FIELDS)
-        if len(raw) > MAX_HEADER_BYTES:
-            raise malformed(f"a header of {len(raw)} bytes is over {MAX_HEADER_BYTES}")
-        return raw
+        return encode_fields(self, _FIELDS)
 
 
 _FINISH = choice({FinishReason.STOP: 0, FinishReason.LENGTH: 1})
@@ -107,7 +103,7 @@ _TASK_KIND = choice({TaskKind.CHAT: 1, TaskKind.COMPLETION: 2, TaskKind.EMBEDDIN
 _PROOF_KIND = choice({ProofKind.TOKENS_F32: 1, ProofKind.TEXT: 2, ProofKind.ROWS: 3})
 
 # The order is the format: a change here is a new version.
-_FIELDS: tuple[tuple[str, Codec[Any]], ...] = (
+_FIELDS: Fields = (
     ("version", U16),
     ("task_id", TEXT),
     ("attempt", U64),
@@ -144,8 +140,7 @@ _FIELDS: tuple[tuple[str, Codec[Any]], ...] = (
 
 def decode_header(raw: bytes) -> Header:
     """Read canonical bytes. Raises ProofError("encoding"); what it returns encodes to the same bytes."""
-    if len(raw) > MAX_HEADER_BYTES:
-        raise malformed(f"a header of {len(raw)} bytes is over {MAX_HEADER_BYTES}")
+    check_size(raw)
     reader = Reader(raw)
     values: dict[str, Any] = {}
     for name, codec in _FIELDS:
@@ -192,9 +187,7 @@ def header_of(
 
 def check_against_offer(header: Header, offer: OfferBody) -> None:
     """Whether the header says what the offer asked. Raises ProofError("header_offer") naming the fields."""
-    differing = [name for name, asked in _asked(offer).items() if getattr(header, name) != asked]
-    if differing:
-        raise ProofError("header_offer", f"the committed {', '.join(differing)} is not what the offer asked for")
+    check_asked(header, _asked(offer))
     samplers, min_keep = _chain(header.engine)
     if samplers and (header.samplers, header.min_keep) != (samplers, min_keep):
         raise ProofError("header_offer", f"{header.engine[:64]} draws by another sampler chain than the committed one")
@@ -214,12 +207,7 @@ def _asked(offer: OfferBody) -> dict[str, Any]:
     """The header fields that the offer fixes."""
     task, sampling = offer.task, offer.task.sampling
     return {
-        "task_id": task.task_id,
-        "attempt": offer.attempt,
-        "fence": offer.fence,
-        "nonce": offer.nonce,
-        "deadline_ms": offer.deadline_ms,
-        "task_kind": task.kind,
+        **asked_of_all(offer),
         "model_digest": task.model_digest.removeprefix(_DIGEST_PREFIX),
         "max_tokens": task.max_tokens,
         **msgspec.structs.asdict(sampling),

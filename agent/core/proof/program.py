@@ -24,7 +24,8 @@ from agent.core.proof.canonical import (
     optional,
     sequence,
 )
-from agent.core.proof.header import MAX_HEADER_BYTES, ProofKind
+from agent.core.proof.fields import Fields, asked_of_all, check_asked, check_size, encode_fields
+from agent.core.proof.header import ProofKind
 
 PROGRAM_VERSION = 2
 _WORDS = 1 << 15
@@ -95,10 +96,7 @@ class ProgramHeader(Value):
 
     def encode(self) -> bytes:
         """Canonical bytes. Raises ProofError("encoding")."""
-        raw = b"".join(codec.write(getattr(self, name)) for name, codec in _FIELDS)
-        if len(raw) > MAX_HEADER_BYTES:
-            raise malformed(f"a header of {len(raw)} bytes is over {MAX_HEADER_BYTES}")
-        return raw
+        return encode_fields(self, _FIELDS)
 
 
 def _pair(first: Codec[A], second: Codec[B]) -> Codec[tuple[A, B]]:
@@ -111,7 +109,7 @@ def _pair(first: Codec[A], second: Codec[B]) -> Codec[tuple[A, B]]:
 _FLAG: Codec[bool] = Codec(lambda value: U8.write(int(value)), lambda reader: bool(U8.read(reader)))
 
 # The order is the format: a change here is a new version.
-_FIELDS: tuple[tuple[str, Codec[Any]], ...] = (
+_FIELDS: Fields = (
     ("version", U16),
     ("task_id", TEXT),
     ("attempt", U64),
@@ -143,8 +141,7 @@ _FIELDS: tuple[tuple[str, Codec[Any]], ...] = (
 
 def decode_program_header(raw: bytes) -> ProgramHeader:
     """Read canonical bytes. Raises ProofError("encoding"); what it returns encodes to the same bytes."""
-    if len(raw) > MAX_HEADER_BYTES:
-        raise malformed(f"a header of {len(raw)} bytes is over {MAX_HEADER_BYTES}")
+    check_size(raw)
     reader = Reader(raw)
     header = ProgramHeader(**{name: codec.read(reader) for name, codec in _FIELDS})
     reader.end()
@@ -176,9 +173,7 @@ def check_program_against_offer(header: ProgramHeader, offer: OfferBody) -> None
     """Whether the header says what the offer asked. Raises ProofError("header_offer") naming the fields."""
     if not isinstance(offer.task.input, ExecInput):
         raise ProofError("header_offer", "a program's header, but the offer asked for no program")
-    differing = [name for name, asked in _asked(offer).items() if getattr(header, name) != asked]
-    if differing:
-        raise ProofError("header_offer", f"the committed {', '.join(differing)} is not what the offer asked for")
+    check_asked(header, _asked(offer))
 
 
 def _asked(offer: OfferBody) -> dict[str, Any]:
@@ -186,12 +181,7 @@ def _asked(offer: OfferBody) -> dict[str, Any]:
     task, program = offer.task, offer.task.input
     assert isinstance(program, ExecInput)
     return {
-        "task_id": task.task_id,
-        "attempt": offer.attempt,
-        "fence": offer.fence,
-        "nonce": offer.nonce,
-        "deadline_ms": offer.deadline_ms,
-        "task_kind": task.kind,
+        **asked_of_all(offer),
         "runtime": task.model_digest.removeprefix("sha256:"),
         "bundle": program.bundle.sha256,
         "publisher": program.bundle.publisher,

@@ -13,14 +13,14 @@ from agent.core.proof.canonical import (
     TEXT,
     U16,
     U64,
-    Codec,
     Reader,
     choice,
     malformed,
     optional,
     sequence,
 )
-from agent.core.proof.header import MAX_HEADER_BYTES, ProofKind
+from agent.core.proof.fields import Fields, asked_of_all, check_asked, encode_fields
+from agent.core.proof.header import ProofKind
 
 VERDICT_VERSION = 3
 MOST_LEAVES = 1 << 14
@@ -75,14 +75,11 @@ class VerdictHeader(Value):
 
     def encode(self) -> bytes:
         """Canonical bytes. Raises ProofError("encoding")."""
-        raw = b"".join(codec.write(getattr(self, name)) for name, codec in _FIELDS)
-        if len(raw) > MAX_HEADER_BYTES:
-            raise malformed(f"a header of {len(raw)} bytes is over {MAX_HEADER_BYTES}")
-        return raw
+        return encode_fields(self, _FIELDS)
 
 
 # The order is the format: a change here is a new version.
-_FIELDS: tuple[tuple[str, Codec[Any]], ...] = (
+_FIELDS: Fields = (
     ("version", U16),
     ("task_id", TEXT),
     ("attempt", U64),
@@ -127,9 +124,7 @@ def check_verdict_against_offer(header: VerdictHeader, offer: OfferBody) -> None
     """Whether the header says what the offer asked. Raises ProofError("header_offer") naming the fields."""
     if not isinstance(offer.task.input, VerifyInput):
         raise ProofError("header_offer", "a verdict's header, but the offer asked for no check")
-    differing = [name for name, asked in _asked(offer).items() if getattr(header, name) != asked]
-    if differing:
-        raise ProofError("header_offer", f"the committed {', '.join(differing)} is not what the offer asked for")
+    check_asked(header, _asked(offer))
 
 
 def _asked(offer: OfferBody) -> dict[str, Any]:
@@ -137,12 +132,7 @@ def _asked(offer: OfferBody) -> dict[str, Any]:
     task, asked = offer.task, offer.task.input
     assert isinstance(asked, VerifyInput)
     return {
-        "task_id": task.task_id,
-        "attempt": offer.attempt,
-        "fence": offer.fence,
-        "nonce": offer.nonce,
-        "deadline_ms": offer.deadline_ms,
-        "task_kind": task.kind,
+        **asked_of_all(offer),
         "model_digest": task.model_digest.removeprefix("sha256:"),
         "evidence": asked.evidence.sha256,
         "leaves": asked.leaves,
