@@ -83,3 +83,8 @@ def test_an_agent_that_is_killed_gives_the_limit_back_and_takes_it_again_when_it
     held.run("systemctl", "kill", "-s", "KILL", UNIT)
     held.eventually(lambda: limit_w(held) == "450", POWER)
     held.until(POWER, lambda now: now["ActiveState"] == "inactive", "ActiveState")
+
+
+def test_an_agent_that_crashes_many_times_in_a_row_is_held_to_the_limit_each_time(held: Box) -> None:
+    # Without systemd's own limit: five starts in ten seconds, and the agent would go on with no limit of power.
+    assert held.show(POWER, "StartLimitIntervalUSec") == {"StartLimitIntervalUSec": "0"}
