@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from agent.core.checks.forward import (
 )
 from agent.core.checks.rows import Row, Rows, check_rows, rows_of
 from agent.core.checks.verdict import Metrics, Replayed
+from agent.core.errors import EngineError
 from agent.core.model import EmbeddingInput
 from agent.core.proof.header import Header
 from agent.core.proof.leaves import Leaf
@@ -48,7 +50,26 @@ async def with_model(
     prompt = await replayer.prompt_ids(claim.given)
     if header.prompt_sha256 and not _is_prompt(header, prompt):
         return found._replace(prompt=False)
-    shown = claims.positions(claim.leaves)
+    found = found._replace(prompt=bool(header.prompt_sha256) or None)
+    try:
+        return await _repeated(claim, found, prompt, replayer, chosen, exact=exact, apart=apart)
+    except EngineError:
+        if await _has(replayer, prompt, claims.positions(claim.leaves)):
+            raise
+        return found._replace(vocabulary=False)
+
+
+async def _repeated(
+    claim: Claim,
+    found: Metrics,
+    prompt: tuple[int, ...],
+    replayer: Replayer,
+    chosen: Collection[int],
+    *,
+    exact: bool,
+    apart: bool,
+) -> Metrics:
+    header, shown = claim.header, claims.positions(claim.leaves)
     behind = (Position(None),) * hidden(header, len(shown))
     claimed = (*shown, *behind)
     if not (found.ending and found.ending.faults):  # drawing again costs a request a token: not for one who lies anyway
@@ -61,7 +82,6 @@ async def with_model(
     at_once = len(wanted) == len(chunks) and not apart
     figures = await (replay.at_once(wanted) if at_once else replay.one_by_one(wanted))
     return found._replace(
-        prompt=bool(header.prompt_sha256) or None,
         ending=answered(claim, await _ending(claim, claimed, replayer)),
         unknown=len(claimed) - known,
         chunks=tuple(_replayed(chunk, own, header) for chunk, own in zip(wanted, figures, strict=True)),
@@ -99,6 +119,19 @@ class _Replay(NamedTuple):
 
 def _is_prompt(header: Header, prompt: tuple[int, ...]) -> bool:
     return (len(prompt), engines.prompt_digest(prompt)) == (header.prompt_tokens, header.prompt_sha256)
+
+
+async def _has(replayer: Replayer, prompt: tuple[int, ...], claimed: Sequence[Position]) -> bool:
+    """Whether the model has all tokens that are claimed. An engine refuses others: were that its failure, they would
+    keep everybody from a verdict. One that works before and after, and refuses, says so. Raises EngineError.
+    """
+    highest, one = max((position.token or 0 for position in claimed), default=0), prompt[:1]
+    await replayer.replay(one, one, 1)
+    with contextlib.suppress(EngineError):
+        await replayer.replay(one, [highest], 1)
+        return True
+    await replayer.replay(one, one, 1)
+    return False
 
 
 def _rows(claim: Claim, own: Sequence[Row], chosen: Collection[int]) -> Rows:

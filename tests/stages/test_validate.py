@@ -65,6 +65,8 @@ class MadeUp:
         before, own = list(prefix), []
         for token in ids:
             known = logprobs(before, noise=self.noise)
+            if token >= len(known):
+                raise EngineError(Reason.ENGINE_UNAVAILABLE, "the engine answered 500: no such token")
             listed = tuple(sorted(range(len(known)), key=lambda one: -known[one])[:top])
             own.append(Position(token, listed, tuple(known[one] for one in listed)))
             before.append(token)
@@ -83,14 +85,19 @@ class MadeUp:
         raise AssertionError
 
 
-def claimed(rig: Rig, *, lie: float = 0.0, determinism: str = "F-0123456789abcdef") -> bytes:
-    """Evidence of a greedy task of another node's; `lie`: by how much its model is another one."""
+def claimed(rig: Rig, *, lie: float = 0.0, determinism: str = "F-0123456789abcdef", last: int | None = None) -> bytes:
+    """Evidence of a greedy task of another node's; `lie`: by how much its model is another one; `last`: what it calls
+    its last token.
+    """
     builder, ids = TranscriptBuilder(MOST), [1, 2, 3]
-    for _ in range(TOKENS):
+    for at in range(TOKENS):
         known = logprobs(ids, noise=lie)
         listed = sorted(range(len(known)), key=lambda one: -known[one])[:MOST]
+        figures = tuple(known[one] for one in listed)
+        if last is not None and at == TOKENS - 1:
+            listed[0] = last
         ids.append(listed[0])
-        builder.add(Piece("", listed[0], None, tuple(listed), tuple(known[one] for one in listed)))
+        builder.add(Piece("", listed[0], None, tuple(listed), figures))
     made: Transcript = builder.finish()
     output = msgspec.json.encode({"text": spelled(ids[3:])}).decode()
     offer = builders.offer("their-task", spec=builders.task("their-task", max_tokens=TOKENS, temperature_micros=0))
@@ -151,6 +158,20 @@ async def test_a_check_ends_in_a_verdict_that_only_its_own_leaf_tells(lie: float
         assert said.copied == 0
         assert rig.engine.started == 0
         assert rig.coordinator.chunks == []
+
+
+async def test_a_token_that_the_model_does_not_have_keeps_nobody_from_a_verdict() -> None:
+    """Engines refuse it: an attempt that failed of it would hide whoever claimed it."""
+    async with validating() as rig:
+        offer = offered(rig, claimed(rig, last=99_999))
+        body = rig.opened(await rig.coordinator.saw(wire.Result))
+        assert (body.outcome, body.detail) == (Outcome.SUCCEEDED, "")
+        said = read_verdict(split_leaves(rig.transcripts.kept[offer.key]))
+        assert (said.verdict, said.certain, said.reasons) == (
+            "fail",
+            True,
+            ("a token is claimed that this model does not have",),
+        )
 
 
 async def test_without_a_calibration_another_node_gets_it() -> None:

@@ -85,6 +85,8 @@ class Metrics(NamedTuple):
     """Of an embedding, beside one's own."""
     same_class: bool = False
     """Whether rows must be equal."""
+    vocabulary: bool = True
+    """False: a token is claimed that the model does not have, so that nothing could be repeated."""
 
 
 class Judged(NamedTuple):
@@ -145,6 +147,8 @@ def closeness_limit(chunk: Replayed, limits: Thresholds) -> float:
 def _certain(found: Metrics) -> Iterable[str]:
     if found.prompt is False:
         yield "the committed prompt is not what the model's template makes of the task"
+    if not found.vocabulary:
+        yield "a token is claimed that this model does not have"
     if found.sampled and found.sampled.malformed:
         yield f"{len(found.sampled.malformed)} tokens lack the candidates that were promised, or are no probabilities"
     if found.sampled and found.sampled.mismatches:

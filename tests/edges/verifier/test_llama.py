@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.core.checks.claims import chunks, positions
@@ -59,6 +60,21 @@ async def test_an_honest_task_passes_every_check(
     assert found.ending.decided or found.sampled.withheld
     assert len(found.chunks) == len(chunks(made.leaves)) or found.unknown
     assert found.chunks
+
+
+@pytest.mark.parametrize("token", [5000, 99_999_999, 0xFFFFFFFF])
+async def test_a_token_that_the_model_does_not_have_is_a_failure_of_the_claim_not_of_the_engine(
+    token: int, pool: LlamaPool, tiny_model: Path, short_dir: Path
+):
+    made = await plain_claim(pool)
+    first, *rest = made.leaves
+    assert isinstance(first, Leaf)
+    lie = made._replace(leaves=(msgspec.structs.replace(first, ids=(*first.ids[:-1], token)), *rest))
+    async with claiming.replayer(tiny_model, short_dir) as replayer:
+        found = await with_model(lie, replayer)
+        assert not found.vocabulary
+        assert judge(found, LIMITS).verdict is Verdict.FAIL
+        assert (await with_model(made, replayer)).vocabulary
 
 
 async def test_a_text_that_ends_by_itself_shows_the_token_that_ended_it(
