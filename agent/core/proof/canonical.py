@@ -28,7 +28,6 @@ class Domain(StrEnum):
     LEAF = "pos/v1/leaf"
     NODE = "pos/v1/node"
     ROOT = "pos/v1/root"
-    TRANSCRIPT = "pos/v1/transcript"
 
 
 def tagged_hash(domain: Domain, *parts: bytes) -> bytes:
