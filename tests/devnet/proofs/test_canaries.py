@@ -16,8 +16,10 @@ from agent.core.checks.claims import Sampler, chunks, sampler
 from agent.core.checks.draw import uniforms
 from agent.core.checks.forward import check_closeness, check_plausibility
 from agent.core.checks.verdict import Metrics, Replayed, Thresholds, Verdict, judge
+from agent.core.model import Signed
 from agent.core.proof.opening import open_leaves
 from agent.core.proof.receipt import examine
+from agent.core.proof.signed import seal_all
 from agent.devnet.core.asking import SamplingAsked
 from agent.devnet.core.proofs import canaries
 from agent.devnet.core.proofs.canaries import Canary, Keys, made_of, wanted
@@ -60,10 +62,10 @@ class Source:
             beacon=self.case.beacon,
         )
 
-    def canary(self, chance: int = 1) -> Canary:
+    def canary(self, chance: int = 1, bundle: wire.ReceiptBundle | None = None) -> Canary:
         keys, random_bytes = self.bench.keys, random.Random(chance).randbytes(56)
         ours, its = Keys(keys.public, keys.sign), Keys(NODE.public, NODE.sign)
-        made = made_of(self.case, self.bundle(), verify, ours, its, random_bytes)
+        made = made_of(self.case, bundle or self.bundle(), verify, ours, its, random_bytes)
         assert made is not None
         return made
 
@@ -198,3 +200,27 @@ def given(bench: Bench, number: int, source: Case | None = None) -> str:
     evidence = blob_of(f"canary {number}".encode())
     bench.take(canaries.give_out(bench.book, bench.when, Canary(None, case, ()), evidence))  # type: ignore[arg-type]
     return case.case_id
+
+
+def test_what_it_is_made_of_was_signed_in_batches_and_so_is_it() -> None:
+    """Else whoever checks only what was signed alone would be found out by none of them."""
+    source = Source()
+    bundle, keys = source.bundle(), source.bench.keys
+
+    def batched(role: wire.Role, signed: Signed, by: KeyPair, index: int, count: int) -> Signed:
+        payloads = [b"another"] * count
+        payloads[index] = signed.payload.encode()
+        return seal_all(role, payloads, by.public, by.sign)[index]
+
+    bundle = msgspec.structs.replace(
+        bundle,
+        offer=batched(wire.Role.OFFER, bundle.offer, keys, 1, 2),
+        result=batched(wire.Role.RESULT, bundle.result, source.node.keys, 2, 5),
+        receipt=batched(wire.Role.RECEIPT, bundle.receipt, keys, 0, 3),
+    )
+    made = [source.canary(chance, bundle).bundle for chance in (1, 2)]
+    for one in made:
+        claim_in(one, keys.public)
+        places = [(it.batch.index, it.batch.count) for it in (one.offer, one.result, one.receipt) if it.batch]
+        assert places == [(1, 2), (2, 5), (0, 3)]
+    assert made[0].offer.batch != made[1].offer.batch  # nobody can make the others again

@@ -32,7 +32,7 @@ from agent.core.proof.merkle import HASH_BYTES, leaf_hash, root
 from agent.core.proof.opening import open_leaves
 from agent.core.proof.receipt import Case as Receipt
 from agent.core.proof.receipt import read_case
-from agent.core.proof.signed import Sign, Verify, seal
+from agent.core.proof.signed import Sign, Verify, seal, seal_all
 from agent.core.proof.transcript import Transcript, TranscriptBuilder
 from agent.core.wire import encode
 from agent.devnet.core.book import Book
@@ -101,7 +101,7 @@ def made_of(
     transcript = _drawn(source, _transcript(claim, forged), set(forged)) if forged else None
     if transcript is None or not _unseen(receipt, claim, transcript):
         return None
-    return _signed(source, receipt, claim, transcript, coordinator, node)
+    return _signed(source, receipt, claim, transcript, coordinator, node, chance)
 
 
 def give_out(book: Book, when: Instant, canary: Canary, evidence: Blob) -> Decision[None]:
@@ -218,13 +218,19 @@ def _unseen(receipt: Receipt, honest: Claim, transcript: Transcript) -> bool:
 
 
 def _signed(
-    source: Case, receipt: Receipt, claim: Claim, transcript: Transcript, coordinator: Keys, node: Keys
+    source: Case,
+    receipt: Receipt,
+    claim: Claim,
+    transcript: Transcript,
+    coordinator: Keys,
+    node: Keys,
+    chance: bytes,
 ) -> Canary:
     node_id = node_id_of(node.public)
     header = msgspec.structs.replace(claim.header, node_key=node.public)
     offer = msgspec.structs.replace(receipt.offer, node_id=node_id)
     result = msgspec.structs.replace(receipt.result, node_id=node_id, commitment=commit(header, transcript))
-    done = _seal(Role.RESULT, encode(result), node)
+    done = _seal(Role.RESULT, encode(result), node, receipt.bundle.result, chance)
     sha256 = hashlib.sha256(done.payload.encode()).hexdigest()
     settled = msgspec.structs.replace(
         receipt.receipt,
@@ -235,9 +241,9 @@ def _signed(
     )
     bundle = msgspec.structs.replace(
         receipt.bundle,
-        offer=_seal(Role.OFFER, encode(offer), coordinator),
+        offer=_seal(Role.OFFER, encode(offer), coordinator, receipt.bundle.offer, chance),
         result=done,
-        receipt=_seal(Role.RECEIPT, encode(settled), coordinator),
+        receipt=_seal(Role.RECEIPT, encode(settled), coordinator, receipt.bundle.receipt, chance),
         opening=open_leaves(transcript.leaves),
     )
     case = Case(
@@ -258,5 +264,14 @@ def _signed(
     return Canary(bundle, case, figures_of([read_leaf(leaf) for leaf in transcript.leaves]))
 
 
-def _seal(role: Role, payload: bytes, keys: Keys) -> Signed:
-    return seal(role, payload, keys.public, keys.sign)
+def _seal(role: Role, payload: bytes, keys: Keys, like: Signed, chance: bytes) -> Signed:
+    """Alone, or at the place of `like` in a batch of as many: where much is done most is signed so, and what never is
+    would be known by that.
+    """
+    if like.batch is None:
+        return seal(role, payload, keys.public, keys.sign)
+    # Of the others nobody sees more than digests on a path, and no chance that was not told makes those again.
+    numbers = range(like.batch.count)
+    batch = [hashlib.sha256(chance + number.to_bytes(2, "little")).hexdigest().encode() for number in numbers]
+    batch[like.batch.index] = payload
+    return seal_all(role, batch, keys.public, keys.sign)[like.batch.index]
