@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
@@ -226,6 +228,31 @@ def test_whoever_reveals_anything_else_is_replaced(shown: bytes) -> None:
     bench.check(more)
     bench.reveal(more)
     assert bench.case(case_id).judgement is Judgement.PASSED
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"metrics": '"' + "m" * (1 << 19) + '"'},
+        {"reasons": ("r" * 501,)},
+        {"reasons": ("r",) * 17},
+        {"salt": "5a" * 300},
+        {"recomputed": (RecomputedLeaf(leaf=0, sha256="ab" * 33),)},
+        {"recomputed": (RecomputedLeaf(leaf=0, sha256="ab" * 32),) * 2},
+        {"recomputed": (RecomputedLeaf(leaf=1 << 40, sha256="ab" * 32),)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_verdict_longer_than_what_there_is_to_say_is_none(changes: dict[str, Any]) -> None:
+    """It would stay with its case for ever."""
+    bench = Bench()
+    node, long, good = bench.opener(1), bench.validator(2), bench.validator(3)
+    case_id = bench.checking(node)
+    bench.check(long, says(**changes))
+    bench.check(good)
+    for validator in (long, good):
+        bench.reveal(validator)
+    assert [it.state for it in bench.case(case_id).checks] == [CheckState.GONE, CheckState.REVEALED]
 
 
 def test_who_is_of_another_class_cannot_say_that_it_repeated_to_the_bit() -> None:

@@ -36,6 +36,10 @@ from agent.devnet.core.rules import Instant, ProofRules
 
 MAX_REVEALED_BYTES = 2 * MAX_VERDICT_BYTES
 """An opened verdict, with its frame."""
+MAX_METRICS_CHARS = 64 << 10
+"""Figures of 64 chunks take a quarter of it."""
+MAX_REASONS, MAX_REASON_CHARS = 16, 500
+DIGEST_CHARS = 64
 FOUND_OUT = 2
 """Grave faults after which a validator gets no more checks."""
 CONTRADICTED, OF_VERDICTS = 3, 4
@@ -155,9 +159,25 @@ def _read(content: bytes, check: Check, case: Case) -> VerdictBody | None:
         return None
     if case.evidence is None or verdict.evidence != case.evidence.sha256 or verdict.verdict not in set(Verdict):
         return None
+    if not _has_bounds(verdict, case):
+        return None
     # Only who is of the node's exact class can have repeated it to the bit.
     exact = case.determinism.startswith(EXACT_CLASS) and check.determinism == case.determinism
     return verdict if exact or not verdict.exact else None
+
+
+def _has_bounds(verdict: VerdictBody, case: Case) -> bool:
+    """Whether it is no longer than what a validator has to say: it is kept with its case, in memory too."""
+    texts = (*verdict.reasons, verdict.thresholds, verdict.determinism, verdict.salt)
+    leaves = {it.leaf for it in verdict.recomputed}
+    return (
+        len(verdict.metrics) <= MAX_METRICS_CHARS
+        and len(verdict.reasons) <= MAX_REASONS
+        and all(len(text) <= MAX_REASON_CHARS for text in texts)
+        and len(leaves) == len(verdict.recomputed)
+        and all(leaf < case.leaves for leaf in leaves)
+        and all(len(it.sha256) == DIGEST_CHARS for it in verdict.recomputed)
+    )
 
 
 # --------------------------------------------------------------------------- a case goes on
