@@ -79,15 +79,19 @@ class Blobs:
     def path_of(self, sha256: str) -> Path:
         return self._directory / sha256
 
-    async def put(self, node_id: str, sha256: str, length: int | None, body: AsyncIterator[bytes]) -> None:
-        """Keep a node's blob durably, or refuse it. The same blob again is read, checked and no error."""
+    async def put(
+        self, node_id: str, sha256: str, length: int | None, body: AsyncIterator[bytes], *, owed: bool = False
+    ) -> None:
+        """Keep a node's blob durably, or refuse it. The same blob again is read, checked and no error. `owed`: the node
+        was asked to open something, and pays if it does not: only its own share bounds it.
+        """
         if not SHA256.fullmatch(sha256):
             raise bad_message("a blob is named by its SHA-256, 64 lower-case hex digits")
         if length is not None and length > MAX_BLOB_BYTES:
             raise Refused(RefusalCode.TOO_LARGE, f"a blob of {length} bytes; at most {MAX_BLOB_BYTES}")
         if (known := self._forget(sha256)) is not None:  # it must not be swept away while it comes again
             self._await(sha256, dataclasses.replace(known, since=self._clock()))
-        with self._room(node_id, MAX_BLOB_BYTES if length is None else length):
+        with self._room(node_id, MAX_BLOB_BYTES if length is None else length, owed=owed):
             size = await self._keep(sha256, body)
         if sha256 not in self._kept:
             self._forget(sha256)
@@ -115,14 +119,14 @@ class Blobs:
             self.path_of(oldest).unlink(missing_ok=True)
 
     @contextmanager
-    def _room(self, node_id: str, most: int) -> Iterator[None]:
+    def _room(self, node_id: str, most: int, *, owed: bool) -> Iterator[None]:
         """Hold room for an upload of a node while it comes. Raises Refused(BUSY)."""
         limit = MAX_PENDING_BYTES_OF_REQUESTERS if node_id == REQUESTER else MAX_PENDING_BYTES_OF_A_NODE
         if self._taken[node_id] + most > limit:
             waits_for = "tasks" if node_id == REQUESTER else "results"
             what = f"too many blobs of this sender wait for the {waits_for} that name them"
             raise Refused(RefusalCode.BUSY, what, retry_after_s=5.0)
-        if self._taken.total() + most > MAX_PENDING_BYTES:
+        if not owed and self._taken.total() + most > MAX_PENDING_BYTES:
             raise Refused(RefusalCode.BUSY, "too many blobs of all nodes wait for their results", retry_after_s=30.0)
         self._taken[node_id] += most
         try:

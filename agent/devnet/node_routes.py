@@ -75,8 +75,9 @@ class NodeRoutes:
         node_id = self._session(request).node_id
         plain_body(request)
         pieces = aiter(request.content.iter_chunked(1 << 18))
-        blobs = self._reception.desk.blobs
-        await blobs.put(node_id, request.match_info["sha256"], request.content_length, pieces)
+        desk, name = self._reception.desk, request.match_info["sha256"]
+        owed = any(desk.book.docket.owed(node_id))
+        await desk.blobs.put(node_id, name, request.content_length, pieces, owed=owed)
         return web.Response(status=201)
 
     async def _give(self, request: web.Request) -> web.StreamResponse:

@@ -96,6 +96,25 @@ async def test_uploads_under_way_count_against_the_room_that_is_left(tmp_path: P
     await blobs.put(NODE, sha256("x"), MAX_BLOB_BYTES, pieces("x"))
 
 
+async def test_whoever_owes_an_opening_is_not_kept_from_it_by_what_others_left(tmp_path: Path) -> None:
+    """Else a few nodes that fill the room and name nothing could have every challenged one slashed."""
+    blobs, most = Store(tmp_path).open(), MAX_PENDING_BYTES // MAX_BLOB_BYTES
+
+    async def while_full() -> AsyncIterator[bytes]:
+        yield b"x"
+        await blobs.put("owes", sha256("ab"), MAX_BLOB_BYTES, pieces("ab"), owed=True)
+        with pytest.raises(Refused):
+            await blobs.put("owes nothing", sha256("ab"), MAX_BLOB_BYTES, pieces("ab"))
+
+    async def nested(left: int) -> AsyncIterator[bytes]:
+        yield b"x"
+        body = nested(left - 1) if left > 1 else while_full()
+        await blobs.put(f"n-{left}", sha256("x"), MAX_BLOB_BYTES, body)
+
+    await blobs.put("n-0", sha256("x"), MAX_BLOB_BYTES, nested(most - 1))
+    assert blobs.size_of(sha256("ab")) == 2
+
+
 async def test_a_node_that_fills_its_own_share_leaves_the_others_theirs(tmp_path: Path) -> None:
     blobs = Store(tmp_path).open()
     refused: list[Refused] = []

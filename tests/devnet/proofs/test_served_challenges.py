@@ -17,6 +17,8 @@ from agent.core.model import ChatInput, Message
 from agent.core.payloads import Judgement, JudgementBody
 from agent.core.proof.receipt import verify_bundle
 from agent.core.proof.signed import open_signed
+from agent.core.wire import MAX_BLOB_BYTES
+from agent.devnet.blobs import MAX_PENDING_BYTES
 from agent.devnet.coordinator import Coordinator, Options
 from agent.devnet.core.records import LedgerKind
 from agent.devnet.core.rules import ProofRules, Refused, Rules
@@ -292,3 +294,20 @@ async def test_bytes_that_are_no_text_do_not_keep_an_answer_from_being_judged(tm
         assert await it.judged(challenge) is Judgement.FAILED
         proof = await it.requester.proof(task_id)
         assert proof.output is None
+
+
+async def test_a_coordinator_full_of_what_others_left_still_takes_an_opening(tmp_path: Path) -> None:
+    async with hall(tmp_path) as it:
+        challenge, blobs = await it.challenge(), it.coordinator.desk.blobs
+        most = MAX_PENDING_BYTES // MAX_BLOB_BYTES
+
+        async def announced(more: int) -> AsyncIterator[bytes]:
+            """So many uploads are under way at once; then the node opens."""
+            yield b"x"
+            if more:
+                await blobs.put(f"n-{more}", blob_of(b"x").sha256, MAX_BLOB_BYTES, announced(more - 1))
+            else:
+                await it.open(challenge)
+
+        await blobs.put("n-0", blob_of(b"x").sha256, MAX_BLOB_BYTES, announced(most - 1))
+        assert await it.judged(challenge) is Judgement.PASSED
