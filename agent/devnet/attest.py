@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from agent.core.attest.cards import Card
-from agent.core.attest.messages import MatrixCommitted, MatrixOpened, MatrixReady, MatrixReread
+from agent.core.attest.messages import MatrixCommitted, MatrixJudged, MatrixOpened, MatrixReady, MatrixReread
 from agent.core.wire import BeatAck, MatrixReply, RefusalCode, encode
 from agent.devnet.core.attesting import Attesting, Exhibit
 from agent.devnet.core.rules import Instant, Refused
@@ -38,6 +38,9 @@ class Attester:
         self._able = importlib.util.find_spec("numpy") is not None
         self._looking = asyncio.Lock()
         """One node's rows at a time: a second of one core each."""
+        self._verdicts: dict[str, tuple[str, asyncio.Task[MatrixJudged]]] = {}
+        """Of each node the latest challenge, and what comes of it: an answer that took long or was lost is asked for
+        again."""
         if desk.book.rules.attest_every_s > 0 and not self._able:
             logger.warning("coordinator.attest_off: numpy is not installed (gpu-agent[attest])")
 
@@ -62,7 +65,17 @@ class Attester:
                 return await self._opened(when, node_id, message)
 
     async def _opened(self, when: Instant, node_id: str, message: MatrixOpened) -> MatrixReply:
-        exhibit = self._attesting.opened(when, node_id, message)
+        known = self._verdicts.get(node_id)
+        if known is None or known[0] != message.challenge_id:
+            exhibit = self._attesting.opened(when, node_id, message)
+            known = message.challenge_id, asyncio.create_task(self._judged(node_id, exhibit), name=f"attest {node_id}")
+            known[1].add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )  # perhaps nobody waits any more
+            self._verdicts[node_id] = known
+        return await asyncio.shield(known[1])
+
+    async def _judged(self, node_id: str, exhibit: Exhibit) -> MatrixJudged:
         async with self._looking:
             faults = await looked_at(exhibit)
         decision = self._attesting.checked(self._desk.when(), node_id, exhibit.challenge_id, faults)
@@ -70,6 +83,13 @@ class Attester:
         for it in judged.attestations:
             logger.info("coordinator.attested node=%s device=%s %s", node_id, it.device, it.standing.value)
         return judged
+
+    async def close(self) -> None:
+        """Whose rows are being looked at has no verdict."""
+        open_ones = [task for _, task in self._verdicts.values() if not task.done()]
+        for task in open_ones:
+            task.cancel()
+        await asyncio.gather(*open_ones, return_exceptions=True)
 
     def sweep(self) -> None:
         """Look at the time. Raises Refused."""

@@ -122,6 +122,7 @@ class Coordinator:
             _lock(_made(self._state_dir), stack)
             self.desk = await self._open_desk(stack)
             self._attester = Attester(self.desk, self._options.cards)
+            stack.push_async_callback(self._attester.close)
             self.sweep()  # the secret of an epoch is there before the first result
             examiner = asyncio.create_task(Examiner(self.desk).run(), name="coordinator-examiner")
             examiner.add_done_callback(self._ended_early)

@@ -59,6 +59,7 @@ class Prover:
         self.node = node
         self.clock = clock
         self.answers: dict[str, Answer] = {}
+        self.opened = MatrixOpened(challenge_id="", rows=())
 
     async def asked(self) -> MatrixAsked | None:
         return (await self.node.call(wire.Beat(), wire.BeatAck)).matrix
@@ -78,7 +79,12 @@ class Prover:
         self.clock.advance(reread_s)
         drawn = await self.node.call(MatrixReread(challenge_id=challenge, roots=roots), MatrixDrawn)
         rows = tuple(self.answers[device].open(rows) for device, rows in zip(devices, drawn.rows, strict=True))
-        said = await self.node.call(MatrixOpened(challenge_id=challenge, rows=rows), MatrixJudged)
+        self.opened = MatrixOpened(challenge_id=challenge, rows=rows)
+        return await self.verdict()
+
+    async def verdict(self) -> dict[str, Attestation]:
+        """What it is told of the rows that it opened."""
+        said = await self.node.call(self.opened, MatrixJudged)
         return {it.device: it for it in said.attestations}
 
     def root(self, work: Work, seed: str, spoil: str) -> str:
@@ -137,6 +143,13 @@ async def test_a_liar_in_time_is_wrong(tmp_path: Path, spoil: str) -> None:
         found = await prover.judged(spoil=spoil)
 
     assert found["GPU-1"].standing is Standing.WRONG, found
+
+
+async def test_a_verdict_whose_answer_took_long_or_was_lost_is_told_again(tmp_path: Path) -> None:
+    async with proving(tmp_path, EIGHT[:2]) as (_, prover):
+        found = await prover.judged()
+
+        assert await prover.verdict() == found
 
 
 async def test_a_node_on_the_processor_is_what_it_says(tmp_path: Path) -> None:
