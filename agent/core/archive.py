@@ -66,11 +66,6 @@ def padding(size: int) -> int:
     return -size % BLOCK
 
 
-def packed_size(entries: Sequence[Entry]) -> int:
-    """Bytes of the archive that holds these. Raises ArchiveError."""
-    return sum(len(head(entry)) + entry.size + padding(entry.size) for entry in entries) + len(END)
-
-
 def members(read_at: ReadAt, size: int) -> tuple[Member, ...]:
     """Everything in an archive of `size` bytes. Raises ArchiveError unless it is the one archive of its files.
 

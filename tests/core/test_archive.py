@@ -23,7 +23,6 @@ from agent.core.archive import (
     Member,
     head,
     members,
-    packed_size,
     padding,
     shown,
 )
@@ -55,12 +54,11 @@ def unrelated(files: dict[bytes, object]) -> bool:
 
 @settings(deadline=None)
 @given(FILES.filter(unrelated))
-def test_what_is_written_reads_back_and_has_the_size_that_was_foretold(files: dict[bytes, tuple[bytes, bool]]):
+def test_what_is_written_reads_back(files: dict[bytes, tuple[bytes, bool]]):
     raw = packed(files)
     found = read(raw)
     contents = {entry.path: (raw[offset : offset + entry.size], entry.executable) for entry, offset in found}
     assert contents == files
-    assert packed_size([entry for entry, _ in found]) == len(raw)
 
 
 @settings(deadline=None)
