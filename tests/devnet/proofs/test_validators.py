@@ -296,6 +296,19 @@ def test_where_nobody_comes_for_a_closer_look_one_alone_proves_nothing() -> None
     assert bench.standing(node).stake_micros == RULES.stake_micros
 
 
+def test_one_who_lies_beside_one_who_does_not_costs_the_node_nothing_however_often() -> None:
+    bench = Bench()
+    node, liar, honest = bench.opener(1), bench.validator(2), bench.validator(3)
+    for _ in range(RULES.suspicions):
+        case_id = bench.checking(node)
+        bench.check(liar, says(verdict="fail", certain=True, reasons=("differs",)))
+        bench.check(honest)
+        for validator in (liar, honest):
+            bench.reveal(validator)
+        assert bench.case(case_id).judgement is Judgement.VOID
+    assert (bench.standing(node).suspected, bench.standing(node).stake_micros) == (0, RULES.stake_micros)
+
+
 def test_where_no_validator_comes_nobody_is_blamed() -> None:
     bench = Bench()
     node = bench.opener(1)

@@ -210,6 +210,8 @@ def _doubted(now: Sequence[Opinion], before: Sequence[Opinion], room: Room) -> R
     if len(passing) > len(doubting):
         blames = tuple(_contradicted(one) for one in before if not one.passes)
         return Ruling(Next.END, Judgement.PASSED, "", len(passing), blames)
+    if len(passing) == len(doubting):  # one liar beside one honest validator must not add up to a failure
+        return Ruling(Next.END, Judgement.VOID, "as many validators pass it as doubt it, and nobody is left to ask")
     return Ruling(Next.END, Judgement.SUSPECT, _words(doubting), len(doubting))
 
 
