@@ -20,6 +20,8 @@ class Observed:
     """With its time zone."""
     programs: frozenset[str] = frozenset()
     """Names of those of his listed programs that run."""
+    hidden: str = ""
+    """Why his programs cannot be seen, where some are listed."""
     on_battery: bool | None = None
     """None on a machine without one."""
     away_s: float | None = None
@@ -45,6 +47,8 @@ class OwnerPolicy:
             found.append(Gate(reason=Reason.OUTSIDE_SCHEDULE, detail=self._until(seen.at)))
         if seen.programs:
             found.append(Gate(reason=Reason.OWNER_PROGRAM, detail="in use: " + ", ".join(sorted(seen.programs))))
+        elif seen.hidden:  # what is not known keeps work out, since the owner comes first
+            found.append(Gate(reason=Reason.OWNER_PROGRAM, detail=seen.hidden))
         if self.idle_after_s is not None and (why := self._presence(seen, self.idle_after_s)):
             found.append(Gate(reason=Reason.OWNER_ACTIVE, detail=why))
         if seen.on_battery and not self.may_use_battery:

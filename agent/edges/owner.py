@@ -16,6 +16,11 @@ from agent.core.schedule import parse_window
 from agent.edges import presence
 
 LOCALTIME = Path("/etc/localtime")
+PROC = Path("/proc")
+HIDDEN = (
+    "whether a program of owner.programs runs cannot be told: other users' processes are hidden from the agent; "
+    "set ProtectProc=default in a drop-in of its unit"
+)
 
 
 def owner_zone(name: str | None, localtime: Path = LOCALTIME) -> tzinfo:
@@ -54,11 +59,13 @@ def gpu_policy(owner: OwnerConfig) -> GpuPolicy:
 class Machine:
     """Implements ports.OwnerView by psutil and logind."""
 
-    def __init__(self, programs: Collection[str], *, battery: bool, presence: bool = False) -> None:
+    def __init__(self, programs: Collection[str], *, battery: bool, presence: bool = False, proc: Path = PROC) -> None:
         """`battery` and `presence`: whether anybody wants to know of it."""
         self._programs = frozenset(programs)
         self._battery = battery
         self._presence = presence
+        self._first = proc / "1"
+        """Whose process everybody sees, unless those of others are hidden."""
 
     def look(self, wall: float) -> Observed:
         """Blocks for some milliseconds where there are many processes and programs are listed; for two seconds where
@@ -67,6 +74,7 @@ class Machine:
         return Observed(
             at=datetime.fromtimestamp(wall, UTC),
             programs=self._running() if self._programs else frozenset(),
+            hidden=HIDDEN if self._programs and not self._first.exists() else "",
             on_battery=_on_battery() if self._battery else None,
             away_s=away_s,
             unknown=unknown,

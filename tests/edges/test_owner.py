@@ -28,6 +28,14 @@ def test_a_listed_program_is_seen_while_it_runs_and_no_other(tmp_path: Path) -> 
     assert machine.look(0.0).programs == frozenset()
 
 
+def test_where_processes_of_others_are_hidden_work_stays_away_and_the_reason_says_what_to_do(tmp_path: Path) -> None:
+    policy = owner_policy(OwnerConfig())
+    (gate,) = policy.gates(Machine(["blender"], battery=False, proc=tmp_path).look(0.0))
+    assert (gate.reason, "ProtectProc=default" in gate.detail) == (Reason.OWNER_PROGRAM, True)
+    assert policy.gates(Machine([], battery=False, proc=tmp_path).look(0.0)) == [], "he listed none"
+    assert policy.gates(Machine(["no such program"], battery=False).look(0.0)) == [], "they are not hidden here"
+
+
 def test_the_moment_is_the_clocks() -> None:
     assert Machine((), battery=True).look(1_700_000_000.0).at == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
 
