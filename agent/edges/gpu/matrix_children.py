@@ -16,7 +16,7 @@ import msgspec
 from agent.core.attest.messages import CPU, OpenedRow, Work
 from agent.core.errors import AttestError
 from agent.edges.gpu.child import worker_environment
-from agent.edges.gpu.matrix_worker import Commit, Open, Reply, Reread
+from agent.edges.gpu.matrix_lines import Commit, Open, Reply, Reread
 from agent.edges.gpu.text import one_line
 
 LOAD_S = 180.0

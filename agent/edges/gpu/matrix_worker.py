@@ -16,38 +16,9 @@ from typing import BinaryIO
 
 import msgspec
 
-from agent.core.attest.messages import OpenedRow, Work
-from agent.core.model import Value
 from agent.edges.gpu.matrix import Answer, Arrays
+from agent.edges.gpu.matrix_lines import Commit, Open, Reply, Reread
 from agent.edges.gpu.worker import die_with, take_stdout
-
-
-class Commit(Value, tag=True):
-    """Compute, and tell the root."""
-
-    seed: str
-    work: Work
-
-
-class Reread(Value, tag=True):
-    """Read again, and tell the new roots."""
-
-    seed: str
-
-
-class Open(Value, tag=True):
-    """Tell rows."""
-
-    rows: tuple[int, ...]
-
-
-class Reply(Value):
-    """An answer; `error` is the last one."""
-
-    free_bytes: int = 0
-    roots: tuple[str, ...] = ()
-    rows: tuple[OpenedRow, ...] = ()
-    error: str = ""
 
 
 def arrays_of(engine: str) -> Arrays:
