@@ -139,6 +139,11 @@ _OPENAI = Profile(
 PROFILES = {profile.name: profile for profile in (_LLAMA_SERVER, _VLLM, _SGLANG, _OLLAMA, _TEI, _OPENAI)}
 
 
+def profile_of(engine: str) -> Profile | None:
+    """The kind of a pool's engine, which it names as "profile version"; None for one that nobody here knows."""
+    return PROFILES.get(engine.partition(" ")[0])
+
+
 class Request(Value):
     """One HTTP request to an engine, and what its answer may weigh."""
 

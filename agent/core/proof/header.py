@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from agent.core.engines import PROFILES
+from agent.core.engines import profile_of
 from agent.core.errors import ProofError
 from agent.core.fingerprint import Pool
 from agent.core.model import FinishReason, TaskKind, Usage, Value
@@ -196,9 +196,9 @@ def check_against_offer(header: Header, offer: OfferBody) -> None:
 def _chain(engine: str) -> tuple[tuple[str, ...], int]:
     """Sampler chain and min_keep that such an engine is asked for; nothing where it draws in a way of its own.
 
-    A pool names its engine as "profile version". Without this a node could commit to a chain that nobody replays.
+    Without this a node could commit to a chain that nobody replays.
     """
-    profile = PROFILES.get(engine.partition(" ")[0])
+    profile = profile_of(engine)
     chain = profile.extra if profile else {}
     return tuple(chain.get("samplers", ())), chain.get("min_keep", 0)
 

@@ -213,7 +213,7 @@ def _amount_micros(book: Book, body: ResultBody) -> int:
     if isinstance(task.input, ExecInput):
         return program_micros(task.input.limits, body.timings.running_ms, book.rules.price_micros_per_cpu_hour)
     price = price_micros(body.usage, book.rules.price_micros_per_million_tokens)
-    return epochs.paid_micros(book.rules.proofs, price, task.kind, body.commitment)
+    return epochs.paid_micros(book, body.node_id, price, task.kind, body.commitment)
 
 
 def receipt_id_of(node_id: str, idem_key: str, result_sha256: str) -> str:

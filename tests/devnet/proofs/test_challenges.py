@@ -333,10 +333,18 @@ def test_a_node_cannot_claim_so_many_candidates_that_nobody_could_look_at_them()
     assert "60000 candidates" in receipt.detail
 
 
-@pytest.mark.parametrize(("class_id", "earned"), [("X-0011223344556677", 200), ("U", 100)])
-def test_work_that_nobody_can_repeat_is_paid_less(class_id: str, earned: int) -> None:
+@pytest.mark.parametrize(
+    ("pool", "earned"),
+    [
+        ({"determinism": "X-0011223344556677"}, 200),
+        ({"determinism": "U"}, 100),
+        ({"determinism": "X-0011223344556677", "engine": "mystery 1"}, 100),
+    ],
+    ids=["repeatable", "of class U", "of an engine that nobody knows"],
+)
+def test_work_that_nobody_can_repeat_is_paid_less(pool: dict[str, str], earned: int) -> None:
     court = Court(price_micros_per_million_tokens=4_000_000)
     node = court.opener()
     court.submit(max_tokens=40)
     (offer,) = court.pull(node)
-    assert court.deliver(node, node.answer(offer, determinism=class_id)).amount_micros == earned
+    assert court.deliver(node, node.answer(offer, **pool)).amount_micros == earned

@@ -390,3 +390,23 @@ def test_a_reveal_that_is_repeated_changes_nothing() -> None:
     for _ in range(2):
         bench.take(opening.take(bench.book, bench.when, one.node_id, message, shown))
     assert bench.case(case_id).state is CaseState.REVEALING
+
+
+def test_work_that_nobody_could_check_is_paid_as_unverifiable_until_some_of_it_passes() -> None:
+    bench = Bench(price_micros_per_million_tokens=4_000_000)
+    node, one = bench.opener(1), bench.validator(2)
+    case_id = bench.checking(node)
+    for offer in bench.pull(one, count=4):
+        bench.deliver(one, one.ending(offer, Outcome.HANDED_BACK, Reason.UNCALIBRATED))
+    for _ in range(10):
+        bench.turn(101.0)
+    assert bench.case(case_id).judgement is Judgement.VOID
+    assert bench.settled(node).amount_micros == 100
+    other = bench.validator(3)
+    case_id = bench.checking(node)
+    for _ in range(3):
+        for validator in (one, other):
+            bench.check(validator)
+            bench.reveal(validator)
+    assert bench.case(case_id).judgement is Judgement.PASSED
+    assert bench.settled(node).amount_micros == 200

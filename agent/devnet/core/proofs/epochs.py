@@ -17,15 +17,15 @@ from agent.core.payloads import Beacon, BeaconPromise, BeaconSource, ReceiptBody
 from agent.core.proof.commitment import header_bytes
 from agent.core.proof.drand import QUICKNET
 from agent.core.proof.drawing import MILLION, is_drawn
-from agent.core.proof.header import decode_header
+from agent.core.proof.header import Header, decode_header
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import SaveEpoch
 from agent.devnet.core.proofs import cases
 from agent.devnet.core.proofs.level_two import repeatable
 from agent.devnet.core.proofs.records import Case, CaseState, Epoch
-from agent.devnet.core.proofs.standing import standing_of
+from agent.devnet.core.proofs.standing import standing_of, work_of
 from agent.devnet.core.records import Task
-from agent.devnet.core.rules import Instant, ProofRules
+from agent.devnet.core.rules import Instant
 
 CHALLENGED_KINDS: Final = frozenset({TaskKind.CHAT, TaskKind.COMPLETION, TaskKind.EMBEDDING})
 """What programs leave is not drawn: it could only be compared with another run. Verdicts are judged in their case."""
@@ -81,6 +81,7 @@ def consider(book: Book, task: Task, result: ResultBody, receipt: ReceiptBody) -
     commitment, promise = result.commitment, receipt.beacon
     if promise is None or commitment is None:
         return
+    header = decode_header(header_bytes(commitment))
     epoch = book.docket.epoch
     if promise.source is BeaconSource.EPOCH and epoch is not None:
         assert epoch.number == promise.round
@@ -96,7 +97,8 @@ def consider(book: Book, task: Task, result: ResultBody, receipt: ReceiptBody) -
         leaves=commitment.leaves,
         model_digest=task.model_digest,
         promise=promise,
-        whole=_opening_bytes(commitment) <= cases.MAX_WHOLE_BYTES,
+        whole=_opening_bytes(header, commitment.leaves) <= cases.MAX_WHOLE_BYTES,
+        work=work_of(header),
     )
     cases.add(book, case)
 
@@ -118,18 +120,22 @@ def challenge(book: Book, when: Instant, case: Case, beacon: Beacon) -> None:
     cases.move(book, when, case, CaseState.CHALLENGED, beacon=beacon, due_at=when.at + int(answer_s))
 
 
-def paid_micros(rules: ProofRules, price_micros: int, kind: TaskKind, commitment: Commitment | None) -> int:
-    """What a result at this price earns: less where nobody could repeat it if it were drawn."""
+def paid_micros(book: Book, node_id: str, price_micros: int, kind: TaskKind, commitment: Commitment | None) -> int:
+    """What a node's result at this price earns: less where nobody could repeat it if it were drawn, and less while all
+    that is known of such work of the node's is that nobody could.
+    """
+    rules = book.rules.proofs
     if not rules.rate_micros or kind not in CHALLENGED_KINDS or commitment is None:
         return price_micros
     header = decode_header(header_bytes(commitment))
-    return price_micros if repeatable(header) else price_micros * rules.unverifiable_micros // MILLION
+    if repeatable(header) and work_of(header) not in standing_of(book, node_id).unchecked:
+        return price_micros
+    return price_micros * rules.unverifiable_micros // MILLION
 
 
-def _opening_bytes(commitment: Commitment) -> int:
+def _opening_bytes(header: Header, leaves: int) -> int:
     """All leaves as an opening, by what the node says of them: they cannot have more candidates than were asked for."""
-    header = decode_header(header_bytes(commitment))
-    return header.completion_tokens * (8 * header.n_probs + 6) + 64 * commitment.leaves
+    return header.completion_tokens * (8 * header.n_probs + 6) + 64 * leaves
 
 
 def _begun(book: Book, when: Instant, epoch: Epoch) -> Epoch:

@@ -13,6 +13,7 @@ from agent.core.checks.claim import claim_with, without_model
 from agent.core.checks.claims import chunks
 from agent.core.checks.forward import figures_sha256
 from agent.core.checks.verdict import Thresholds, Verdict, judge
+from agent.core.engines import profile_of
 from agent.core.errors import ProofError
 from agent.core.model import Value
 from agent.core.payloads import ReceiptBundle, RecomputedLeaf
@@ -77,8 +78,10 @@ def figures_of(leaves: Sequence[AnyLeaf]) -> tuple[RecomputedLeaf, ...]:
 
 
 def repeatable(header: object) -> bool:
-    """Whether the engine promised that its work can be repeated."""
-    return isinstance(header, Header) and header.determinism != UNVERIFIABLE
+    """Whether the engine promised that its work can be repeated, and is one that anybody could repeat: what a node says
+    of an engine that nobody knows is no promise, else whoever makes up a name would be paid for what nobody can check.
+    """
+    return isinstance(header, Header) and header.determinism != UNVERIFIABLE and profile_of(header.engine) is not None
 
 
 def _drawn(case: Case, opened: OpenedTranscript) -> Found:

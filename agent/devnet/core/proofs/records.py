@@ -90,6 +90,8 @@ class Case(Value):
     """Unix seconds."""
     determinism: str = ""
     """The class that the node promised; known once its opening was looked at."""
+    work: str = ""
+    """What has to be known to check it: `standing.work_of` its header."""
     canary: bool = False
     """Its figures are wrong, and the coordinator knows: who passes it did not look."""
 
@@ -122,6 +124,9 @@ class Standing(Value):
     """Canaries passed, copies, and verdicts that all others contradicted."""
     barred: bool = False
     """Gets no `verify` tasks any more."""
+    unchecked: tuple[str, ...] = ()
+    """Works (`Case.work`) of its that validators handed back for want of a calibration: paid as class U, until one of
+    the kind passes."""
 
 
 class Judged(Value):

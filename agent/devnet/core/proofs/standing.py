@@ -6,7 +6,9 @@ from typing import Final
 
 import msgspec
 
+from agent.core.engines import profile_of
 from agent.core.payloads import Judgement
+from agent.core.proof.header import Header
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import SaveStanding
 from agent.devnet.core.proofs.records import Standing
@@ -36,6 +38,25 @@ def keep_standing(book: Book, standing: Standing) -> None:
 def has_stake(book: Book, node_id: str) -> bool:
     """Whether a node has anything left to lose. Without it nothing would keep it honest, so it gets no work."""
     return standing_of(book, node_id).stake_micros > 0 or not book.rules.proofs.stake_micros
+
+
+def work_of(header: object) -> str:
+    """Engine, kind of task and model: what limits are measured for. Empty for what no engine of ours does.
+
+    Without the engine's version and the class, which a node can make up anew for every result.
+    """
+    if not isinstance(header, Header) or (profile := profile_of(header.engine)) is None:
+        return ""
+    return f"{profile.name}/{header.task_kind.value}/{header.model_digest}"
+
+
+def learn(book: Book, node_id: str, work: str, *, checked: bool) -> None:
+    """Validators checked this work of the node's, or handed it back because they could not."""
+    standing = standing_of(book, node_id)
+    if not work or checked is (work not in standing.unchecked):
+        return
+    others = tuple(it for it in standing.unchecked if it != work)
+    keep_standing(book, msgspec.structs.replace(standing, unchecked=others if checked else (*others, work)))
 
 
 def weighed(standing: Standing, judgement: Judgement, rules: ProofRules) -> Judgement:

@@ -13,7 +13,7 @@ import msgspec
 
 from agent.core.checks.verdict import Verdict
 from agent.core.errors import ProofError
-from agent.core.model import Commitment, Sampling, TaskSpec, Usage, VerifyInput
+from agent.core.model import Commitment, Reason, Sampling, TaskSpec, Usage, VerifyInput
 from agent.core.payloads import Judgement, RecomputedLeaf, VerdictBody
 from agent.core.proof.drawing import drawn_leaves
 from agent.core.proof.leaves import split_leaves
@@ -28,7 +28,7 @@ from agent.devnet.core.proofs import cases
 from agent.devnet.core.proofs.assigning import available
 from agent.devnet.core.proofs.judging import judge, judge_verdict
 from agent.devnet.core.proofs.records import Case, CaseState, Check, CheckState, Standing
-from agent.devnet.core.proofs.standing import standing_of
+from agent.devnet.core.proofs.standing import learn, standing_of
 from agent.devnet.core.proofs.verdicts import EXACT_CLASS, Blame, Next, Opinion, Room, Ruling, decide, on_canary
 from agent.devnet.core.queue import DEADLINE
 from agent.devnet.core.records import ENDED, Demand, LedgerKind, LedgerLine, Progress, Task
@@ -290,7 +290,23 @@ def _end(book: Book, when: Instant, case: Case, ruling: Ruling, opinions: Iterab
         else:
             judgement = Judgement.FAILED if blame.grave else Judgement.SUSPECT
             judge_verdict(book, when, standing, key, judgement, blame.why, _cost(rules, blame))
+    _learn(book, case, ruling.judgement)
     judge(book, when, case, ruling.judgement, ruling.detail or _PLAIN[ruling.judgement], ruling.agreed)
+
+
+def _learn(book: Book, case: Case, judgement: Judgement) -> None:
+    """Whether such work of the node's can be checked at all: it is paid by that."""
+    if case.canary:
+        return
+    if judgement is Judgement.PASSED:
+        learn(book, case.node_id, case.work, checked=True)
+    elif judgement is Judgement.VOID and _uncalibrated(book, case):
+        learn(book, case.node_id, case.work, checked=False)
+
+
+def _uncalibrated(book: Book, case: Case) -> bool:
+    stories = (book.tasks[check.task_id].progress.story for check in case.checks)
+    return any(episode.reason is Reason.UNCALIBRATED for story in stories for episode in story)
 
 
 _PLAIN = {
