@@ -48,7 +48,7 @@ async def with_model(
         own = await replayer.rows(claim.given.texts)
         return found._replace(rows=_rows(claim, own, () if exact else chosen), same_class=exact)
     prompt = await replayer.prompt_ids(claim.given)
-    if header.prompt_sha256 and not _is_prompt(header, prompt):
+    if header.prompt_sha256 and not is_prompt(header, prompt):
         return found._replace(prompt=False)
     found = found._replace(prompt=bool(header.prompt_sha256) or None)
     try:
@@ -117,7 +117,8 @@ class _Replay(NamedTuple):
         return check_exactness(shown, [one for figures in own for one in figures][: len(shown)])
 
 
-def _is_prompt(header: Header, prompt: tuple[int, ...]) -> bool:
+def is_prompt(header: Header, prompt: tuple[int, ...]) -> bool:
+    """Whether these are the tokens that the header counts and names."""
     return (len(prompt), engines.prompt_digest(prompt)) == (header.prompt_tokens, header.prompt_sha256)
 
 

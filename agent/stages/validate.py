@@ -16,7 +16,7 @@ from agent.core.checks.forward import figures_sha256
 from agent.core.checks.verdict import Judged, Metrics, Thresholds, Verdict, judge
 from agent.core.errors import EngineError, ProofError
 from agent.core.fingerprint import Pool
-from agent.core.model import Blob, LeaseKey, Reason, TaskKind, Timings, VerifyInput
+from agent.core.model import Blob, ChatInput, CompletionInput, LeaseKey, Reason, TaskKind, Timings, VerifyInput
 from agent.core.payloads import RecomputedLeaf, VerdictBody
 from agent.core.proof.header import Header
 from agent.core.proof.receipt import Case
@@ -25,7 +25,7 @@ from agent.core.text import plain
 from agent.ports import Clock, EnginePool, Identity
 from agent.stages.calls import Caller
 from agent.stages.product import VerdictProduct
-from agent.stages.recheck import with_model
+from agent.stages.recheck import is_prompt, with_model
 from agent.stages.supply import fetch
 
 Limits = Callable[[Pool, str, TaskKind], Thresholds | None]
@@ -80,7 +80,7 @@ class Validate:
             raw = draft.settle()
             identity = self._identity
             evidence = await asyncio.to_thread(read_evidence, raw, identity.verify, identity.coordinator_key)
-        limits = self._fitting(pool, evidence.case) if evidence.case else None
+        limits = await self._fitting(pool, evidence.case) if evidence.case else None
         self._brought[key] = _Brought(evidence, limits)
 
     def drop(self, key: LeaseKey) -> None:
@@ -96,14 +96,13 @@ class Validate:
             output=output_of(sealed(body).root), builder=leaf_of(body), timings=Timings(running_ms=running_ms)
         )
 
-    def _fitting(self, name: str, case: Case) -> Thresholds | None:
-        """The limits that its claim is judged by. Raises UnfitError."""
+    async def _fitting(self, name: str, case: Case) -> Thresholds | None:
+        """The limits that its claim is judged by. Raises EngineError, UnfitError."""
         header, facts = case.header, self._pools[name].facts
         if not isinstance(header, Header) or header.task_kind not in facts.kinds:
             raise UnfitError(Reason.UNSUPPORTED_KIND, f"this pool does no {header.task_kind.value} tasks")
         if header.prompt_tokens + header.completion_tokens > facts.context_tokens:
-            tokens = f"{header.prompt_tokens} prompt tokens and {header.completion_tokens} more"
-            raise UnfitError(Reason.CONTEXT_TOO_LONG, f"{tokens} do not fit a context of {facts.context_tokens} tokens")
+            await self._check_length(name, header, case.offer.task.input)
         if is_exact(header, facts):
             return None
         limits = self._limits(facts, header.engine, header.task_kind)
@@ -112,6 +111,21 @@ class Validate:
                 Reason.UNCALIBRATED, f"there is no calibration of {header.engine} for this model, nor is this its class"
             )
         return limits
+
+    async def _check_length(self, name: str, header: Header, given: object) -> None:
+        """By one's own count: were the claimed one believed, too high a count, which is paid, would keep everybody from
+        a verdict. Whoever counts wrong is to be judged, however long the prompt is. Raises EngineError, UnfitError.
+        """
+        count, pool = header.prompt_tokens, self._pools[name]
+        if isinstance(given, ChatInput | CompletionInput):
+            async with pool.replayer() as replayer:
+                prompt = await replayer.prompt_ids(given)
+            if header.prompt_sha256 and not is_prompt(header, prompt):
+                return
+            count = len(prompt)
+        if count + header.completion_tokens > pool.facts.context_tokens:
+            tokens, most = f"{count} prompt tokens and {header.completion_tokens} more", pool.facts.context_tokens
+            raise UnfitError(Reason.CONTEXT_TOO_LONG, f"{tokens} do not fit a context of {most} tokens")
 
     async def _verdict(self, pool: EnginePool, brought: _Brought, asked: VerifyInput) -> VerdictBody:
         evidence, facts, limits = brought.evidence, pool.facts, brought.limits or Thresholds()

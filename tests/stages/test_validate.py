@@ -53,9 +53,10 @@ class MadeUp:
         self.go.set()
         self.asked = asyncio.Event()
         self.fails: EngineError | None = None
+        self.prompt = (1, 2, 3)
 
     async def prompt_ids(self, _given: ChatInput | CompletionInput) -> tuple[int, ...]:
-        return 1, 2, 3
+        return self.prompt
 
     async def replay(self, prefix: Sequence[int], ids: Sequence[int], top: int) -> tuple[Position, ...]:
         self.asked.set()
@@ -85,9 +86,16 @@ class MadeUp:
         raise AssertionError
 
 
-def claimed(rig: Rig, *, lie: float = 0.0, determinism: str = "F-0123456789abcdef", last: int | None = None) -> bytes:
+def claimed(
+    rig: Rig,
+    *,
+    lie: float = 0.0,
+    determinism: str = "F-0123456789abcdef",
+    last: int | None = None,
+    prompt: tuple[int, ...] = (1, 2, 3),
+) -> bytes:
     """Evidence of a greedy task of another node's; `lie`: by how much its model is another one; `last`: what it calls
-    its last token.
+    its last token; `prompt`: what it says the prompt was.
     """
     builder, ids = TranscriptBuilder(MOST), [1, 2, 3]
     for at in range(TOKENS):
@@ -101,7 +109,7 @@ def claimed(rig: Rig, *, lie: float = 0.0, determinism: str = "F-0123456789abcde
     made: Transcript = builder.finish()
     output = msgspec.json.encode({"text": spelled(ids[3:])}).decode()
     offer = builders.offer("their-task", spec=builders.task("their-task", max_tokens=TOKENS, temperature_micros=0))
-    usage = Usage(prompt_tokens=3, completion_tokens=TOKENS)
+    usage = Usage(prompt_tokens=len(prompt), completion_tokens=TOKENS)
     digest = hashlib.sha256(output.encode()).hexdigest()
     header = header_of(
         offer,
@@ -111,7 +119,7 @@ def claimed(rig: Rig, *, lie: float = 0.0, determinism: str = "F-0123456789abcde
         finish=FinishReason.LENGTH,
         usage=usage,
         request_sha256="11" * 32,
-        prompt_sha256=prompt_digest((1, 2, 3)),
+        prompt_sha256=prompt_digest(prompt),
         proof_kind=made.proof_kind,
         output_sha256=digest,
     )
@@ -180,6 +188,25 @@ async def test_without_a_calibration_another_node_gets_it() -> None:
         body = rig.opened(await rig.coordinator.saw(wire.Result))
         assert (body.outcome, body.reason) == (Outcome.HANDED_BACK, Reason.UNCALIBRATED)
         assert "calibration" in body.detail
+
+
+LONG = (1,) * 600
+
+
+@pytest.mark.parametrize(
+    ("own", "outcome", "reason"),
+    [(LONG, Outcome.HANDED_BACK, Reason.CONTEXT_TOO_LONG), ((1, 2, 3), Outcome.SUCCEEDED, Reason.COMPLETED)],
+    ids=["as long as it says", "shorter than it says"],
+)
+async def test_what_is_too_long_to_repeat_is_told_by_ones_own_count(
+    own: tuple[int, ...], outcome: Outcome, reason: Reason
+) -> None:
+    replayer = MadeUp()
+    replayer.prompt = own
+    async with validating(replayer=replayer) as rig:
+        offered(rig, claimed(rig, prompt=LONG))
+        body = rig.opened(await rig.coordinator.saw(wire.Result))
+        assert (body.outcome, body.reason) == (outcome, reason)
 
 
 async def test_evidence_that_is_not_there_fails_the_attempt() -> None:

@@ -114,20 +114,17 @@ async def test_evidence_that_contradicts_itself_is_a_verdict_and_no_fault_of_the
         assert body.reasons[0], name
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"determinism": "F-0123456789abcdef"}, Reason.UNCALIBRATED),
-        ({"prompt_tokens": 9000}, Reason.CONTEXT_TOO_LONG),
-    ],
-)
-async def test_a_claim_that_this_pool_cannot_judge_goes_to_another(
-    pool: LlamaPool, changes: dict[str, Any], reason: Reason
-) -> None:
-    done = claiming.relabelled(await claiming.done(pool, max_tokens=4), **changes)
+async def test_more_prompt_tokens_than_there_are_fail_even_where_they_would_not_fit(pool: LlamaPool) -> None:
+    done = claiming.relabelled(await told(pool), prompt_tokens=9000)
+    body = await Validator(pool).verdict(evidence(done))
+    assert (body.verdict, body.certain, "prompt" in body.reasons[0]) == ("fail", True, True), body
+
+
+async def test_a_claim_that_this_pool_cannot_judge_goes_to_another(pool: LlamaPool) -> None:
+    done = claiming.relabelled(await claiming.done(pool, max_tokens=4), determinism="F-0123456789abcdef")
     with pytest.raises(UnfitError) as unfit:
         await Validator(pool, limits=None).verdict(evidence(done))
-    assert unfit.value.reason is reason
+    assert unfit.value.reason is Reason.UNCALIBRATED
 
 
 async def test_other_bytes_than_announced_are_no_evidence(pool: LlamaPool) -> None:
