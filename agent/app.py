@@ -206,13 +206,13 @@ class Daemon:
 
     async def pause(self, order: PauseOrder) -> None:
         """Take nothing new, on one GPU or at all, for a while or until resumed."""
-        self._running.pausing.pause(order)
+        await self._running.pausing.pause(order)
 
     async def resume(self, order: ResumeOrder) -> None:
         """End a pause or a drain; what was found damaged has been seen. Of one GPU: end its pause."""
         if not order.gpu:
             self._running.storage.acknowledged()
-        self._running.pausing.resume(order)
+        await self._running.pausing.resume(order)
 
     async def reload(self) -> None:
         """As SIGHUP does, but a ConfigError reaches the caller."""

@@ -36,7 +36,7 @@ def command(
     that takes, unless told otherwise.
 
     Engines on GPUs then end (owner.unload), and this says when the driver shows their memory free: exit status 75
-    when it does not. A restart of the daemon ends the pause.
+    when it does not. The pause outlives a restart or crash of the daemon and a reboot.
     """
     if now and after_s is not None:
         raise click.UsageError("--now and --after contradict each other")

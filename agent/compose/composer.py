@@ -16,6 +16,7 @@ from agent.config import Config
 from agent.core.watchdog import Pulse
 from agent.edges.engines.build import PoolBuilder, build_pools
 from agent.edges.models.store import Progress
+from agent.edges.pauses import PausesFile
 from agent.ports import Clock
 from agent.stages.advertise import Advertise
 from agent.stages.drain import Drain
@@ -70,9 +71,11 @@ class Composer:
         path = await path_of(config, edges, trunk)
         watchers = await watchers_of(config, edges, trunk)
         self._upcalls.probe = watchers.probe
-        return self._parts(edges, trunk, path, watchers)
+        pausing = Pausing(trunk.spine, trunk.herald, PausesFile(config.node.state_dir))
+        await pausing.restore()
+        return self._parts(edges, trunk, path, watchers, pausing)
 
-    def _parts(self, edges: Edges, trunk: Trunk, path: TaskPath, watchers: Watchers) -> Parts:
+    def _parts(self, edges: Edges, trunk: Trunk, path: TaskPath, watchers: Watchers, pausing: Pausing) -> Parts:
         spine = trunk.spine
         advertise = self._advertise(trunk, path, watchers)
         return Parts(
@@ -80,7 +83,7 @@ class Composer:
             advertise,
             Drain(spine, path.pull, path.deliver, trunk.link),
             self._overview(edges, trunk, path, watchers),
-            Pausing(spine, trunk.herald),
+            pausing,
             path.hearing,
             trunk.pulse,
             trunk.storage,

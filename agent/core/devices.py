@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from agent.core.fingerprint import Pool
@@ -32,6 +32,8 @@ class Pause:
     until: float | None = None
     hand_back_at: float | None = None
     """When what still runs is handed back, monotonic; None: never."""
+    why: str = ""
+    """In plain words, when nobody said so."""
 
     def deadlines(self) -> list[float]:
         """When something of it is due."""
@@ -40,7 +42,7 @@ class Pause:
     def tell(self, now: float | None) -> str:
         """How it ends, in words."""
         if self.until is None or now is None:
-            return "until `gpu-agent resume`"
+            return "until `gpu-agent resume`" + (f": {self.why}" if self.why else "")
         return f"for another {span(self.until - now)}, or until `gpu-agent resume`"
 
 
@@ -92,7 +94,7 @@ class Devices:
     def handed_back(self, now: float) -> tuple[str, ...]:
         """Devices whose pause no longer lets go on what runs; each is named once."""
         due = [uuid for uuid, it in self.paused.items() if it.hand_back_at is not None and now >= it.hand_back_at]
-        self.paused.update({uuid: Pause(self.paused[uuid].until) for uuid in due})
+        self.paused.update({uuid: replace(self.paused[uuid], hand_back_at=None) for uuid in due})
         return tuple(due)
 
     def open_to(self, pool: Pool) -> bool:

@@ -127,6 +127,8 @@ class PauseAsked:
     """How long what runs may go on; None: to its end."""
     devices: tuple[str, ...] = ()
     """UUIDs of a GPU and its MIG slices, when only they are meant."""
+    why: str = ""
+    """In plain words, when nobody said so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

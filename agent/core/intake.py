@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 
 from agent.core import admission
@@ -95,7 +96,7 @@ class Intake:
         at = self._pause.hand_back_at if self._pause else None
         if self._pause is None or at is None or now < at:
             return False
-        self._pause = Pause(self._pause.until)
+        self._pause = replace(self._pause, hand_back_at=None)
         return True
 
     def pause_is_over(self, now: float) -> bool:

@@ -322,7 +322,7 @@ class Node:
 
     def _paused(self, event: ev.PauseAsked, now: float) -> list[ev.Command]:
         until, hand_back_at = (None if it is None else now + it for it in (event.for_s, event.hand_back_after_s))
-        pause, moved = Pause(until, hand_back_at), list[ev.Command]()
+        pause, moved = Pause(until, hand_back_at, event.why), list[ev.Command]()
         if event.devices:
             self.devices.pause(event.devices, pause)
             moved += [ev.DevicesPaused(devices=event.devices)]

@@ -14,7 +14,7 @@ from agent.ports.engines import (
     Vectors,
 )
 from agent.ports.link import Greeter, Link
-from agent.ports.machine import Clock, EngineMemory, Findings, GpuProbe, HostFacts, HostProbe, OwnerView
+from agent.ports.machine import Clock, EngineMemory, Findings, GpuProbe, HostFacts, HostProbe, OwnerView, Pauses
 from agent.ports.replay import Calibrations, Replayer
 from agent.ports.sandbox import ExitKind, Limits, Sandbox, SandboxExit, SandboxHandle, SandboxSpec, Used
 from agent.ports.storage import (
@@ -54,6 +54,7 @@ __all__ = [
     "Outbox",
     "OutboxRow",
     "OwnerView",
+    "Pauses",
     "Piece",
     "Printed",
     "Proofs",

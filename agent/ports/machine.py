@@ -10,6 +10,7 @@ from agent.core.fingerprint import Cpu, Versions
 from agent.core.gpu import GpuReport
 from agent.core.model import Value
 from agent.core.owner import Observed
+from agent.core.pauses import KeptPause
 from agent.core.release import Holding, Taken
 
 
@@ -41,6 +42,18 @@ class Findings(Protocol):
     def load(self) -> Sequence[Finding]: ...
     def keep(self, findings: Sequence[Finding]) -> None:
         """Durable when it returns; blocks. Raises StorageError."""
+        ...
+
+
+class Pauses(Protocol):
+    """What lasts of the owner's pauses, over restarts of the agent."""
+
+    def load(self) -> Sequence[KeptPause]:
+        """Blocks. Raises StorageError when what was kept cannot be read."""
+        ...
+
+    def keep(self, pauses: Sequence[KeptPause]) -> None:
+        """All of them; durable when it returns; blocks. Raises StorageError."""
         ...
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from agent.devnet.coordinator import Coordinator
 from agent.devnet.core.records import TaskState
+from agent.edges.pauses import FILE_NAME
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.test_held import held_task
-from tests.scenarios.world import PATIENCE_S, AgentProcess, World
+from tests.scenarios.world import PATIENCE_S, AgentProcess, World, external
 
 Ask = Callable[[AgentProcess, Coordinator, str], Awaitable[None]]
 
@@ -78,3 +80,31 @@ async def test_a_pause_lets_what_runs_go_on_and_takes_nothing_until_resume(
     assert (await world.requester.task(waiting)).state is TaskState.QUEUED
     await ask(agent, coordinator, "resume")
     assert (await world.requester.result(waiting)).state is TaskState.SETTLED
+
+
+async def test_a_pause_outlives_a_kill_and_a_file_of_it_that_is_damaged_until_resume(
+    world: World, engine: HeldEngine
+) -> None:
+    agent = await world.agent(external(engine.url))
+    model = (await world.ready(agent)).fingerprint.pools[0].model_digest
+    assert (await agent.verb("pause", "--for", "2h"))[0] == 0
+    await agent.kill()
+    await agent.start()
+    await agent.saw("agent.ready", 2)
+    assert "paused for another 1 h" in await why_idle(agent)
+
+    await agent.kill()
+    (agent.home / "state" / FILE_NAME).write_bytes(b"[{")
+    await agent.start()
+    await agent.saw("agent.ready", 3)
+    waiting = await world.ask(model)
+    assert "is damaged" in await why_idle(agent)
+    assert (await world.requester.task(waiting)).state is TaskState.QUEUED
+    assert (await agent.verb("resume"))[0] == 0
+    assert (await world.requester.result(waiting)).state is TaskState.SETTLED
+    assert not (agent.home / "state" / FILE_NAME).exists()
+
+
+async def why_idle(agent: AgentProcess) -> str:
+    _, text = await agent.verb("status", "--json")
+    return "; ".join(gate["detail"] for gate in json.loads(text)["why_idle"] if gate["reason"] == "paused")
