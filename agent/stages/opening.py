@@ -22,6 +22,7 @@ from agent.core.text import line, span
 from agent.ports import Clock, Delivered, Ledger, Transcripts
 from agent.stages.calls import Caller, passes
 from agent.stages.docket import Docket
+from agent.stages.lifetime import Lifetime
 
 UPLOADS_AT_ONCE = 2
 """Each holds a transcript and its opening in memory, 64 MiB at most, and shares the line with results."""
@@ -50,7 +51,7 @@ class _Case:
     def __init__(self, challenge: wire.Challenge, asked_at: float) -> None:
         self.challenge = challenge
         self.asked_at = asked_at
-        """Unix seconds."""
+        """Unix seconds, of a clock that nobody sets."""
         self.due = 0.0
         """Monotonic."""
         self.drawn = False
@@ -80,6 +81,7 @@ class Opener:
     ) -> None:
         """`kept`: raises ProofError for a beacon that was not promised; it is asked in a thread."""
         self._clock = clock
+        self._lifetime = Lifetime(clock)
         self._caller = caller
         self._ledger = ledger
         self._transcripts = transcripts
@@ -136,7 +138,7 @@ class Opener:
         return True
 
     def _begin(self, challenge: wire.Challenge) -> None:
-        case = _Case(challenge, self._clock.wall())
+        case = _Case(challenge, self._lifetime.now())
         case.due = self._clock.monotonic() + challenge.answer_s
         if (answered := self._answered.get(challenge.challenge_id)) is not None:
             case.answer = answered.answer

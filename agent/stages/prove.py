@@ -19,6 +19,7 @@ from agent.core.proof.leaves import join_leaves
 from agent.core.proof.transcript import Transcript
 from agent.ports import Artifact, Artifacts, EnginePool, Identity, Transcripts
 from agent.stages.containment import contained
+from agent.stages.lifetime import Lifetime
 from agent.stages.product import Made, Sealed
 from agent.stages.spine import Spine
 from agent.stages.storage import StorageGate
@@ -49,6 +50,7 @@ class Prove:
         self._pools = pools
         self._transcripts = transcripts
         self._retention_s = retention_s
+        self._lifetime = Lifetime(spine.clock)
         self._storage = storage
         self._artifacts = artifacts
         self._swept_until = swept_until
@@ -83,7 +85,7 @@ class Prove:
         try:
             while True:
                 try:
-                    await self._transcripts.keep(key, leaves, clock.wall() + self._retention_s)
+                    await self._transcripts.keep(key, leaves, self._lifetime.now() + self._retention_s)
                     if artifact is not None and self._artifacts is not None:
                         await self._artifacts.keep(key, artifact)
                     return self._storage.measured(self._transcripts.room())
@@ -124,7 +126,7 @@ class Prove:
     async def _sweep(self) -> None:
         while True:
             try:
-                if gone := await self._transcripts.sweep(self._swept_until(self._spine.clock.wall())):
+                if gone := await self._transcripts.sweep(self._swept_until(self._lifetime.now())):
                     self._log.info("transcripts.swept", deleted=gone)
             except StorageError as error:  # nothing is lost but room, and the next sweep tries again
                 self._log.warning("transcripts.unswept", detail=str(error))

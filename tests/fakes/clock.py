@@ -41,6 +41,10 @@ class ManualClock:
             if until <= self._now:
                 woken.set()
 
+    def jump(self, seconds: float) -> None:
+        """Somebody sets the wall clock."""
+        self._wall += seconds
+
     async def somebody_sleeps(self, count: int = 1) -> None:
         """Wait until so many sleep."""
         async with self._slept, asyncio.timeout(5):

@@ -284,6 +284,7 @@ class PaperTranscripts:
 
     def __init__(self) -> None:
         self.kept: dict[LeaseKey, bytes] = {}
+        self.until: dict[LeaseKey, float] = {}
         self.fails: StorageError | None = None
         self.used_bytes = 0
         self.swept: list[float] = []
@@ -295,6 +296,7 @@ class PaperTranscripts:
         if self.fails is not None:
             raise self.fails
         self.kept[key] = transcript
+        self.until[key] = until
 
     async def read(self, key: LeaseKey) -> bytes | None:
         if self.unreadable:

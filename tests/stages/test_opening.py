@@ -15,6 +15,7 @@ from agent.core.proof.opening import read_opening
 from agent.edges.signing import KeyPair
 from agent.ports import Delivered
 from agent.stages.opening import AGAIN_S, OPEN_MAX, READS, UPLOADS_AT_ONCE
+from agent.stages.prove import SWEEP_S
 from tests import builders
 from tests.fakes.examiner import BEACON, challenge, judgement
 from tests.stages.court import Court
@@ -236,6 +237,17 @@ async def test_what_an_open_challenge_needs_is_not_swept() -> None:
         del court.coordinator.answers[wire.Opening]
         await court.until(lambda: court.outcomes == {"task-1/0": "opened"} or court.clock.advance(60))
         assert court.hearing.swept_until(court.clock.wall()) == court.clock.wall()
+
+
+async def test_a_clock_that_is_set_while_the_agent_runs_deletes_nothing() -> None:
+    async with Court() as court:
+        await court.until(lambda: court.transcripts.swept)
+        (before,) = court.transcripts.swept
+        court.clock.jump(10 * 86_400)
+        key = await court.did()
+        await court.until(lambda: len(court.transcripts.swept) > 1 or court.clock.advance(60))
+        assert court.transcripts.swept[1] - before <= SWEEP_S + 60
+        assert court.transcripts.until[key] - before <= 3600 + SWEEP_S + 60
 
 
 async def test_a_restart_sweeps_nothing_that_was_asked_for_before_and_answers_when_asked_again() -> None:
