@@ -13,7 +13,7 @@ from agent.core.checks.verdict import Thresholds
 from agent.core.fingerprint import Pool
 from agent.core.model import TaskKind
 from agent.core.proof.beacon import kept
-from agent.edges.drand import load_bls
+from agent.edges.drand import believe, load_bls
 from agent.edges.models.thresholds import shelf
 from agent.stages.deliver import Deliver
 from agent.stages.execute import Execute
@@ -68,7 +68,7 @@ async def path_of(config: Config, edges: Edges, trunk: Trunk) -> TaskPath:
 
 
 def _hearing(edges: Edges, trunk: Trunk) -> Hearing:
-    holds = partial(kept, bls=load_bls())
+    holds = partial(kept, bls=load_bls() or believe)
     clock, identity = trunk.spine.clock, edges.identity
     return Hearing(clock, trunk.caller, identity, edges.outbox, edges.transcripts, edges.proofs, holds)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,14 +13,17 @@ import pytest
 from agent.core import wire
 from agent.core.errors import LinkError, LinkFault
 from agent.core.model import Blob, LeaseKey, VerifyInput
+from agent.core.proof.beacon import kept
+from agent.core.proof.drand import QUICKNET
 from agent.core.proof.leaves import join_leaves
 from agent.core.proof.opening import read_opening
+from agent.edges.drand import believe
 from agent.edges.signing import KeyPair
 from agent.ports import Delivered
 from agent.stages.opening import AGAIN_S, OPEN_MAX, READS, UPLOADS_AT_ONCE
 from agent.stages.prove import SWEEP_S
 from tests import builders
-from tests.fakes.examiner import BEACON, challenge, judgement
+from tests.fakes.examiner import BEACON, challenge, judgement, promise
 from tests.stages.court import Court
 
 
@@ -73,6 +79,27 @@ async def test_a_coordinator_that_lies_gets_plain_words_and_no_leaf(
         assert words in opening.detail
         await court.until(lambda: set(court.outcomes.values()) == {"refused"})
         assert court.coordinator.blobs == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "refusal"),
+    [({}, None), ({"round": 1}, wire.OpeningRefusal.NOT_DRAWN), ({"value": "11" * 32}, wire.OpeningRefusal.NOT_DRAWN)],
+    ids=["as promised", "another round", "another value than its signature's"],
+)
+async def test_a_node_that_cannot_check_drands_signatures_opens_for_the_round_that_was_promised(
+    changes: dict[str, Any], refusal: wire.OpeningRefusal | None
+) -> None:
+    async with Court() as court:
+        signature = bytes(48)
+        value = hashlib.sha256(signature).hexdigest()
+        told = wire.Beacon(source=wire.BeaconSource.DRAND, round=9, value=value, signature=signature.hex())
+        promised = msgspec.structs.replace(promise(), source=told.source, round=told.round, commitment=QUICKNET.hash)
+        coordinator, court.kept = court.coordinator, partial(kept, bls=believe)
+        coordinator.answers[wire.Result] = lambda message: coordinator.receipts(message, beacon=promised)
+        key = await court.did()
+        coordinator.push(challenge(key, beacon=msgspec.structs.replace(told, **changes)))
+        opening = await coordinator.saw(wire.Opening)
+        assert (opening.refusal, opening.blob is None) == (refusal, refusal is not None)
 
 
 async def test_a_verdict_is_revealed_whole_and_without_a_beacon() -> None:
