@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli import judged, receiptfile
+from agent.cli.judged import FAILED, SUSPECT
 from agent.core.text import plain
 
 if TYPE_CHECKING:
@@ -19,14 +21,8 @@ if TYPE_CHECKING:
     from agent.core.proof.receipt import Verdict
     from agent.core.wire import ReceiptBundle, ResultBody
 
-FAILED, UNREADABLE, SUSPECT, UNABLE = 1, 2, 3, 4
-MAX_BUNDLE_BYTES = 512 << 20
-"""The largest output (64 MiB), escaped sixfold, and what stands around it."""
+UNABLE = 4
 _DETAIL = 300
-
-
-class _Unreadable(click.ClickException):
-    exit_code = UNREADABLE
 
 
 class _Unable(click.ClickException):
@@ -103,9 +99,11 @@ def command(
     from agent.edges.signing import verify
 
     key = _key(coordinator_key)
-    leaves = _read(transcript, MAX_BUNDLE_BYTES) if transcript else None
-    left = _read(artifact, MAX_BUNDLE_BYTES) if artifact else None
-    bundle = _bundle(file)
+    if chat_template and not model:
+        raise click.UsageError("--chat-template is the model's: it needs --model")
+    leaves = receiptfile.read(transcript) if transcript else None
+    left = receiptfile.read(artifact) if artifact else None
+    bundle = receiptfile.read_bundle(file)
     if model and leaves is None and bundle.opening is None:
         raise click.UsageError("--model needs --transcript, or a bundle with leaves: what would it be compared with?")
     verdict = examine(bundle, verify, coordinator_key=key, transcript=leaves, artifact=left, bls=load_bls())
@@ -125,7 +123,7 @@ def command(
         click.echo(json.dumps(as_object(verdict, key, deeper), indent=2))
     else:
         click.echo("\n".join(screen(bundle, verdict, key, deeper)))
-    return FAILED if verdict.error else _status(deeper)
+    return FAILED if verdict.error else _status(verdict, deeper)
 
 
 def _deeper(verdict: Verdict, model: Model | None, chunks: int, judging: Judging | None) -> Rechecked | None:
@@ -135,7 +133,7 @@ def _deeper(verdict: Verdict, model: Model | None, chunks: int, judging: Judging
     import asyncio
 
     from agent.cli import rechecking
-    from agent.core.errors import AgentError
+    from agent.core.errors import AgentError, ModelError
 
     claim = rechecking.claim_of(verdict.case)
     if claim is None:
@@ -144,8 +142,13 @@ def _deeper(verdict: Verdict, model: Model | None, chunks: int, judging: Judging
         return rechecking.level_two(claim)
     try:
         return asyncio.run(rechecking.level_three(claim, verdict.case.offer.task.model_digest, model, chunks, judging))
+    except ModelError as error:
+        raise _Unable(plain(f"{error.message}. {_OTHER_MODEL}", 1000)) from error
     except AgentError as error:
         raise _Unable(plain(str(error), 1000)) from error
+
+
+_OTHER_MODEL = "The digest covers the file, --model-name and --chat-template: give all three as the node's owner did"
 
 
 def _succeeded(verdict: Verdict) -> bool:
@@ -155,7 +158,13 @@ def _succeeded(verdict: Verdict) -> bool:
     return verdict.error is None and verdict.case is not None and verdict.case.result.outcome is Outcome.SUCCEEDED
 
 
-def _status(deeper: Rechecked | None) -> int:
+def _status(verdict: Verdict, deeper: Rechecked | None) -> int:
+    """The worse of what was seen here and what the coordinator's judgement says."""
+    ours, theirs = _seen(deeper), judged.status(verdict.case.judgement if verdict.case else None)
+    return next((status for status in (FAILED, SUSPECT) if status in (ours, theirs)), ours)
+
+
+def _seen(deeper: Rechecked | None) -> int:
     from agent.core.checks.verdict import Verdict
 
     if deeper is None:
@@ -172,32 +181,10 @@ def _key(text: str, option: str = "--coordinator-key") -> str:
     return key
 
 
-def _read(file: Path, most: int) -> bytes:
-    try:
-        with click.open_file(str(file), "rb") as stream:
-            raw: bytes = stream.read(most + 1)
-    except OSError as error:
-        raise _Unreadable(f"{file} cannot be read: {error.strerror}") from error
-    if len(raw) > most:
-        raise _Unreadable(f"{file} is larger than any receipt")
-    return raw
-
-
-def _bundle(file: Path) -> ReceiptBundle:
-    import msgspec
-
-    from agent.core.wire import ReceiptBundle
-
-    try:
-        return msgspec.json.decode(_read(file, MAX_BUNDLE_BYTES), type=ReceiptBundle)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _Unreadable(f"{file} is no receipt bundle: {plain(str(error), _DETAIL)}") from error
-
-
 def as_object(verdict: Verdict, pinned: str, deeper: Rechecked | None = None) -> dict[str, Any]:
     """For programs."""
     told: dict[str, Any] = {
-        "verified": verdict.error is None and _status(deeper) == 0,
+        "verified": verdict.error is None and _status(verdict, deeper) == 0,
         "level": deeper.level if deeper else 1,
         "coordinator_pinned": bool(pinned),
         "passed": [check.name for check in verdict.passed],
@@ -214,6 +201,8 @@ def as_object(verdict: Verdict, pinned: str, deeper: Rechecked | None = None) ->
             "currency": body.currency,
             "receipt_id": body.receipt_id,
         }
+    if verdict.case and verdict.case.judgement and not verdict.error:
+        told["judgement"] = judged.as_object(verdict.case.judgement)
     if verdict.case and _succeeded(verdict):
         from agent.cli import shown
 
@@ -250,6 +239,8 @@ def screen(bundle: ReceiptBundle, verdict: Verdict, pinned: str, deeper: Recheck
         from agent.cli.rechecking import told
 
         yield from (_line(holds, plain(words, _DETAIL)) for holds, words in told(deeper))
+    if verdict.case and verdict.case.judgement:
+        yield from (_line(holds, words) for holds, words in judged.told(verdict.case.judgement))
     yield from _notes(bundle, verdict, pinned, deeper)
     yield ""
     yield from _conclusion(verdict, deeper)
@@ -261,17 +252,33 @@ def _line(holds: bool | None, words: str) -> str:
 
 
 def _conclusion(verdict: Verdict, deeper: Rechecked | None) -> Iterable[str]:
-    status = _status(deeper)
-    if deeper and status:
+    status = _status(verdict, deeper)
+    if deeper and _seen(deeper):
+        yield from (f"      {plain(reason, _DETAIL)}" for reason in deeper.judged.reasons[:_MOST_REASONS])
+    if status:
         word, colour = {SUSPECT: ("SUSPECT", "yellow"), UNABLE: ("UNDECIDED", "yellow")}.get(
             status, ("NOT VERIFIED", "red")
         )
-        yield from (f"      {plain(reason, _DETAIL)}" for reason in deeper.judged.reasons[:_MOST_REASONS])
-        yield click.style(word, fg=colour, bold=True) + f": {_MEANS[status]}"
+        means = _MEANS[status] if status == _seen(deeper) else judged.MEANS[status]
+        yield click.style(word, fg=colour, bold=True) + f": {means}"
         return
-    yield click.style("VERIFIED", fg="green", bold=True) + f": {_earned(verdict)}"
+    assert verdict.case is not None
+    if (deeper and deeper.level == _WITH_MODEL) or judged.vouched(verdict.case.judgement):
+        yield click.style("VERIFIED", fg="green", bold=True) + f": {_earned(verdict)}"
+        return
+    yield click.style("RECEIPT IN ORDER", fg="green", bold=True) + f"{_unchecked(verdict)}: {_earned(verdict)}"
 
 
+def _unchecked(verdict: Verdict) -> str:
+    """What a receipt alone cannot show."""
+    if not _succeeded(verdict) or verdict.case is None:
+        return ""
+    if verdict.case.result.artifact:
+        return " (what ran was not checked)"
+    return " (the model was not checked)"
+
+
+_WITH_MODEL = 3
 _MOST_REASONS = 5
 _MEANS = {
     SUSPECT: "no proof of a fault, but not what an honest node shows; repeat more --chunks",
@@ -315,6 +322,8 @@ def _notes(bundle: ReceiptBundle, verdict: Verdict, pinned: str, deeper: Recheck
         yield f"  · the output is not in the bundle; its SHA-256 is {case.result.output_sha256}"
     if case and case.result.artifact:
         yield "  · this shows who promised what; whether the program did it is shown by running it again"
+    elif case and judged.vouched(case.judgement) and (deeper is None or deeper.level < _WITH_MODEL):
+        yield "  · that the model was run is the coordinator's word; a repetition with --model shows it"
     elif deeper is None:
         yield "  · this shows who promised what; whether the model was really run is for challenges to find out"
     elif deeper.level == 2:

@@ -159,6 +159,8 @@ class ReceiptBundle(Value):
     """Opened leaves of the transcript (`core.proof.opening`); base64 in JSON."""
     beacon: Beacon | None = None
     """What drew them, when it is known."""
+    judgement: Signed | None = None
+    """JudgementBody under Role.JUDGEMENT; None while it is not judged."""
 
 
 # --------------------------------------------------------------------------- challenges and validators

@@ -56,3 +56,8 @@ def span(seconds: float) -> str:
     shown = [f"{count} {unit}" for count, unit in units]
     first = next((place for place, (count, _) in enumerate(units) if count), len(units) - 1)
     return " ".join(shown[first : first + 2])
+
+
+def counted(count: int, what: str) -> str:
+    """`1 validator`, `2 validators`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -6,18 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from agent.core.model import Signed
 from agent.core.wire import ReceiptBundle
 from agent.devnet.core.proofs.records import Case
 from agent.devnet.core.records import Settlement
 from agent.devnet.desk import Desk
-
-
-class ProofBundle(ReceiptBundle):
-    """`GET /v1/tasks/{id}/proof`: a receipt bundle with what was opened, and what came of it."""
-
-    judgement: Signed | None = None
-    """JudgementBody under Role.JUDGEMENT; None while it is not judged."""
 
 
 def bundle_of(desk: Desk, settlement: Settlement, case: Case) -> ReceiptBundle:
@@ -45,8 +37,7 @@ def _text(path: Path) -> str | None:
 
 
 def proof_of(desk: Desk, settlement: Settlement, case: Case) -> bytes:
-    """A `ProofBundle` as JSON. As `bundle_of`."""
+    """`GET /v1/tasks/{id}/proof`: the same with what came of it, as JSON. As `bundle_of`."""
     judged = desk.book.docket.judged.get(case.node_id, [])
     told = judged[case.serial - 1] if case.serial else None
-    bundle = bundle_of(desk, settlement, case)
-    return msgspec.json.encode(ProofBundle(**msgspec.structs.asdict(bundle), judgement=told))
+    return msgspec.json.encode(msgspec.structs.replace(bundle_of(desk, settlement, case), judgement=told))

@@ -16,7 +16,6 @@ from agent.core.errors import LinkError, LinkFault
 from agent.core.model import Blob, ExecInput
 from agent.core.program import RUNTIME
 from agent.core.wire import DownFrame, ReceiptBundle, Refusal, RefusalCode, decode_down
-from agent.devnet.bundles import ProofBundle
 from agent.devnet.core.asking import Asked, SamplingAsked, TaskAsked
 from agent.devnet.core.rules import Refused
 from agent.devnet.proof_views import Proofs
@@ -92,9 +91,9 @@ class Requester:
             bundle = msgspec.structs.replace(bundle, output=await self.output(task_id))
         return bundle
 
-    async def proof(self, task_id: str) -> ProofBundle:
+    async def proof(self, task_id: str) -> ReceiptBundle:
         """What `receipt` has, and what was opened, the beacon and the judgement. Refused where nothing was drawn."""
-        return await self._call("GET", f"/v1/tasks/{task_id}/proof", ProofBundle)
+        return await self._call("GET", f"/v1/tasks/{task_id}/proof", ReceiptBundle)
 
     async def output(self, task_id: str) -> str:
         """The output, however large."""

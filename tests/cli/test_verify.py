@@ -15,7 +15,7 @@ import pytest
 from agent.cli.main import run
 from agent.core import wire
 from agent.core.model import Outcome, Reason
-from agent.core.payloads import Beacon, BeaconPromise, BeaconSource
+from agent.core.payloads import Beacon, BeaconPromise, BeaconSource, Judgement, Subject
 from agent.core.proof.commitment import commit
 from agent.core.proof.leaves import join_leaves
 from agent.core.proof.opening import open_leaves
@@ -24,7 +24,7 @@ from agent.edges.signing import KeyPair
 from agent.edges.transcripts import DIRECTORY_NAME, FileTranscripts
 from agent.ports import OutboxRow
 from tests import builders
-from tests.core.proof.making import COORDINATOR_KEYS, bundle, header, transcript
+from tests.core.proof.making import COORDINATOR_KEYS, bundle, header, judged, transcript
 
 OFFER = builders.offer(spec=builders.task(max_tokens=64, temperature_micros=0))
 KEPT = transcript(candidates=20)
@@ -59,7 +59,8 @@ def test_a_sound_receipt_is_told_check_by_check_on_one_screen(told, written):
     assert (code, err) == (0, "")
     assert out.count("✓") == 12
     assert "✗" not in out
-    assert "the attempt succeeded; the coordinator owes the node 1.234567 credit" in out
+    earned = "the attempt succeeded; the coordinator owes the node 1.234567 credit"
+    assert out.splitlines()[-1] == f"RECEIPT IN ORDER (the model was not checked): {earned}"
     assert "--coordinator-key" in out
     assert len(out.splitlines()) <= 24
     assert max(map(len, out.splitlines())) <= 120
@@ -127,6 +128,92 @@ def test_what_is_no_receipt_is_unreadable(told, written, content: bytes):
     code, out, err = told("verify", written(content))
     assert (code, out) == (2, "")
     assert "no receipt bundle" in err
+
+
+def test_an_empty_file_and_a_saved_refusal_are_told_as_what_they_are(told, written):
+    assert "is empty" in told("verify", written(b" \n"))[2]
+    refusal = wire.Refusal(code=wire.RefusalCode.NOT_FOUND, message="task t-1 has\x1b[2J no receipt")
+    code, out, err = told("verify", written(wire.encode(wire.DownFrame(msg=refusal))))
+    assert (code, out) == (2, "")
+    assert "it is the coordinator's refusal: task t-1 has no receipt" in err
+
+
+def test_a_template_without_a_model_is_a_usage_error(told, written, tmp_path: Path):
+    (tmp_path / "template").touch()
+    code, _, err = told("verify", written(GOOD), "--chat-template", tmp_path / "template")
+    assert code == 2
+    assert "it needs --model" in err
+
+
+@pytest.mark.parametrize(
+    ("judgement", "status", "line", "end"),
+    [
+        ({}, 0, "✓ the coordinator judged this answer: passed, by 2 validators", "VERIFIED: the attempt succeeded"),
+        (
+            {"validators": 0},
+            0,
+            "✓ the coordinator judged this answer: passed",
+            "RECEIPT IN ORDER (the model was not checked): ",
+        ),
+        (
+            {
+                "judgement": Judgement.FAILED,
+                "validators": 1,
+                "slashed_micros": 2_000_000,
+                "detail": "0.93 apart\x1b[2J",
+            },
+            1,
+            "✗ the coordinator judged this answer: failed, by 1 validator; 2 of stake taken",
+            "NOT VERIFIED: the coordinator judged",
+        ),
+        ({"judgement": Judgement.UNOPENED}, 1, "✗ the coordinator judged this answer: not opened", "NOT VERIFIED: "),
+        ({"judgement": Judgement.SUSPECT}, 3, "· the coordinator judged this answer: suspect", "SUSPECT: "),
+        (
+            {"judgement": Judgement.VOID},
+            0,
+            "· the coordinator judged this answer: nobody",
+            "RECEIPT IN ORDER (the model was not checked): ",
+        ),
+    ],
+)
+def test_what_the_coordinator_judged_is_told_and_decides(told, written, judgement, status: int, line: str, end: str):
+    file = written(judged(GOOD, **judgement))
+    code, out, err = told("verify", file)
+    assert (code, err) == (status, "")
+    assert line in out
+    assert out.splitlines()[-1].startswith(end)
+    assert "\x1b" not in out
+    code, out, _ = told("verify", file, "--json")
+    assert code == status
+    shown = json.loads(out)
+    assert shown["verified"] is (status == 0)
+    assert shown["judgement"]["judgement"] == judgement.get("judgement", "passed")
+
+
+@pytest.mark.parametrize(
+    ("judgement", "check"),
+    [
+        ({"coordinator": KeyPair.generate()}, "coordinator_key"),
+        ({"task_id": "task-2"}, "judgement"),
+        ({"node_id": "n-2"}, "judgement"),
+        ({"attempt": 9}, "judgement"),
+        ({"fence": 9}, "judgement"),
+        ({"subject": Subject.VERDICT}, "judgement"),
+    ],
+)
+def test_another_tasks_judgement_or_a_strangers_verifies_nothing(told, written, judgement, check: str):
+    code, out, _ = told("verify", written(judged(GOOD, **judgement)))
+    assert code == 1
+    assert f"({check})" in out
+    assert "judged this answer" not in out
+
+
+def test_a_judgement_that_was_altered_is_refused(told, written):
+    bundle = judged(GOOD, judgement=Judgement.FAILED)
+    altered = msgspec.structs.replace(bundle.judgement, payload=bundle.judgement.payload.replace("failed", "passed"))
+    code, out, _ = told("verify", written(msgspec.structs.replace(bundle, judgement=altered)))
+    assert code == 1
+    assert "(judgement_signature)" in out
 
 
 def test_a_missing_file_and_a_bad_key_are_usage_errors(told, written, tmp_path: Path):
@@ -267,7 +354,7 @@ def test_receipt_and_verify_work_in_a_pipe(ledger):
     written = subprocess.run([*agent, "receipt", "task-1", *ledger], capture_output=True, check=True).stdout
     verified = subprocess.run([*agent, "verify", "-"], input=written, capture_output=True, check=False)
     assert verified.returncode == 0
-    assert "VERIFIED" in verified.stdout.decode()
+    assert "RECEIPT IN ORDER" in verified.stdout.decode()
 
 
 def test_a_task_without_a_receipt_is_told_so(told, ledger, tmp_path: Path):

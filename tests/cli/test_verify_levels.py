@@ -98,7 +98,8 @@ def test_with_the_transcript_every_draw_is_checked_without_a_model(shown: Shown)
     assert "12 tokens: each is what seed" in out
     assert "fit together (13 checks)" in out
     assert "it ended because max_tokens was reached" in out
-    assert "VERIFIED" in out.splitlines()[-1]
+    assert out.splitlines()[-1].startswith("RECEIPT IN ORDER (the model was not checked): ")
+    assert "shows only a repetition with --model" in out
 
 
 def test_another_seed_than_promised_is_seen_without_a_model(shown: Shown):
@@ -114,6 +115,7 @@ def test_with_the_model_the_work_is_repeated_on_one_screen(shown: Shown, weights
     assert code == 0, out
     assert "the prompt is what the model's template makes of the task" in out
     assert "1 of 1 chunks repeated: log-probabilities at most 0.00 apart" in out
+    assert out.splitlines()[-1].startswith("VERIFIED: ")
     assert len(out.splitlines()) <= 24
     assert max(map(len, out.splitlines())) <= 120
 
@@ -214,6 +216,7 @@ def test_another_file_than_the_asked_model_is_not_even_started(shown: Shown, tmp
     code, out, err = shown.verify("--model", other, "--model-name", NAME)
     assert (code, out) == (4, "")
     assert "expected sha256:" in err
+    assert "covers the file, --model-name and --chat-template" in err
 
 
 def test_an_embedding_is_repeated_too(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -141,7 +141,7 @@ async def test_frames_are_rendered_streamed_fetched_paid_and_proven(
     status, told = await verb("verify", str(receipt), *pinned, "--artifact", str(archive))
     assert status == 0, told
     assert f"program  {PYTHON} /bundle/render.py 3 5 40 25" in told
-    assert "VERIFIED" in told
+    assert "RECEIPT IN ORDER" in told
     archive.write_bytes(archive.read_bytes().replace(b"frame 4", b"frame 9"))
     status, told = await verb("verify", str(receipt), *pinned, "--artifact", str(archive))
     assert status == 1, told

@@ -11,7 +11,6 @@ from agent.cli.contract.messages import ENTRIES, NUMBER, Schema, components, fra
 from agent.core import wire
 from agent.core.refusals import STATUS_OF
 from agent.devnet import proof_views, streams, views
-from agent.devnet.bundles import ProofBundle
 from agent.devnet.core.asking import TaskAsked
 from agent.devnet.node_routes import MESSAGES
 
@@ -22,7 +21,6 @@ _BYTES: Schema = {"required": True, "content": {_OCTETS: {}}}
 _SHA256: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _EVENTS = (streams.ChunkSeen, streams.Restarted, streams.StateSeen)
 _VIEWS = (
-    ProofBundle,
     proof_views.Proofs,
     views.TaskView,
     views.Nodes,
@@ -58,7 +56,9 @@ REQUESTER = (
     Route("get", "/v1/tasks/{id}/output", "The output, however large", media="text/plain"),
     Route("get", "/v1/tasks/{id}/artifact", "The archive of what a program left", media="application/x-tar"),
     Route("get", "/v1/tasks/{id}/receipt", "Everything needed to check the task offline", wire.ReceiptBundle),
-    Route("get", "/v1/tasks/{id}/proof", "What was opened of it, by which beacon, and the judgement", ProofBundle),
+    Route(
+        "get", "/v1/tasks/{id}/proof", "What was opened of it, by which beacon, and the judgement", wire.ReceiptBundle
+    ),
     Route("get", "/v1/proofs", "Challenges, newest first, and the nodes' records", proof_views.Proofs),
     Route("get", "/v1/ledger", "What was earned, by whom, for what", views.Ledger),
     Route("get", "/v1/nodes", "Enrolled nodes, with what they offer", views.Nodes),

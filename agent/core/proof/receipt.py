@@ -25,7 +25,8 @@ T = TypeVar("T")
 
 SUPPORTED_VERSION = 1
 _MOST_NAMED = 8
-_SHARED = ("node_id", "task_id", "attempt", "fence", "idem_key")
+_JUDGED = ("node_id", "task_id", "attempt", "fence")
+_SHARED = (*_JUDGED, "idem_key")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class Case:
     offer: wire.OfferBody
     result: wire.ResultBody
     receipt: wire.ReceiptBody
+    judgement: wire.JudgementBody | None = None
     transcript: bytes | None = None
     """The node's own record, where it is at hand."""
     artifact: bytes | None = None
@@ -91,8 +93,9 @@ def _coordinator_key(case: Case) -> None:
     key = case.bundle.coordinator_key
     if case.pinned_key and key != case.pinned_key:
         raise ProofError("coordinator_key", f"the bundle names {key[:16]}…, you expect {case.pinned_key[:16]}…")
-    for name, signed in (("offer", case.bundle.offer), ("receipt", case.bundle.receipt)):
-        if signed.key != key:
+    bundle = case.bundle
+    for name, signed in (("offer", bundle.offer), ("receipt", bundle.receipt), ("judgement", bundle.judgement)):
+        if signed and signed.key != key:
             raise ProofError(
                 "coordinator_key", f"the {name} is signed by {signed.key[:16]}…, the bundle names {key[:16]}…"
             )
@@ -185,6 +188,21 @@ def _artifact(case: Case) -> None:
         raise ProofError("artifact", "the archive's members are not those that were committed to")
 
 
+def _judgement_of(case: Case) -> Signed:
+    assert case.bundle.judgement is not None
+    return case.bundle.judgement
+
+
+def _judgement(case: Case) -> None:
+    judged = case.judgement
+    assert judged is not None
+    if judged.subject is not wire.Subject.ANSWER:
+        raise ProofError("judgement", "the judgement is about a validator's work, not about this answer")
+    differing = [field for field in _JUDGED if getattr(judged, field) != getattr(case.receipt, field)]
+    if differing:
+        raise ProofError("judgement", f"the judgement's {', '.join(differing)} is not the receipt's")
+
+
 def _root(case: Case) -> None:
     if case.receipt.commitment_root != case.commitment.root:
         raise ProofError("root", "the receipt is for another commitment")
@@ -209,6 +227,10 @@ OPENING_CHECK = Check("opening", "the opened leaves are some of those that were 
 BEACON_CHECK = Check("beacon", "the beacon that drew is the one that the receipt promised", _beacon, True)
 DRAW_CHECK = Check("draw", "what the beacon drew is what is shown", _draw, True)
 ARTIFACT_CHECK = Check("artifact", "the archive is the one that the program left, file for file", _artifact, True)
+JUDGEMENT_CHECKS = (
+    _signature("judgement_signature", wire.Role.JUDGEMENT, _judgement_of),
+    Check("judgement", "the judgement is about this attempt", _judgement),
+)
 """In order: each may rely on those before it. A failed commitment names its part: `commitment_header`,
 `commitment_key` or `commitment_root`."""
 
@@ -275,7 +297,8 @@ def applicable(case: Case, *, opening: bool = True) -> tuple[Check, ...]:
         (drew and shown, DRAW_CHECK),
         (case.artifact is not None, ARTIFACT_CHECK),
     )
-    checks = (*CHECKS, *(check for given, check in asked if given))
+    judging = JUDGEMENT_CHECKS if case.judgement else ()
+    checks = (*CHECKS, *judging, *(check for given, check in asked if given))
     return tuple(check for check in checks if succeeded or not check.of_success_only)
 
 
@@ -300,6 +323,7 @@ def read_case(
         offer=_body("offer", bundle.offer, wire.OfferBody),
         result=_body("result", bundle.result, wire.ResultBody),
         receipt=_body("receipt", bundle.receipt, wire.ReceiptBody),
+        judgement=_body("judgement", bundle.judgement, wire.JudgementBody) if bundle.judgement else None,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import msgspec
+
 from agent.core import wire
 from agent.core.archive import END, Entry, head, padding
 from agent.core.model import Blob, Bundle, ExecInput, FinishReason, Outcome, Reason, TaskKind, Usage
@@ -153,6 +155,24 @@ def receipt_body(result: wire.ResultBody, payload: str, **changes: Any) -> wire.
         "currency": "credit",
     }
     return wire.ReceiptBody(**{**fields, **changes})
+
+
+def judged(of: wire.ReceiptBundle, coordinator: KeyPair = COORDINATOR_KEYS, **changes: Any) -> wire.ReceiptBundle:
+    """The bundle with the coordinator's judgement of it."""
+    receipt = msgspec.json.decode(of.receipt.payload, type=wire.ReceiptBody)
+    fields: dict[str, Any] = {
+        "serial": 1,
+        "node_id": receipt.node_id,
+        "subject": wire.Subject.ANSWER,
+        "task_id": receipt.task_id,
+        "attempt": receipt.attempt,
+        "fence": receipt.fence,
+        "judgement": wire.Judgement.PASSED,
+        "validators": 2,
+    }
+    body = wire.encode(wire.JudgementBody(**{**fields, **changes}))
+    signed = seal(wire.Role.JUDGEMENT, body, coordinator.public_key, coordinator.sign)
+    return msgspec.structs.replace(of, judgement=signed)
 
 
 def bundle(
