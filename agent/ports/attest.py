@@ -11,8 +11,12 @@ from agent.core.attest.messages import OpenedRow, Work
 class MatrixEngine(Protocol):
     """Answers one challenge on several devices at once: prepare, commit, reread, open, in this order, then close.
 
-    Every method but close raises AttestError, and is over within its time, whatever a driver does.
+    Every method that waits, but close, raises AttestError, and is over within its time, whatever a driver does.
     """
+
+    def check(self, devices: Sequence[str]) -> None:
+        """Before anything makes room for it: raises AttestError where what it computes with is not installed."""
+        ...
 
     async def prepare(self, devices: Sequence[str], columns: int) -> tuple[int, ...]:
         """Load what is needed; returns what may be filled of each device, in bytes."""

@@ -7,9 +7,7 @@ process of its own, and what fails costs a verdict.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -46,6 +44,18 @@ OWNERS = (Reason.OUTSIDE_SCHEDULE, Reason.OWNER_PROGRAM, Reason.OWNER_ACTIVE, Re
 """Gates of the node by which its owner keeps the machine to himself: a challenge waits, as work does."""
 HELD = "the coordinator checks that it is a GPU; that takes a minute"
 OWNER = "its owner needs the machine"
+BUSY = "not now: what runs on these GPUs goes on, and is not waited for any longer"
+TOO_OFTEN = "not now: these devices were challenged too often lately"
+TOO_LONG = "it had these devices for as long as a challenge may"
+CLEAR_S = 120.0
+"""How long GPUs take no work so that what runs there can end. Then work goes on, and another challenge may find them
+idle."""
+HOLD_S = 600.0
+"""How long one challenge may keep devices, loading not counted: an honest one needs a minute."""
+WINDOW_S = 1800.0
+WITHIN_WINDOW = 3
+"""Challenges of one device in that time: once in ten minutes, whatever a coordinator asks, and yet a few in a row where
+a line breaks or a coordinator is started anew."""
 OFF = "switched off by its owner (gpu.attest)"
 
 
@@ -59,6 +69,8 @@ class Attest:
         self._engine = engine
         self._asked: asyncio.Queue[MatrixAsked] = asyncio.Queue(maxsize=1)
         self._busy = ""
+        self._lately: dict[str, list[float]] = {}
+        """Device → when challenges made room for themselves there, monotonic."""
         self._log = structlog.get_logger("attest")
         self.found: dict[str, Attestation] = {}
         """Device → what the coordinator said last."""
@@ -87,8 +99,12 @@ class Attest:
             return
         try:
             self._refuse_unlent(question)
-            with self._held(question.devices):
+            self._engine.check(question.devices)
+            self._refuse_too_often(question)
+            try:
                 await self._with(question, self._engine)
+            finally:
+                self._gate(question, shut=False)
         except AttestError as error:
             await self._refuse(question, str(error))
 
@@ -99,9 +115,12 @@ class Attest:
         try:
             free = await self._ready(question, engine)
             proving = asyncio.ensure_future(self._prove(question.challenge_id, free, engine))
+            until = self._spine.clock.monotonic() + HOLD_S
             while not proving.done():
                 if self._wanted_back(question):
                     raise AttestError(OWNER)
+                if self._spine.clock.monotonic() >= until:
+                    raise AttestError(TOO_LONG)
                 await self._changed_or(proving)
             return proving.result()
         finally:
@@ -171,47 +190,62 @@ class Attest:
         if unlent := [device for device in question.devices if device not in lent]:
             raise AttestError(f"no pool of this node is on {', '.join(unlent)}")
 
-    @contextmanager
-    def _held(self, devices: Sequence[str]) -> Iterator[None]:
-        """No new work comes to these GPUs meanwhile."""
-        gpus = tuple(device for device in devices if device != CPU)
-        shut = ev.DeviceGateChanged(devices=gpus, reason=Reason.ATTESTING, shut=True, detail=HELD)
-        self._spine.feed(shut)
-        try:
-            yield
-        finally:
-            self._spine.feed(replace(shut, shut=False))
+    def _refuse_too_often(self, question: MatrixAsked) -> None:
+        """Raises AttestError."""
+        since = self._spine.clock.monotonic() - WINDOW_S
+        for device in question.devices:
+            self._lately[device] = [at for at in self._lately.get(device, ()) if at > since]
+            if len(self._lately[device]) >= WITHIN_WINDOW:
+                raise AttestError(TOO_OFTEN)
+
+    def _gate(self, question: MatrixAsked, *, shut: bool) -> None:
+        """Whether new work comes to these GPUs."""
+        gpus = _gpus(question)
+        if gpus:
+            self._spine.feed(ev.DeviceGateChanged(devices=gpus, reason=Reason.ATTESTING, shut=shut, detail=HELD))
 
     async def _ready(self, question: MatrixAsked, engine: MatrixEngine) -> tuple[int, ...]:
-        """Prepare when nothing runs there and the owner needs nothing of it; again when he came meanwhile."""
-        while True:
-            await self._idle(question)
-            free = await engine.prepare(question.devices, question.columns)
-            if not self._why_not(question):
-                return free
-            await engine.close()
-
-    async def _idle(self, question: MatrixAsked) -> None:
-        """Raises AttestError after `answer_s`."""
+        """Prepare when nothing runs there and the owner needs nothing of it; again when he came meanwhile. Work comes
+        for as long as he is what is waited for: he may need but one of these GPUs. Raises AttestError."""
         until = self._spine.clock.monotonic() + question.answer_s
-        while why := self._why_not(question):
+        for device in question.devices:
+            self._lately[device].append(self._spine.clock.monotonic())
+        while True:
+            await self._while(lambda: self._is_owners(question), until, OWNER)
+            self._gate(question, shut=True)
+            cleared_by = min(until, self._spine.clock.monotonic() + CLEAR_S)
+            await self._while(lambda: self._is_busy(question) and not self._is_owners(question), cleared_by, BUSY)
+            if not self._is_owners(question):
+                free = await engine.prepare(question.devices, question.columns)
+                if not self._is_owners(question) and not self._is_busy(question):
+                    return free
+                await engine.close()
+            self._gate(question, shut=False)
+
+    async def _while(self, holds: Callable[[], bool], until: float, why: str) -> None:
+        """Raises AttestError at `until`, monotonic."""
+        while holds():
             if self._spine.clock.monotonic() >= until:
                 raise AttestError(why)
             await self._spine.changed()
 
-    def _why_not(self, question: MatrixAsked) -> str:
-        """What is in the way now; empty when nothing is."""
-        gpus = [device for device in question.devices if device != CPU]
+    def _is_owners(self, question: MatrixAsked) -> bool:
+        """Whether he needs any of these GPUs now."""
         node = self._spine.node
-        owner = [reason for reason in OWNERS if node.is_shut(reason)]
-        if node.state in AWAY or owner or node.devices.reasons(gpus) - {Reason.ATTESTING}:
-            return OWNER
-        return "what runs on these GPUs did not end in time" if node.on_devices(gpus) else ""
+        shut = any(node.is_shut(reason) for reason in OWNERS)
+        return node.state in AWAY or shut or bool(node.devices.reasons(_gpus(question)) - {Reason.ATTESTING})
+
+    def _is_busy(self, question: MatrixAsked) -> bool:
+        return bool(self._spine.node.on_devices(_gpus(question)))
 
     def _wanted_back(self, question: MatrixAsked) -> bool:
         """Whether the owner wants what the engine has filled by now. Heat and power, which the challenge itself brings
         about, only keep the next one out."""
         node = self._spine.node
-        reasons = node.devices.reasons([device for device in question.devices if device != CPU])
+        reasons = node.devices.reasons(_gpus(question))
         owner = node.state is NodeState.PAUSED or any(node.is_shut(reason) for reason in OWNERS)
         return owner or bool(reasons & UNLOADS)
+
+
+def _gpus(question: MatrixAsked) -> tuple[str, ...]:
+    return tuple(device for device in question.devices if device != CPU)

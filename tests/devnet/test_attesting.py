@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from agent.core.fingerprint import Fingerprint, GpuStanding
 from agent.core.gpu import Gpu
 from agent.core.health import HealthState
 from agent.devnet.core import effects as e
-from agent.devnet.core.attesting import PATIENCE, Attesting
+from agent.devnet.core.attesting import AGAIN_S, PATIENCE, STALE, Attesting
 from agent.devnet.core.rules import Refused
 from agent.edges.gpu.models import card_table
 from tests import builders
@@ -377,6 +378,58 @@ def test_a_node_that_never_gets_ready_is_not_waited_for() -> None:
     world.take(world.attesting.sweep(world.when))
 
     assert "never said" in world.found(actor)["GPU-0"].detail
+
+
+def refuses(world: Trial, actor: Actor) -> None:
+    world.ready(actor, world.asked(actor), refusal="its owner needs the machine")
+
+
+def is_away(world: Trial, actor: Actor) -> None:
+    world.asked(actor)
+    world.now += world.book.rules.attest_ready_s
+    world.take(world.attesting.sweep(world.when))
+
+
+@pytest.mark.parametrize("passing", [refuses, is_away])
+def test_a_passing_reason_leaves_the_verdict_with_its_date_and_it_is_asked_for_again(
+    passing: Callable[[Trial, Actor], None],
+) -> None:
+    world = Trial()
+    actor = world.node(gpus(H200))
+    world.judged(actor, 6.0, 0.2)
+    before = world.found(actor)
+    world.now += EVERY_S
+
+    passing(world, actor)
+
+    assert world.found(actor) == before
+    assert world.asked(actor) is None
+    world.now += AGAIN_S
+    assert world.asked(actor) is not None
+
+
+def test_a_node_that_never_has_the_time_is_not_attested_for_ever() -> None:
+    world = Trial()
+    actor = world.node(gpus(H200))
+    world.judged(actor, 6.0, 0.2)
+    world.now += STALE * EVERY_S
+
+    refuses(world, actor)
+
+    assert world.found(actor)["GPU-0"].standing is Standing.NO_ANSWER
+
+
+def test_silence_after_the_seed_ends_the_verdict() -> None:
+    world = Trial()
+    actor = world.node(gpus(H200))
+    world.judged(actor, 6.0, 0.2)
+    world.now += EVERY_S
+    world.ready(actor, world.asked(actor))
+    world.now += PATIENCE * 60
+
+    world.take(world.attesting.sweep(world.when))
+
+    assert world.found(actor)["GPU-0"].standing is Standing.NO_ANSWER
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from agent.core.attest.messages import (
 )
 from agent.core.errors import AttestError, LinkError, LinkFault
 from agent.core.model import Reason
-from agent.stages.attest import Attest
+from agent.stages.attest import BUSY, CLEAR_S, HOLD_S, TOO_LONG, TOO_OFTEN, WINDOW_S, WITHIN_WINDOW, Attest
 from tests import builders
 from tests.stages.rig import DOWN, Rig
 
@@ -48,9 +48,14 @@ class PaperMatrix:
         self.go.set()
         self.began = asyncio.Event()
         self.fails = ""
+        self.missing = ""
         self.computes = asyncio.Event()
         self.computes.set()
         self.done: list[str] = []
+
+    def check(self, devices: Sequence[str]) -> None:
+        if self.missing:
+            raise AttestError(f"{self.missing} is not installed")
 
     async def prepare(self, devices: Sequence[str], columns: int) -> tuple[int, ...]:
         self.began.set()
@@ -351,3 +356,82 @@ async def test_a_gpu_that_no_pool_is_on_is_left_alone() -> None:
         await rig.until(lambda: rig.coordinator.sent(MatrixReady))
         assert rig.coordinator.sent(MatrixReady)[0].refusal == "no pool of this node is on GPU-2"
         assert (engine.done, reasons(rig)) == ([], [])
+
+
+def refusals(rig: Rig) -> list[str]:
+    return [it.refusal for it in rig.coordinator.sent(MatrixReady) if it.refusal]
+
+
+async def test_a_gpu_takes_work_while_its_owner_needs_another_one_that_is_asked_with_it() -> None:
+    engine = PaperMatrix()
+    async with on_gpu() as rig:
+        rig.spine.feed(ev.PoolChanged(pool=builders.pool("other", device="GPU-2")))
+        rig.spine.feed(ev.PauseAsked(devices=("GPU-2",)))
+        attest = Attest(rig.spine, rig.caller, engine)
+        task = asyncio.create_task(attest.run())
+        attest.asked(msgspec.structs.replace(QUESTION, devices=("GPU-1", "GPU-2")))
+        await rig.pass_time(5)
+        assert not engine.began.is_set()
+        assert rig.node.credit("main") is not None
+        rig.spine.feed(ev.ResumeAsked())
+        await rig.until(lambda: attest.found)
+        task.cancel()
+
+
+async def test_what_runs_for_long_is_not_waited_for_without_work() -> None:
+    engine = PaperMatrix()
+    async with on_gpu() as rig:
+        rig.engine.go.clear()
+        rig.coordinator.offer(builders.offer())
+        await rig.engine.began.wait()
+        attest = Attest(rig.spine, rig.caller, engine)
+        task = asyncio.create_task(attest.run())
+        attest.asked(QUESTION)
+        await rig.until(lambda: reasons(rig) == [Reason.ATTESTING])
+        rig.clock.advance(CLEAR_S)
+        rig.spine.wake()
+        await rig.until(lambda: refusals(rig) == [BUSY])
+        assert rig.node.credit("main") is not None
+        assert not engine.began.is_set()
+        task.cancel()
+
+
+async def test_a_library_that_is_missing_is_noticed_before_anything_makes_room() -> None:
+    engine = PaperMatrix()
+    engine.missing = "torch"
+    async with on_gpu() as rig:
+        rig.engine.go.clear()
+        rig.coordinator.offer(builders.offer())
+        await rig.engine.began.wait()
+        attest = Attest(rig.spine, rig.caller, engine)
+        task = asyncio.create_task(attest.run())
+        attest.asked(QUESTION)
+        await rig.until(lambda: refusals(rig) == ["torch is not installed"])
+        assert rig.node.credit("main") is not None
+        task.cancel()
+
+
+async def test_a_coordinator_that_never_stops_asking_has_a_device_a_few_times_in_half_an_hour() -> None:
+    engine = PaperMatrix()
+    engine.fails = "commit"
+    async with asked(engine) as (rig, attest):
+        for number in range(1, WITHIN_WINDOW + 3):
+            attest.asked(msgspec.structs.replace(QUESTION, challenge_id=f"m-{number}"))
+            await rig.until(lambda: len(refusals(rig)) == number)  # noqa: B023  (awaited at once)
+        assert engine.done.count("prepare") == WITHIN_WINDOW
+        assert refusals(rig)[WITHIN_WINDOW:] == [TOO_OFTEN] * 2
+        rig.clock.advance(WINDOW_S)
+        engine.fails = ""
+        attest.asked(msgspec.structs.replace(QUESTION, challenge_id="later"))
+        await rig.until(lambda: attest.found)
+
+
+async def test_a_coordinator_that_draws_a_challenge_out_has_the_gpu_for_a_bounded_time() -> None:
+    engine = PaperMatrix()
+    engine.computes.clear()
+    async with asked(engine) as (rig, _):
+        await rig.until(lambda: "commit" in engine.done)
+        rig.clock.advance(HOLD_S)
+        rig.spine.wake()
+        await rig.until(lambda: refusals(rig) == [TOO_LONG])
+        assert (engine.done[-1], reasons(rig)) == ("close", [])

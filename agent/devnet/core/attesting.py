@@ -50,6 +50,10 @@ Chance = Callable[[], str]
 """32 bytes that nobody can foresee, hex."""
 PATIENCE = 3.0
 """How much longer than allowed an answer is waited for, so that the verdict can tell slow from silent."""
+AGAIN_S = 900.0
+"""Until a node that could not be challenged for a passing reason is asked again. A node bears three in half an hour."""
+STALE = 2
+"""A verdict outlives passing reasons until it is so many times as old as it may get."""
 OPEN_S = 120.0
 """To open what was drawn: only a way to say it is needed, and half a megabyte of line."""
 
@@ -128,6 +132,8 @@ class Attesting:
         self._chance = chance
         self._open: dict[str, Case] = {}
         """By node."""
+        self._not_before: dict[str, float] = {}
+        """Node → when it is asked again after a passing reason, monotonic."""
         self._number = 0
 
     def asks(self, when: Instant, node_id: str) -> tuple[MatrixAsked | None, Decision[None]]:
@@ -147,7 +153,7 @@ class Attesting:
         """Sets the sizes, and starts the clock; a refusal, whenever it comes, ends the challenge. Raises Refused."""
         case = self._case(node_id, message.challenge_id)
         if message.refusal:
-            self._close(when, node_id, case, plain(message.refusal, 300))
+            self._close(when, node_id, case, plain(message.refusal, 300), passing=True)
             return self._book.decide(MatrixGo())
         if (before := case.before(message, Phase.READY)) is not None:
             return self._book.decide(before)
@@ -220,7 +226,7 @@ class Attesting:
         """Give up what was not answered in time."""
         for node_id, case in list(self._open.items()):
             if when.now >= case.due:
-                self._close(when, node_id, case, _silence(case))
+                self._close(when, node_id, case, _silence(case), passing=case.phase is Phase.READY)
         return self._book.decide(None)
 
     # ------------------------------------------------------------------ within
@@ -247,7 +253,8 @@ class Attesting:
         every_s = self._book.rules.attest_every_s
         if all(it in known and when.at - known[it].judged_at < every_s for it in claims):
             return None
-        if len(self._open) >= self._book.rules.attest_at_once:
+        waits = when.now < self._not_before.get(node.record.node_id, 0.0)
+        if waits or len(self._open) >= self._book.rules.attest_at_once:
             return None  # with a later beat
         longest_ago = sorted(claims, key=lambda it: known[it].judged_at if it in known else 0)
         devices = tuple(longest_ago[:MAX_DEVICES])
@@ -289,9 +296,21 @@ class Attesting:
     def _limit(self, limit: Callable[[Card, Work, int, float], float], case: Case, work: Work) -> float:
         return limit(case.claims[work.device].card, work, case.columns, self._book.rules.attest_latency_s)
 
-    def _close(self, when: Instant, node_id: str, case: Case, why: str) -> None:
+    def _close(self, when: Instant, node_id: str, case: Case, why: str, *, passing: bool) -> None:
+        """`passing`: it says nothing against the devices, so what was found of them stands, and is asked for again."""
         del self._open[node_id]
-        self._keep(node_id, tuple(unanswered(it, case.claims[it].name, why, when.at) for it in case.devices))
+        stands = self._stands(when, node_id) if passing else frozenset()
+        silent = [device for device in case.devices if device not in stands]
+        self._keep(node_id, tuple(unanswered(it, case.claims[it].name, why, when.at) for it in silent))
+        if passing:
+            self._not_before[node_id] = when.now + AGAIN_S
+
+    def _stands(self, when: Instant, node_id: str) -> frozenset[str]:
+        """Devices whose good verdict outlives a passing reason."""
+        oldest_at = when.at - STALE * self._book.rules.attest_every_s
+        known = self._book.node(node_id).record.attestations
+        good = (it for it in known if it.standing in (Standing.ATTESTED, Standing.CPU))
+        return frozenset(it.device for it in good if it.judged_at > oldest_at)
 
     def _keep(self, node_id: str, found: tuple[Attestation, ...]) -> None:
         """With the node: of each device the latest, and of none that it no longer has."""

@@ -47,6 +47,11 @@ class MatrixChildren:
         self._load_s = load_s
         self._children: list[_Child] = []
 
+    def check(self, devices: Sequence[str]) -> None:
+        """Raises AttestError for a library that is not installed."""
+        for device in devices:
+            self._engine(device)
+
     async def prepare(self, devices: Sequence[str], columns: int) -> tuple[int, ...]:
         """Start a child for each; what may be filled of each, in bytes. Raises AttestError."""
         for device in devices:

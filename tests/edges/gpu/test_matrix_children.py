@@ -96,3 +96,11 @@ def test_a_gpu_without_torch_says_what_to_install() -> None:
 
     with pytest.raises(AttestError, match=r"gpu-agent\[attest\]"):
         engine_for("GPU-1")
+
+
+def test_what_is_not_installed_is_told_before_a_child_is_started() -> None:
+    def missing(device: str) -> str:
+        raise AttestError(f"nothing computes for {device}")
+
+    with pytest.raises(AttestError, match="nothing computes for GPU-1"):
+        MatrixChildren(engine=missing).check(("GPU-1",))
