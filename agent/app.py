@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import structlog
+from msgspec import Struct
 from msgspec.structs import replace
 
 from agent import __version__
@@ -32,6 +33,7 @@ from agent.stages.overview import Overview
 STATUS_EVERY_S = 5.0
 ABANDONED = 75
 """EX_TEMPFAIL: stopped as asked, but a task was neither finished nor handed back; the log names it."""
+NOT_YET = "what needs_restart names does not hold yet, but from the next start of the agent on"
 CRASHED = 70
 """EX_SOFTWARE of sysexits(3): a fault of the agent itself."""
 
@@ -183,14 +185,16 @@ class Daemon:
             metrics=new.metrics,
             node=replace(old.node, drain_limit_s=drain_limit_s, breaker_failures=failures),
         )
-        changed = [name for name in new.__struct_fields__ if getattr(new, name) != getattr(old, name)]
-        restart = [name for name in new.__struct_fields__ if getattr(new, name) != getattr(live, name)]
+        changed, later = _differing(new, old), _differing(new, live)
         self._config = live
         self._reloaded.set()
         if self._parts is not None:
             self._parts.advertise.drain_limit_s = drain_limit_s
             self._parts.spine.feed(ev.BreakerLimitChanged(failures=failures))
-        self._log.info("config.reloaded", changed=changed or None, needs_restart=restart or None)
+        if later:
+            self._log.warning("config.reloaded", changed=changed, needs_restart=later, detail=NOT_YET)
+        else:
+            self._log.info("config.reloaded", changed=changed or None)
 
     def status(self) -> Status:
         """For the control socket."""
@@ -228,6 +232,18 @@ class Daemon:
                 remedy="Its log says what it waits for: a coordinator to enrol with, a large model to verify, a driver",
             )
         return self._parts
+
+
+def _differing(one: Struct, other: Struct, within: str = "") -> list[str]:
+    """Settings by which they differ, as they are called in the file."""
+    found: list[str] = []
+    for name in one.__struct_fields__:
+        mine, theirs = getattr(one, name), getattr(other, name)
+        if isinstance(mine, Struct) and isinstance(theirs, Struct):
+            found += _differing(mine, theirs, f"{within}{name}.")
+        elif mine != theirs:
+            found.append(within + name)
+    return found
 
 
 def _first(group: BaseExceptionGroup[Any]) -> BaseException:

@@ -41,3 +41,7 @@ async def test_another_limit_is_taken_over_by_a_reload(world: World, engine: Hel
     agent.signal(signal.SIGHUP)
     await agent.saw("breaker.moved", state="trying", pool="held")
     assert "needs_restart" not in await agent.saw("config.reloaded")
+    agent.config.write_text(agent.config.read_text() + '\n[owner]\nschedule = ["mon-fri 20:00-08:00"]\n')
+    agent.signal(signal.SIGHUP)
+    told = await agent.saw("config.reloaded", 2)
+    assert (told["level"], told["needs_restart"]) == ("warning", ["owner.schedule"])
