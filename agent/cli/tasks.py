@@ -55,18 +55,28 @@ def screen(lines: Sequence[LedgerLine], slashes: Sequence[JudgementBody] = (), l
         return
     rows = sorted(rows, key=lambda row: row.at, reverse=True)[:limit]
     width = max(len("TASK"), *(len(_word(row.task_id)) for row in rows))
-    yield f"{'SETTLED':<20} {'TASK':<{width}} {'ATTEMPT':>7}  {'STATUS':<10} {'EARNED':>12}"
+    yield f"{'SETTLED':<20} {'TASK':<{width}} {'ATTEMPT':>7}  {'STATUS':<11} {'EARNED':>12}"
     for row in rows:
         settled = datetime.datetime.fromtimestamp(row.at, datetime.UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         amount = f"{row.micros / 1e6:.6f}"
         yield (
-            f"{settled} {_word(row.task_id):<{width}} {row.attempt:>7}  {row.status:<10} "
+            f"{settled} {_word(row.task_id):<{width}} {row.attempt:>7}  {row.status:<11} "
             f"{amount:>12} {_word(row.unit)}".rstrip()
         )
 
 
 def _earned(line: LedgerLine) -> _Row:
-    return _Row(line.received_at, line.task_id, line.attempt, line.status.value, line.amount_micros, line.currency)
+    return _Row(line.received_at, line.task_id, line.attempt, _ended(line), line.amount_micros, line.currency)
+
+
+def _ended(line: LedgerLine) -> str:
+    """What was accepted may be that there is no answer."""
+    from agent.core.model import Outcome
+    from agent.core.wire import ReceiptStatus
+
+    if line.status is ReceiptStatus.ACCEPTED and line.outcome not in (None, Outcome.SUCCEEDED):
+        return line.outcome.value.replace("_", " ")
+    return line.status.value
 
 
 def _slashed(body: JudgementBody) -> _Row:

@@ -13,7 +13,7 @@ import msgspec
 
 from agent.core import wire
 from agent.core.errors import ConflictError
-from agent.core.model import LeaseKey, Signed, Value
+from agent.core.model import LeaseKey, Outcome, Signed, Value
 from agent.edges.database import Database
 from agent.edges.outbox_salvage import salvage
 from agent.edges.sqlite_faults import DamagedError
@@ -71,6 +71,8 @@ class LedgerLine(Value):
     currency: str
     received_at: int
     """Unix seconds on the coordinator's clock."""
+    outcome: Outcome | None = None
+    """How it ended; None where its papers were dropped to save space."""
 
 
 class SqliteOutbox:
@@ -289,9 +291,17 @@ def _known(file: sqlite3.Connection, offers: Sequence[tuple[LeaseKey, str]]) -> 
     return [number in known for number in range(len(offers))]
 
 
+_PAYLOAD = "json_extract(result, '$.payload')"
+_OUTCOME = f"CASE WHEN json_valid(result) THEN json_extract({_PAYLOAD}, '$.outcome') END"
+
+
 def _ledger(file: sqlite3.Connection, limit: int) -> list[LedgerLine]:
     names = LedgerLine.__struct_fields__
-    query = f"SELECT {', '.join(names)} FROM attempts WHERE status IS NOT NULL ORDER BY seq DESC LIMIT ?"  # noqa: S608
+    columns = [f"{_OUTCOME} AS outcome" if name == "outcome" else name for name in names]
+    query = (
+        f"SELECT {', '.join(columns)} FROM attempts LEFT JOIN papers USING (seq) "  # noqa: S608
+        "WHERE status IS NOT NULL ORDER BY seq DESC LIMIT ?"
+    )
     return [msgspec.convert(dict(zip(names, line, strict=True)), LedgerLine) for line in file.execute(query, (limit,))]
 
 

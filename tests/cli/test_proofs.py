@@ -96,7 +96,7 @@ def test_what_was_slashed_stands_in_the_ledger_at_its_time() -> None:
     ]
     _, *rows = tasks.screen(earned, [BODY])
     assert [row.split()[2] for row in rows] == ["late", "t-1", "t-1"]
-    assert rows[1].endswith("slashed       -2.000000 of the stake")
+    assert rows[1].endswith("slashed        -2.000000 of the stake")
     assert len(list(tasks.screen(earned, [BODY], 2))) == 3
 
 

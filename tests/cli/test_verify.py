@@ -239,16 +239,19 @@ def test_nothing_in_a_receipt_reaches_the_terminal_unescaped(told, written):
 @pytest.fixture
 def ledger(tmp_path: Path) -> tuple[str, ...]:
     """A state directory with one settled task; returns the options that point at it."""
+    return settled(tmp_path, GOOD)
 
+
+def settled(tmp_path: Path, bundle: wire.ReceiptBundle) -> tuple[str, ...]:
     async def fill() -> None:
         outbox = await SqliteOutbox.open(tmp_path / "state" / OUTBOX_NAME, print)
-        offer = msgspec.json.decode(GOOD.offer.payload, type=wire.OfferBody)
-        body = msgspec.json.decode(GOOD.receipt.payload, type=wire.ReceiptBody)
+        offer = msgspec.json.decode(bundle.offer.payload, type=wire.OfferBody)
+        body = msgspec.json.decode(bundle.receipt.payload, type=wire.ReceiptBody)
         row = OutboxRow(
-            key=offer.key, idem_key=offer.idem_key, offer=GOOD.offer, result=GOOD.result, output=GOOD.output
+            key=offer.key, idem_key=offer.idem_key, offer=bundle.offer, result=bundle.result, output=bundle.output
         )
         await outbox.put(row)
-        await outbox.settle(row, GOOD.receipt, body)
+        await outbox.settle(row, bundle.receipt, body)
         await outbox.close()
         transcripts = FileTranscripts(tmp_path / "state" / DIRECTORY_NAME)
         await transcripts.keep(offer.key, join_leaves(KEPT.leaves), 10**10)
@@ -370,6 +373,13 @@ def test_tasks_lists_what_was_settled(told, ledger):
     assert out.splitlines()[1].split() == ["2023-11-14", "22:13:20Z", "task-1", "1", "accepted", "1.234567", "credit"]
     code, out, _ = told("tasks", "--json", *ledger)
     assert [line["amount_micros"] for line in json.loads(out)] == [1_234_567]
+
+
+def test_what_was_handed_back_is_listed_as_that(told, tmp_path: Path):
+    lost = {"outcome": Outcome.HANDED_BACK, "reason": Reason.DRAIN_LIMIT, "output_sha256": "", "output_bytes": 0}
+    made = bundle(output=None, result={**lost, "commitment": None}, receipt={"amount_micros": 0})
+    _, out, _ = told("tasks", *settled(tmp_path, made))
+    assert out.splitlines()[1].split()[3:6] == ["1", "handed", "back"]
 
 
 def test_tasks_of_a_fresh_node_are_none(told, tmp_path: Path):
