@@ -25,6 +25,12 @@ class Serving(Value):
     token_file: Path | None = None
 
 
+class TokenFileError(StorageError):
+    """The enrolment token cannot be put where it was asked for: nobody could join."""
+
+    exit_code = 69
+
+
 def serve(serving: Serving, say: Callable[[str], object]) -> None:
     """Serve until SIGTERM or SIGINT; `say` prints a line. Raises AgentError when it cannot start or go on."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
@@ -39,7 +45,7 @@ async def _serve(serving: Serving, say: Callable[[str], object]) -> None:
     coordinator = Coordinator(serving.state_dir, host=serving.host, port=serving.port, options=serving.options)
     async with coordinator:
         if serving.token_file:
-            write_secret(serving.token_file, coordinator.enrol_token())
+            _write_token(serving.token_file, coordinator.enrol_token())
         for line in _announcement(coordinator, serving):
             say(line)
         waits = [asyncio.create_task(event.wait()) for event in (stopped, coordinator.failed)]
@@ -49,6 +55,15 @@ async def _serve(serving: Serving, say: Callable[[str], object]) -> None:
     if coordinator.failed.is_set():
         raise coordinator.desk.fault or StorageError("the state could not be written")
     say("stopped; every accepted task and result is on the disk")
+
+
+def _write_token(path: Path, token: str) -> None:
+    """Raises TokenFileError."""
+    try:
+        write_secret(path, token)
+    except OSError as error:
+        remedy = "Name a --token-file in a directory that you may write to"
+        raise TokenFileError(f"cannot write {path}: {error.strerror}", remedy=remedy) from error
 
 
 def _announcement(coordinator: Coordinator, serving: Serving) -> list[str]:

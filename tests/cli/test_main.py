@@ -143,6 +143,15 @@ def test_config_show_tells_each_value_and_its_origin(tmp_path: Path) -> None:
     assert any(line.split() == ["logs.level", "=", '"error"'] for line in text.splitlines())
 
 
+def test_a_token_file_that_cannot_be_written_is_told_with_a_remedy(tmp_path: Path) -> None:
+    where = ("--state-dir", str(tmp_path / "state"), "--token-file", str(tmp_path / "nowhere" / "token"))
+    done = gpu_agent("coordinator", *where)
+    assert done.returncode == 69
+    assert f"error: cannot write {tmp_path}/nowhere/token: No such file or directory" in done.stderr
+    assert "→ Name a --token-file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_verbs_get_the_configuration_from_their_options(tmp_path: Path) -> None:
     from agent.cli.options import with_config
 
