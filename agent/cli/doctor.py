@@ -71,7 +71,7 @@ def _print_json(findings: Sequence[Finding], status: int) -> None:
 def report(findings: Sequence[Finding]) -> Iterable[str]:
     """The findings for people: one line each, and what to do below those that are not well."""
     from agent.core.doctor import Severity
-    from agent.core.text import plain
+    from agent.core.text import counted, plain
 
     marks = {Severity.OK: ("ok  ", "green"), Severity.WARN: ("warn", "yellow"), Severity.FAIL: ("FAIL", "red")}
     width = max(len(finding.id) for finding in findings)
@@ -84,4 +84,4 @@ def report(findings: Sequence[Finding]) -> Iterable[str]:
             yield f"{indent}required: {required} (for {finding.purpose})"
             yield f"{indent}→ {' '.join(plain(finding.remedy, _TEXT).split())}"
     counts = [sum(finding.severity is severity for finding in findings) for severity in Severity]
-    yield f"{counts[0]} ok, {counts[1]} warnings, {counts[2]} failures"
+    yield f"{counts[0]} ok, {counted(counts[1], 'warning')}, {counted(counts[2], 'failure')}"

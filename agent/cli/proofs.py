@@ -11,7 +11,7 @@ import click
 
 from agent.cli.options import with_config
 from agent.cli.table import headed
-from agent.core.text import line, span
+from agent.core.text import counted, line, span
 
 _DETAIL = 160
 _ANSWERS = {"asked": "is being answered", "opened": "opened", "refused": "refused", "missed": "not answered in time"}
@@ -70,7 +70,9 @@ def summary(totals: dict[str, Any]) -> str:
     said += [f"{challenges[outcome]} {word}" for outcome, word in words.items() if challenges.get(outcome)]
     judged = {(it["subject"], it["judgement"]): it["count"] for it in totals.get("judgements", ())}
     said += [f"{judged['answer', kind]} {kind}" for kind in _JUDGED if judged.get(("answer", kind))]
-    said += [f"{judged['verdict', kind]} verdicts {kind}" for kind in _JUDGED if judged.get(("verdict", kind))]
+    said += [
+        f"{counted(judged['verdict', kind], 'verdict')} {kind}" for kind in _JUDGED if judged.get(("verdict", kind))
+    ]
     if (stake_micros := totals.get("stake_micros")) is None:
         return ", ".join(said)
     slashed_micros = totals.get("slashed_micros", 0)
@@ -104,7 +106,7 @@ def _answer(told: dict[str, Any]) -> str:
 def _judgement(told: dict[str, Any]) -> tuple[str, ...]:
     slashed_micros, detail = told.get("slashed_micros", 0), line(told.get("detail", ""), _DETAIL)
     validators = told.get("validators", 0)
-    by = f" by {validators} validator{'' if validators == 1 else 's'}" if validators else ""
+    by = f" by {counted(validators, 'validator')}" if validators else ""
     return (
         _moment(told.get("judged_at", 0)),
         line(told["task_id"], 64),

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from agent.core.doctor import Finding, Severity
 from agent.core.fingerprint import SandboxFacts
-from agent.core.text import span
+from agent.core.text import counted, span
 
 MIN_PYTHON = (3, 11)
 DISK_FAIL_BYTES = 100 << 20
@@ -87,7 +87,7 @@ def pools(count: int) -> Finding:
     return judged(
         "config.pools",
         unless(count > 0, Severity.WARN),
-        actual=f"{count} pools",
+        actual=counted(count, "pool"),
         required=">= 1 pool",
         purpose="taking work",
         remedy="Add [[models]] and [[pools]] to the configuration",
@@ -96,7 +96,7 @@ def pools(count: int) -> Finding:
 
 def programs(publishers: int, why_not: str) -> Finding:
     """Programs of `exec` tasks, where the owner runs them; `why_not` is what a trial of one met."""
-    told = f"{publishers} trusted publisher{'' if publishers == 1 else 's'}; a sandbox with all limits works"
+    told = f"{counted(publishers, 'trusted publisher')}; a sandbox with all limits works"
     return judged(
         "exec.works",
         unless(not why_not),

@@ -8,6 +8,7 @@ from typing import Final
 
 from agent.core.model import Value
 from agent.core.payloads import BeaconPromise, Judgement
+from agent.core.text import counted
 from agent.devnet.core.book import Book
 from agent.devnet.core.proofs.records import Case, CaseState, CheckState, Standing
 from agent.devnet.core.proofs.standing import standing_of
@@ -156,9 +157,9 @@ def _says(case: Case) -> str:
         case CaseState.CHECKING if not case.checks:
             return "opened: the leaves are looked at"
         case CaseState.CHECKING:
-            return f"opened: {len(case.checks)} validators repeat what was drawn"
+            return f"opened: what was drawn is repeated by {counted(len(case.checks), 'validator')}"
         case CaseState.REVEALING:
-            return f"checked: {_revealed(case)} of {len(case.checks)} validators have told their verdict"
+            return f"checked: {_revealed(case)} of {counted(len(case.checks), 'verdict')} told"
         case _:
             assert case.judgement is not None
             return f"{_VERDICTS[case.judgement]} ({case.detail})" if case.detail else _VERDICTS[case.judgement]
