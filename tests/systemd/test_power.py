@@ -88,3 +88,14 @@ def test_an_agent_that_is_killed_gives_the_limit_back_and_takes_it_again_when_it
 def test_an_agent_that_crashes_many_times_in_a_row_is_held_to_the_limit_each_time(held: Box) -> None:
     # Without systemd's own limit: five starts in ten seconds, and the agent would go on with no limit of power.
     assert held.show(POWER, "StartLimitIntervalUSec") == {"StartLimitIntervalUSec": "0"}
+
+
+def test_a_driver_that_is_not_there_at_boot_does_not_hold_the_agent_up_and_a_restart_makes_it_good(held: Box) -> None:
+    held.run("systemctl", "stop", UNIT, POWER, check=False)
+    held.run("mv", f"{DRIVER}/libnvidia-ml.so.1", f"{DRIVER}/away")
+    held.run("systemctl", "start", UNIT)
+    assert held.show(UNIT, "ActiveState") == {"ActiveState": "active"}
+    assert held.show(POWER, "ActiveState") == {"ActiveState": "failed"}
+    held.run("mv", f"{DRIVER}/away", f"{DRIVER}/libnvidia-ml.so.1")
+    held.run("systemctl", "restart", POWER)
+    assert limit_w(held) == "250", held.story(POWER)
