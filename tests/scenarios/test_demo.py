@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import re
+import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from agent.cli.demo.screen import Screen
 from tests.sandboxes import require_sandbox
 from tests.scenarios.world import ROOT
 
@@ -71,7 +75,20 @@ class Demo:
             await self.finish()
 
 
-@pytest.mark.timeout(400)
+async def verb(cache: Path, *arguments: str) -> tuple[int | None, str]:
+    """What a newcomer pastes from the demo."""
+    run = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "agent", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=ROOT,
+        env={**os.environ, "CACHE_DIRECTORY": str(cache)},
+    )
+    told, _ = await run.communicate()
+    return run.returncode, told.decode()
+
+
+@pytest.mark.timeout(500)
 async def test_a_newcomer_sees_the_whole_path_with_real_answers_and_verified_receipts(demo: Demo, cache: Path) -> None:
     await demo.start()
     assert await demo.finish() == 0, demo.text
@@ -82,12 +99,33 @@ async def test_a_newcomer_sees_the_whole_path_with_real_answers_and_verified_rec
     assert demo.text.count("checks pass offline") == 7
     assert "5 of 5 tasks" in demo.text
     assert re.search(r"✓ passed +checked by (node|neighbour): ", demo.text), demo.text
-    assert re.search(r"✓ caught +by [a-z, ]+: chunk 0: ", demo.text), demo.text
+    assert re.search(r"✓ caught +by [a-z, ]+, who ran the paid model on the same words: ", demo.text), demo.text
+    assert re.search(r"· +chunk 0: ", demo.text), demo.text
+    [repeat] = re.findall(r"▸ repeat it +\./run (verify .*)", demo.text)
+    verified = await verb(cache, *shlex.split(repeat))
+    assert verified[0] == 1, verified[1]
+    assert "✗ the coordinator judged this answer: failed, by 1 validator" in verified[1]
+    assert re.search(r"✗ \d+ of \d+ chunks repeated", verified[1]), verified[1]
+    [look] = re.findall(r"▸ look +\./run (verify \S+/receipts/\S+)", demo.text)
+    verified = await verb(cache, *shlex.split(look))
+    assert verified[0] == 0, verified[1]
     receipts = list((cache / "demo/receipts").iterdir())
     assert len(receipts) == 7
     assert "\x1b" not in demo.text
     secret = (cache / "demo/coordinator/requester.token").read_text().strip()
     assert secret not in (cache / "demo/agent.log").read_text() + demo.text
+
+
+def test_an_answer_of_several_lines_keeps_to_its_column() -> None:
+    told = io.StringIO()
+    screen = Screen(Console(file=told, soft_wrap=True))
+    screen.fact("chat", "Why?", "do")
+    screen.indent()
+    screen.words("One.\nTwo")
+    screen.words(".")
+    screen.line()
+    label, *lines = told.getvalue().splitlines()
+    assert lines == [" " * label.index("Why?") + "One.", " " * label.index("Why?") + "Two."]
 
 
 async def test_keep_goes_on_until_ctrl_c_and_finishes_the_running_task(demo: Demo) -> None:

@@ -132,7 +132,8 @@ async def _summary(
         screen.fact("proved", told, "ok" if proven else "bad")
     earned = sum(line.amount_micros for line in ledger.lines if line.amount_micros > 0) / 1e6
     screen.fact("ledger", f"{len(ledger.lines)} lines, {earned:.6f} {ledger.currency} earned")
-    screen.fact("look", f"./run verify {shlex.quote(str(next((home.home / 'receipts').iterdir(), '')))}", "do")
+    for one in [one for one in done if one.verified][:1]:
+        screen.fact("look", shlex.join(("./run", "verify", str(home.home / "receipts" / f"{one.task_id}.json"))), "do")
     screen.fact("", f"{home.home / 'agent.log'}", "do")
     if not keep:
         screen.fact("stay", "./run demo --keep goes on until Ctrl-C", "do")

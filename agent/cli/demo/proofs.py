@@ -24,6 +24,7 @@ from agent.devnet.core.rules import ProofRules
 from agent.devnet.proof_views import CaseView, Stage, TaskProof
 from agent.devnet.requester import Requester
 from agent.devnet.views import NodeView
+from agent.edges.models import demo as demo_model
 from agent.edges.models.quantised import quantised
 
 RULES = ProofRules(epoch_s=2.0, leaves=2, validators=1, escalations=0, suspicions=1, canary_micros=0)
@@ -57,7 +58,7 @@ class ProofAct:
         self._screen.act("Proof: is the answer the model's? Another node checks")
         async with self._node(weights, NEIGHBOUR) as neighbour:
             self._coordinator.sample(ALWAYS_MICROS)
-            self._screen.fact("sampling", "from now on every result is challenged (else a few of a hundred)", "note")
+            self._screen.fact("sampling", "from now on every result is challenged (normally about 3 in 100)", "note")
             passed = await self._checked(QUESTIONS[0]) is Judgement.PASSED
             self._screen.act("A cheat: a node that runs cheaper weights than it was paid for")
             caught = await self._catch(weights, [self._first, neighbour])
@@ -70,7 +71,18 @@ class ProofAct:
             async with self._paused(honest):  # so that the question goes to the cheat
                 done = await self._tasks.ask(QUESTIONS[1], SAMPLED, TOKENS)
             self._screen.fact("", "seed, signatures and commitment are all in order: only the model can tell", "note")
-            return await self._verdict(done) is Judgement.FAILED
+            caught = await self._verdict(done) is Judgement.FAILED
+            repeated = (
+                "--model",
+                weights,
+                "--model-name",
+                demo_model.NAME,
+                "--chat-template",
+                demo_model.CHAT_TEMPLATE,
+            )
+            line = ("./run", "verify", self._kept(done.task_id), *repeated, "--threads", "1")
+            self._screen.fact("repeat it", shlex.join(map(str, line)), "do")
+            return caught
 
     def _lies(self) -> tuple[str, ...]:
         """The dishonest agent, and what it claims: just what the honest node is."""
@@ -168,7 +180,7 @@ class ProofAct:
         if case.judgement is Judgement.PASSED:
             self._screen.fact("passed", f"checked by {by}: this model says these tokens, seed and end are right")
         else:
-            self._screen.fact("caught" if case.judgement is Judgement.FAILED else "judged", f"by {by}: {case.detail}")
+            self._doubted(case, by)
             standings = (await self._requester.proofs()).standings
             stake = next(it.stake_micros for it in standings if it.node_id == done.node_id) / 1e6
             left = f"{stake:g} of {RULES.stake_micros / 1e6:g} are left"
@@ -176,12 +188,24 @@ class ProofAct:
         await self._keep(done.task_id)
         return case.judgement
 
+    def _doubted(self, case: CaseView, by: str) -> None:
+        caught = case.judgement is Judgement.FAILED
+        how = ", who ran the paid model on the same words: they are not what it would have said"
+        says = f"by {by}{how if case.validators else ''}"
+        self._screen.fact("caught" if caught else "judged", says, "ok" if caught else "bad")
+        self._screen.fact("", case.detail, "note")
+        if caught:
+            self._screen.fact("", "in the demo one suspicion by one validator is enough", "note")
+
     async def _keep(self, task_id: str) -> None:
         """The receipt with what was opened, for anybody to check."""
         bundle = await self._requester.proof(task_id)
-        path = self._home.home / "proofs" / f"{task_id}.json"
+        path = self._kept(task_id)
         await asyncio.to_thread(_write, path, msgspec.json.encode(bundle))
         self._screen.fact("look", f"./run verify {shlex.quote(str(path))}", "do")
+
+    def _kept(self, task_id: str) -> Path:
+        return self._home.home / "proofs" / f"{task_id}.json"
 
     async def _case(self, task_id: str) -> CaseView:
         return next(case for case in (await self._requester.proofs()).cases if case.task_id == task_id)

@@ -13,6 +13,7 @@ from agent.core.text import plain
 
 _MARKS = {"ok": ("✓", "green"), "note": ("·", "yellow"), "bad": ("✗", "bold red"), "do": ("▸", "cyan")}
 _LABEL_WIDTH = 12
+_COLUMN = _LABEL_WIDTH + 5
 Report = Callable[[str, int, int], None]
 """(what, bytes done, bytes in all)"""
 
@@ -40,13 +41,14 @@ class Screen:
         self._print(Text.assemble("   ", (sign, style), f" {label:<{_LABEL_WIDTH}}", body))
 
     def words(self, text: str) -> None:
-        """A piece of streamed output, at once and without a line break."""
-        self._console.print(Text(plain(text, 10_000), style="cyan"), end="")
+        """A piece of streamed output, at once and without a line break; its own lines keep to the column."""
+        body = plain(text, 10_000).replace("\n", "\n" + " " * _COLUMN)
+        self._console.print(Text(body, style="cyan"), end="")
         self._console.file.flush()
 
     def indent(self) -> None:
         """Where streamed output begins."""
-        self._console.print(" " * (_LABEL_WIDTH + 6), end="")
+        self._console.print(" " * _COLUMN, end="")
 
     def line(self, text: str = "") -> None:
         """A plain line; ends what `words` began."""
