@@ -33,9 +33,9 @@ from agent.core.wire import (
 from agent.devnet.attest import Attester
 from agent.devnet.core import leasing, presence, settling
 from agent.devnet.core.delivery import Sizes
-from agent.devnet.core.proofs import opening, validating
+from agent.devnet.core.proofs import opening, revealing
 from agent.devnet.core.proofs.cases import MAX_OPENING_BYTES
-from agent.devnet.core.proofs.records import CaseState
+from agent.devnet.core.proofs.records import Case, CaseState
 from agent.devnet.core.rules import Refused, bad_message
 from agent.devnet.desk import Clock, Desk
 from agent.devnet.sessions import Session, Sessions
@@ -123,25 +123,39 @@ class Reception:
 
     async def _opening(self, node_id: str, message: Opening) -> Ack:
         """One after the other: what a case names is on the disk before it names it, and nothing else stays there."""
+        arriving = self.desk.book.docket.arriving
+        if self._owed(node_id, message) is not None:
+            arriving.add(message.challenge_id)
+        try:
+            async with self._openings:
+                return await self._taken(node_id, message)
+        finally:
+            arriving.discard(message.challenge_id)
+
+    def _owed(self, node_id: str, message: Opening) -> Case | None:
+        """The case that it answers, whose leaves are here where it names some. Raises Refused."""
+        case, blob = opening.owed(self.desk.book, node_id, message), message.blob
+        if case is not None and blob is not None and self.desk.blobs.size_of(blob.sha256) != blob.bytes:
+            what = "the opening is not here, or of another size: PUT /v1/blobs/<sha256> first"
+            raise Refused(RefusalCode.NOT_FOUND, what)
+        return case
+
+    async def _taken(self, node_id: str, message: Opening) -> Ack:
         desk, blob = self.desk, message.blob
-        async with self._openings:
-            case, content = opening.owed(desk.book, node_id, message), b""
-            if case is not None and blob is not None:
-                if desk.blobs.size_of(blob.sha256) != blob.bytes:
-                    what = "the opening is not here, or of another size: PUT /v1/blobs/<sha256> first"
-                    raise Refused(RefusalCode.NOT_FOUND, what)
-                if case.state is CaseState.REVEALING:
-                    content = await self._revealed(blob)
-                elif blob.bytes <= MAX_OPENING_BYTES:
-                    await desk.exhibits.take_over(blob.sha256, desk.blobs.path_of(blob.sha256))
-            ack = await desk.carry_out(opening.take(desk.book, desk.when(), node_id, message, content))
-            if blob is not None:
-                desk.blobs.release(node_id, blob.sha256)
-            return ack
+        case, content = self._owed(node_id, message), b""
+        if case is not None and blob is not None:
+            if case.state is CaseState.REVEALING:
+                content = await self._revealed(blob)
+            elif blob.bytes <= MAX_OPENING_BYTES:
+                await desk.exhibits.take_over(blob.sha256, desk.blobs.path_of(blob.sha256))
+        ack = await desk.carry_out(opening.take(desk.book, desk.when(), node_id, message, content))
+        if blob is not None:
+            desk.blobs.release(node_id, blob.sha256)
+        return ack
 
     async def _revealed(self, blob: Blob) -> bytes:
         """What a validator shows of its verdict. Too much of it is not even read."""
-        if blob.bytes > validating.MAX_REVEALED_BYTES:
+        if blob.bytes > revealing.MAX_REVEALED_BYTES:
             return b""
         return await asyncio.to_thread(self.desk.blobs.path_of(blob.sha256).read_bytes)
 

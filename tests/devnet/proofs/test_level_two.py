@@ -47,6 +47,9 @@ class Settled:
         )
         return look(msgspec.structs.replace(bundle, **changes), verify, asked)
 
+    def look_at_all(self) -> Found:
+        return self.look(open_leaves(self.transcript.leaves))
+
 
 def test_an_honest_opening_passes_and_can_be_repeated() -> None:
     settled = Settled()
@@ -92,6 +95,16 @@ def test_an_engine_of_no_class_is_not_held_to_candidates_that_it_cannot_tell() -
     settled = Settled(transcript=builder.finish(), determinism="U", engine="someone's engine 1")
     found = settled.look(open_leaves(settled.transcript.leaves))
     assert (found.verdict, found.repeatable) == (Verdict.PASS, False), found
+
+
+def test_leaves_behind_a_token_that_was_withheld_need_not_be_repeated() -> None:
+    assert Settled().look_at_all().known == (0, 1, 2)
+    builder = TranscriptBuilder(0)
+    for at in range(70):
+        builder.add(Piece(text="t", token_id=None if at == 40 else 5))
+    withheld = Settled(transcript=builder.finish()).look_at_all()
+    assert withheld.known[:2] == (0, 1)
+    assert len(withheld.known) == 2
 
 
 def test_who_promised_candidates_and_committed_to_none_is_found_in_part_of_the_leaves() -> None:

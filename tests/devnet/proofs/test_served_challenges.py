@@ -311,3 +311,17 @@ async def test_a_coordinator_full_of_what_others_left_still_takes_an_opening(tmp
 
         await blobs.put("n-0", blob_of(b"x").sha256, MAX_BLOB_BYTES, announced(most - 1))
         assert await it.judged(challenge) is Judgement.PASSED
+
+
+async def test_an_opening_that_came_in_time_is_looked_at_however_long_it_waits_to_be_taken_in(tmp_path: Path) -> None:
+    async with hall(tmp_path) as it:
+        challenge = await it.challenge()
+        docket = it.coordinator.desk.book.docket
+        opening = asyncio.ensure_future(it.open(challenge))
+        async with asyncio.timeout(20):
+            while challenge.challenge_id not in docket.arriving:
+                await asyncio.sleep(0)
+        it.turn(ALWAYS.answer_s + 1)  # while it goes to the disk
+        await opening
+        assert docket.arriving == set()
+        assert await it.judged(challenge) is Judgement.PASSED

@@ -191,6 +191,20 @@ def test_a_copy_of_the_claimed_figures_is_seen_slashed_and_replaced() -> None:
     assert bench.judgements(honest)[0].judgement is Judgement.PASSED
 
 
+def test_figures_that_others_come_to_as_well_are_no_copies() -> None:
+    """Where an engine reads a prompt as it generates, honest figures are the claimed ones."""
+    bench = Bench()
+    node, one, other = bench.opener(1), bench.validator(2), bench.validator(3)
+    claimed = tuple(RecomputedLeaf(leaf=leaf, sha256=own_figures("node", leaf)) for leaf in range(2))
+    case_id = bench.checking(node, figures=claimed)
+    for validator in (one, other):
+        bench.check(validator, says(recomputed=claimed))
+    for validator in (one, other):
+        bench.reveal(validator)
+    assert bench.case(case_id).judgement is Judgement.PASSED
+    assert [it.judgement for who in (one, other) for it in bench.judgements(who)] == [Judgement.PASSED] * 2
+
+
 def test_of_three_of_one_class_the_one_with_other_figures_is_found_out() -> None:
     bench = Bench()
     node = bench.opener(1)
@@ -410,3 +424,15 @@ def test_work_that_nobody_could_check_is_paid_as_unverifiable_until_some_of_it_p
             bench.reveal(validator)
     assert bench.case(case_id).judgement is Judgement.PASSED
     assert bench.settled(node).amount_micros == 200
+
+
+def test_who_passes_a_claim_without_figures_of_what_was_asked_has_said_nothing() -> None:
+    bench = Bench()
+    node, lazy, one = bench.opener(1), bench.validator(2), bench.validator(3)
+    case_id = bench.checking(node, known=(0, 1))
+    bench.check(lazy, says(recomputed=()))
+    bench.check(one)
+    for validator in (lazy, one):
+        bench.reveal(validator)
+    assert [it.state for it in bench.case(case_id).checks[:2]] == [CheckState.GONE, CheckState.REVEALED]
+    assert bench.judgements(lazy) == []

@@ -112,12 +112,18 @@ class Bench(Court):
         self.hello(actor, fingerprint=builders.fingerprint(pools=pools(determinism, slots)))
         return validator
 
-    def checking(self, node: Opener, determinism: str = F, figures: tuple[RecomputedLeaf, ...] = ()) -> str:
+    def checking(
+        self,
+        node: Opener,
+        determinism: str = F,
+        figures: tuple[RecomputedLeaf, ...] = (),
+        known: tuple[int, ...] = (),
+    ) -> str:
         """A case of this node's whose leaves are opened and good: validators are asked."""
         challenge = self.challenged(node)
         self.open(node, challenge)
         case_id = self.case_of(challenge).case_id
-        found = Found(repeatable=True, figures=figures, determinism=determinism)
+        found = Found(repeatable=True, figures=figures, determinism=determinism, known=known)
         self.take(opening.examined(self.book, self.when, case_id, found, EVIDENCE))
         return case_id
 

@@ -43,6 +43,8 @@ class Docket:
         """Whose secret decides over results that come now."""
         self.alarms = Alarms()
         """Of cases, by their ids; `fence` is the level that was current."""
+        self.arriving: set[str] = set()
+        """Challenges whose answer came and waits to be taken in: it is in time, whatever the alarm says meanwhile."""
         self._owed: dict[str, dict[str, str]] = {}
         self._named: Counter[str] = Counter()
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 
 from agent.core.checks.claim import claim_with, without_model
-from agent.core.checks.claims import chunks
+from agent.core.checks.claims import chunks, positions
 from agent.core.checks.forward import figures_sha256
 from agent.core.checks.verdict import Thresholds, Verdict, judge
 from agent.core.engines import profile_of
@@ -40,6 +40,8 @@ class Found(Value):
     """Whether another node could repeat it on the model."""
     figures: tuple[RecomputedLeaf, ...] = ()
     """Digests of what it claims of each leaf of tokens."""
+    known: tuple[int, ...] = ()
+    """Leaves of tokens before which every token is told: whoever repeats the claim has figures of them."""
     determinism: str = ""
     """The class that it promised."""
 
@@ -64,7 +66,10 @@ def look(bundle: ReceiptBundle, verify: Verify, asked: tuple[int, ...] = ()) -> 
         return Found(fault="not all leaves that were asked for are shown")
     found = _drawn(case, opened)
     return msgspec.structs.replace(
-        found, figures=figures_of(opened.leaves), determinism=getattr(case.header, "determinism", "")
+        found,
+        figures=figures_of(opened.leaves),
+        known=_known(opened.leaves),
+        determinism=getattr(case.header, "determinism", ""),
     )
 
 
@@ -75,6 +80,12 @@ def figures_of(leaves: Sequence[AnyLeaf]) -> tuple[RecomputedLeaf, ...]:
         for chunk in chunks(leaves)
         if len(chunk.positions) >= FEWEST_TOKENS
     )
+
+
+def _known(leaves: Sequence[AnyLeaf]) -> tuple[int, ...]:
+    tokens = positions(leaves)
+    first = next((at for at, one in enumerate(tokens) if one.token is None), len(tokens))
+    return tuple(chunk.leaf for chunk in chunks(leaves) if chunk.start < first)
 
 
 def repeatable(header: object) -> bool:

@@ -77,7 +77,7 @@ def examined(book: Book, when: Instant, case_id: str, found: Found, evidence: Bl
         judge(book, when, case, Judgement.FAILED, found.said())
     elif evidence is not None:
         case = cases.keep(book, when, case, evidence=evidence)
-        validating.begin(book, when, case, found.figures, found.determinism)
+        validating.begin(book, when, case, found.figures, found.determinism, found.known)
     else:
         passed = found.verdict is Verdict.PASS
         detail = "; ".join(filter(None, (found.said(), "no model was run")))
@@ -97,6 +97,9 @@ def overdue(book: Book, when: Instant, case_id: str, level: int) -> None:
     """The time to open is over."""
     case = book.docket.cases.get(case_id)
     if case and case.state is CaseState.CHALLENGED and case.level == level:
+        if case.drawn_id() in book.docket.arriving:
+            book.docket.alarms.set(when.now + 1, case_id, level)
+            return
         detail = f"it did not open its leaves within {book.rules.proofs.answer_s:g} s"
         judge(book, when, case, Judgement.UNOPENED, detail)
 

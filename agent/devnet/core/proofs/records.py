@@ -81,6 +81,8 @@ class Case(Value):
     """What validators read: a receipt bundle with the opening."""
     claimed: tuple[RecomputedLeaf, ...] = ()
     """Digests of the node's own figures, of leaves that are or may be drawn: whose are the same copied them."""
+    known: tuple[int, ...] = ()
+    """Leaves of which whoever repeats the claim has figures: who passes it without them did not."""
     checks: tuple[Check, ...] = ()
     judgement: Judgement | None = None
     detail: str = ""

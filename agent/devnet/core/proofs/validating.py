@@ -11,15 +11,9 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from agent.core.checks.verdict import Verdict
-from agent.core.errors import ProofError
-from agent.core.model import Commitment, Reason, Sampling, TaskSpec, Usage, VerifyInput
-from agent.core.payloads import Judgement, RecomputedLeaf, VerdictBody
+from agent.core.model import Reason, Sampling, TaskSpec, Usage, VerifyInput
+from agent.core.payloads import Judgement, RecomputedLeaf
 from agent.core.proof.drawing import drawn_leaves
-from agent.core.proof.leaves import split_leaves
-from agent.core.proof.opening import read_opening
-from agent.core.proof.sealing import MAX_VERDICT_BYTES, read_verdict
-from agent.core.proof.verdict import VERDICT_LEAVES
 from agent.core.wire import Opening, ResultBody
 from agent.devnet.core.asking import live
 from agent.devnet.core.book import Book
@@ -28,29 +22,34 @@ from agent.devnet.core.proofs import cases
 from agent.devnet.core.proofs.assigning import available
 from agent.devnet.core.proofs.judging import judge, judge_verdict
 from agent.devnet.core.proofs.records import Case, CaseState, Check, CheckState, Standing
+from agent.devnet.core.proofs.revealing import read_revealed
 from agent.devnet.core.proofs.standing import learn, standing_of
-from agent.devnet.core.proofs.verdicts import EXACT_CLASS, Blame, Next, Opinion, Room, Ruling, decide, on_canary
+from agent.devnet.core.proofs.verdicts import Blame, Next, Opinion, Room, Ruling, decide, on_canary
 from agent.devnet.core.queue import DEADLINE
 from agent.devnet.core.records import ENDED, Demand, LedgerKind, LedgerLine, Progress, Task
 from agent.devnet.core.rules import Instant, ProofRules
 
-MAX_REVEALED_BYTES = 2 * MAX_VERDICT_BYTES
-"""An opened verdict, with its frame."""
-MAX_METRICS_CHARS = 64 << 10
-"""Figures of 64 chunks take a quarter of it."""
-MAX_REASONS, MAX_REASON_CHARS = 16, 500
-DIGEST_CHARS = 64
 FOUND_OUT = 2
 """Grave faults after which a validator gets no more checks."""
 CONTRADICTED, OF_VERDICTS = 3, 4
 """So many verdicts that others contradicted, if they are one of so many: noise alone does not come near."""
 
 
-def begin(book: Book, when: Instant, case: Case, figures: Iterable[RecomputedLeaf], determinism: str) -> None:
-    """The evidence is written down: ask validators. `figures`: digests of what the node claims, of any leaves."""
+def begin(
+    book: Book,
+    when: Instant,
+    case: Case,
+    figures: Iterable[RecomputedLeaf],
+    determinism: str,
+    known: Iterable[int] = (),
+) -> None:
+    """The evidence is written down: ask validators. `figures`: digests of what the node claims, of any leaves; `known`:
+    leaves of which nobody passes the claim without figures of his own.
+    """
     wanted = {leaf for level in range(book.rules.proofs.escalations + 1) for leaf in leaves_at(case, level)}
-    claimed = tuple(it for it in figures if it.leaf in wanted)
-    _ask(book, when, cases.keep(book, when, case, claimed=claimed, determinism=determinism), _validators(book))
+    claimed, known = tuple(it for it in figures if it.leaf in wanted), tuple(it for it in known if it in wanted)
+    case = cases.keep(book, when, case, claimed=claimed, determinism=determinism, known=known)
+    _ask(book, when, case, _validators(book))
 
 
 def leaves_at(case: Case, level: int) -> tuple[int, ...]:
@@ -91,7 +90,7 @@ def _advertised(book: Book, node_id: str) -> set[str]:
 def revealed(book: Book, when: Instant, case: Case, message: Opening, content: bytes) -> None:
     """A validator shows what it had sealed; `content` is what it uploaded. Anything else is as if it were silent."""
     check = next(it for it in case.checks if it.task_id == message.challenge_id)
-    verdict = _read(content, check, case) if message.blob is not None else None
+    verdict = read_revealed(content, check, case, leaves_at(case, check.level)) if message.blob is not None else None
     state = CheckState.REVEALED if verdict else CheckState.GONE
     _advance(book, when, _with(book, when, case, [msgspec.structs.replace(check, state=state, verdict=verdict)]))
 
@@ -131,7 +130,8 @@ def _is_late(book: Book, when: Instant, case: Case, check: Check) -> bool:
         case CheckState.SEALED:
             # Due later than it ever was told: the clock was set back. No case waits for it to come round again.
             in_time = when.at < check.due_at <= when.at + int(book.rules.proofs.verify_s)
-            return case.state is CaseState.REVEALING and not in_time
+            is_here = check.task_id in book.docket.arriving
+            return case.state is CaseState.REVEALING and not in_time and not is_here
         case _:
             return False
 
@@ -146,38 +146,6 @@ def _wake(book: Book, when: Instant, case: Case) -> None:
             waits.append(when.now + max(check.due_at - when.at, 1))
     if waits and case.state is not CaseState.JUDGED:
         book.docket.alarms.set(min(waits), case.case_id, case.level)
-
-
-def _read(content: bytes, check: Check, case: Case) -> VerdictBody | None:
-    if len(content) > MAX_REVEALED_BYTES:
-        return None
-    commitment = Commitment(header="", root=check.root, leaves=VERDICT_LEAVES)
-    try:
-        opened = read_opening(content, commitment)
-        verdict = read_verdict(split_leaves(opened.transcript or b""))
-    except ProofError:
-        return None
-    if case.evidence is None or verdict.evidence != case.evidence.sha256 or verdict.verdict not in set(Verdict):
-        return None
-    if not _has_bounds(verdict, case):
-        return None
-    # Only who is of the node's exact class can have repeated it to the bit.
-    exact = case.determinism.startswith(EXACT_CLASS) and check.determinism == case.determinism
-    return verdict if exact or not verdict.exact else None
-
-
-def _has_bounds(verdict: VerdictBody, case: Case) -> bool:
-    """Whether it is no longer than what a validator has to say: it is kept with its case, in memory too."""
-    texts = (*verdict.reasons, verdict.thresholds, verdict.determinism, verdict.salt)
-    leaves = {it.leaf for it in verdict.recomputed}
-    return (
-        len(verdict.metrics) <= MAX_METRICS_CHARS
-        and len(verdict.reasons) <= MAX_REASONS
-        and all(len(text) <= MAX_REASON_CHARS for text in texts)
-        and len(leaves) == len(verdict.recomputed)
-        and all(leaf < case.leaves for leaf in leaves)
-        and all(len(it.sha256) == DIGEST_CHARS for it in verdict.recomputed)
-    )
 
 
 # --------------------------------------------------------------------------- a case goes on

@@ -126,11 +126,22 @@ def _without(opinions: Iterable[Opinion], blames: Sequence[Blame]) -> list[Opini
 
 
 def _copies(opinions: Iterable[Opinion], claimed: Mapping[int, str]) -> Iterable[Blame]:
-    """Own figures of a leaf behind a prefill are never those of a generation, which came token by token."""
-    for one in opinions:
+    """Own figures of a leaf behind a prefill are hardly ever those of a generation, which came token by token. Where an
+    engine makes them so, most who repeat it in the same way come to the same; that many copy is for canaries to find.
+    """
+    everybody = [one for one in opinions if not one.body.exact]
+    for one in everybody:
+        others = [it.body for it in everybody if it is not one]
         same = [it.leaf for it in one.body.recomputed if it.leaf > 0 and claimed.get(it.leaf) == it.sha256]
-        if same and not one.body.exact:
-            yield Blame(one, f"its figures of leaf {same[0]} are the claimed ones to the bit", grave=True)
+        alone = [leaf for leaf in same if not _mostly(others, leaf, claimed[leaf])]
+        if alone:
+            yield Blame(one, f"its figures of leaf {alone[0]} are the claimed ones to the bit", grave=True)
+
+
+def _mostly(others: Sequence[VerdictBody], leaf: int, sha256: str) -> bool:
+    """Whether more of those who repeated a leaf have these figures of it than have any others."""
+    theirs = [it.sha256 for body in others for it in body.recomputed if it.leaf == leaf]
+    return 2 * theirs.count(sha256) > len(theirs)
 
 
 def _odd(opinions: Sequence[Opinion]) -> tuple[list[Blame], bool]:
