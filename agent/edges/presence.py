@@ -73,7 +73,7 @@ class _Line:
     def __enter__(self) -> _Line:
         try:
             self._connect()
-        except BaseException:
+        except BaseException:  # whatever the peer sent, its socket must not stay open
             self._socket.close()
             raise
         return self
