@@ -87,14 +87,24 @@ class Command(NamedTuple):
         return self.ask("ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={label}").split()
 
     def remove(self, *containers: str) -> None:
-        """Kill and remove containers; one that is not there is no error. Raises SandboxError."""
-        if not containers:
-            return
-        try:
-            self.ask(*self.removal, *containers)
-        except SandboxError as error:
-            if "no such container" not in error.message.lower():
-                raise
+        """Kill and remove containers, by name or full id; one that is not there is no error. Raises SandboxError when
+        one is still there afterwards."""
+        for last in (False, False, True):
+            if not containers:
+                return
+            try:
+                self.ask(*self.removal, *containers)
+            except SandboxError:
+                # Its client removes it too as soon as it is dead (`run --rm`); who comes second may find it half gone.
+                containers = self._left_of(containers)
+                if last and containers:
+                    raise
+            else:
+                return
+
+    def _left_of(self, containers: Sequence[str]) -> tuple[str, ...]:
+        known = set(self.ask("ps", "--all", "--no-trunc", "--format", "{{.ID}} {{.Names}}").split())
+        return tuple(name for name in containers if name in known)
 
 
 def find(name: EngineName, environ: Mapping[str, str] | None = None) -> Command:

@@ -36,6 +36,11 @@ def keeper_of(backend):
     return found
 
 
+def client_of(backend):
+    (found,) = (child for child in psutil.Process().children() if mark(backend) in " ".join(child.cmdline()))
+    return found
+
+
 def mark(backend):
     return f"{words.PROCESS_LABEL}={backend._run}"  # what tells this run's containers from others'
 
@@ -198,8 +203,7 @@ async def test_nothing_of_a_finished_container_is_remembered(containers, tmp_pat
 
 async def test_a_container_whose_engine_process_is_killed_is_ended(containers):
     handle = await within(containers.start(LONG))
-    (client,) = (p for p in psutil.Process().children() if p.name() in ("podman", "docker"))
-    client.kill()
+    client_of(containers).kill()
     end = await within(handle.wait())
     assert (end.kind, end.code) == (ExitKind.SIGNALLED, signal.SIGKILL)
     assert not psutil.pid_exists(handle.pid)
@@ -208,8 +212,7 @@ async def test_a_container_whose_engine_process_is_killed_is_ended(containers):
 async def test_an_engine_that_hangs_does_not_hold_up_the_end(engine_name, tmp_path):
     containers = Oci(tmp_path, EngineName(engine_name), engine_patience_s=0.2)
     handle = await within(containers.start(LONG))
-    (client,) = (p for p in psutil.Process().children() if p.name() in ("podman", "docker"))
-    client.suspend()
+    client_of(containers).suspend()
     handle.kill()
     assert (await within(handle.wait())).kind is ExitKind.STOPPED
     assert not psutil.pid_exists(handle.pid)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import resource
 from pathlib import Path
 
@@ -297,6 +298,39 @@ def test_an_engines_complaint_is_told_without_its_advice():
     said = b"time=x level=warning msg=y\ndocker: Error response from daemon: no such mount.\nSee 'docker run --help'.\n"
     assert complaint(said) == "no such mount."
     assert complaint(b"") == "it did not say why"
+
+
+def engine_that_removes(tmp_path, of_ten):
+    """A podman that says it is busy, and removes none, the first times of ten that it is asked."""
+    program = tmp_path / "podman"
+    program.write_text(
+        f"""#!/bin/sh
+        cd {tmp_path}
+        case $1 in
+          ps) [ -e gone ] || echo 0123 mine ;;
+          rm) echo >>asked; [ $(wc -l <asked) -gt {of_ten} ] && touch gone || {{ echo busy >&2; exit 125; }} ;;
+        esac
+        """
+    )
+    program.chmod(0o755)
+    return Command(EngineName.PODMAN, (str(program),), {"PATH": os.environ["PATH"]})
+
+
+@pytest.mark.parametrize("name", ["0123", "mine"])
+def test_a_container_that_its_client_is_just_removing_too_is_removed_again(tmp_path, name):
+    engine_that_removes(tmp_path, of_ten=2).remove(name)
+    assert (tmp_path / "gone").exists()
+
+
+def test_a_container_that_is_gone_is_no_error_whatever_its_engine_says(tmp_path):
+    (tmp_path / "gone").touch()
+    engine_that_removes(tmp_path, of_ten=9).remove("mine")
+    assert len((tmp_path / "asked").read_text().splitlines()) == 1
+
+
+def test_a_container_that_cannot_be_removed_is_told(tmp_path):
+    with pytest.raises(SandboxError, match="podman rm failed: busy"):
+        engine_that_removes(tmp_path, of_ten=9).remove("mine")
 
 
 def test_the_image_is_the_same_bytes_each_time():
