@@ -30,6 +30,7 @@ VERBS = {
     "run": Verb("agent.cli.run", "Run the node: probe, advertise, pull, execute, prove, report."),
     "demo": Verb("agent.cli.demo", "Show the whole path on this machine with a real model."),
     "coordinator": Verb("agent.cli.coordinator", "Run the embedded reference coordinator."),
+    "ask": Verb("agent.cli.ask", "Ask a model on some node, and see the answer as it comes."),
     "bundle": Verb("agent.cli.bundle", "Pack a directory as a program and sign it."),
     "submit": Verb("agent.cli.submit", "Have a program run, follow it, and fetch what it leaves."),
     "enrol": Verb("agent.cli.enrol", "Join a coordinator with a one-time token."),

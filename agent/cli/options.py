@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -36,3 +36,31 @@ def with_config(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, config=load(config_file, overrides), **kwargs)
 
     return config_sources(loaded)
+
+
+class Where(NamedTuple):
+    """A coordinator, as a requester reaches it."""
+
+    url: str
+    token_file: Path
+    ca_file: Path | None
+
+
+_READABLE_OR_NOT = click.Path(dir_okay=False, path_type=Path, readable=False)  # `requesting` says what to do then
+_WHERE = (
+    click.option("--coordinator", "url", required=True, metavar="URL", help="Where to ask."),
+    click.option("--token-file", required=True, type=_READABLE_OR_NOT, help="The requester's token."),
+    click.option("--ca-file", type=_READABLE_OR_NOT, help="PEM file of its CA, where the system does not know it."),
+)
+
+
+def asks_a_coordinator(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--coordinator`, `--token-file` and `--ca-file`; passes them on as `where: Where`."""
+
+    @wraps(function)
+    def asking(*args: Any, url: str, token_file: Path, ca_file: Path | None, **kwargs: Any) -> Any:
+        return function(*args, where=Where(url, token_file, ca_file), **kwargs)
+
+    for option in reversed(_WHERE):
+        asking = option(asking)
+    return asking

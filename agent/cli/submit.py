@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.bundle import signature_of
+from agent.cli.options import Where, asks_a_coordinator
 
 if TYPE_CHECKING:
     from agent.core.model import Bundle
@@ -22,8 +23,7 @@ _ARRAY = re.compile(r"(\d{1,9})-(\d{1,9})")
 @click.command(short_help="Have a program run, follow it, and fetch what it leaves.")
 @click.argument("bundle", type=_FILE)
 @click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--coordinator", "url", required=True, metavar="URL", help="Where to ask.")
-@click.option("--token-file", required=True, type=_FILE, help="The requester's token; see docs/exec.md.")
+@asks_a_coordinator
 @click.option("--array", metavar="FIRST-LAST", help="A task for each number, which stands for {} everywhere.")
 @click.option("--input", "inputs", multiple=True, metavar="NAME=FILE", help="A file that it finds as /in/NAME.")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable of its environment.")
@@ -44,8 +44,7 @@ _ARRAY = re.compile(r"(\d{1,9})-(\d{1,9})")
 def command(
     bundle: Path,
     argv: Sequence[str],
-    url: str,
-    token_file: Path,
+    where: Where,
     array: str | None,
     inputs: Sequence[str],
     env: Sequence[str],
@@ -77,7 +76,6 @@ def command(
 
     from agent.cli import submitting
     from agent.core.model import ExecInput, ExecLimits
-    from agent.devnet.core.rules import Refused
 
     labels = _labels(array, [path for path in (output, archive, receipt) if path])
     files = {name: Path(file).read_bytes() for name, file in _pairs(inputs)}
@@ -105,10 +103,7 @@ def command(
         for label in labels
     }
     asked = submitting.Asked(tasks, (bundle.read_bytes(), *files.values()), deadline_s)
-    try:
-        all_came = asyncio.run(submitting.ask(url, token_file.read_text().strip(), asked))
-    except Refused as error:
-        raise click.ClickException(f"the coordinator refuses: {error.message}") from error
+    all_came = asyncio.run(submitting.ask(where, asked))
     for label, came in all_came.items():
         if came is not None:
             places = (Path(_filled(path, label)) if path else None for path in (output, archive, receipt))

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import click
 import msgspec
 
+from agent.cli.options import Where
+from agent.cli.requesting import Outage, asking, wanted, write_receipt
 from agent.core.archive import ArchiveError
 from agent.core.model import Blob, ExecInput
 from agent.core.program_output import ProgramOutput
@@ -78,19 +80,23 @@ class Screen:
             self.say("\n")
 
 
-async def ask(url: str, token: str, asked: Asked) -> dict[str, Came | None]:
-    """Have all tasks run, and wait; None for one that no node could run. Raises Refused, LinkError."""
-    async with Requester(url, token) as requester:
+async def ask(where: Where, asked: Asked) -> dict[str, Came | None]:
+    """Have all tasks run, and wait; None for one that no node could run. Raises AgentError."""
+    ids: dict[str, str] = {}
+    async with asking(where) as requester, wanted(requester, ids.values()):
         for content in asked.contents:
             await requester.upload(content)
-        ids = {label: await requester.run(task, deadline_s=asked.deadline_s) for label, task in asked.tasks.items()}
+        for label, task in asked.tasks.items():
+            ids[label] = await requester.run(task, deadline_s=asked.deadline_s)
         came = await asyncio.gather(*(_follow(requester, task_id, Screen(label)) for label, task_id in ids.items()))
         return dict(zip(ids, came, strict=True))
 
 
 async def _follow(requester: Requester, task_id: str, screen: Screen) -> Came | None:
     screen.note(f"task {task_id}")
-    async for event in requester.events(task_id):
+    outage = Outage(task_id)
+    async for event in requester.events(task_id, lost=outage.lost):
+        outage.over()
         match event:
             case ChunkSeen(text=text):
                 screen.say(text)
@@ -117,7 +123,7 @@ def keep(came: Came, kept: Kept) -> None:
     """Write what is wanted of it. Raises click.ClickException."""
     try:
         if kept.receipt is not None:
-            kept.receipt.write_bytes(msgspec.json.format(msgspec.json.encode(came.receipt), indent=2) + b"\n")
+            write_receipt(came.receipt, kept.receipt)
         if kept.archive is not None:
             kept.archive.write_bytes(came.archive)
         if kept.output is not None:

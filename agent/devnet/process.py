@@ -73,6 +73,7 @@ def _announcement(coordinator: Coordinator, serving: Serving) -> list[str]:
         f"serving {coordinator.url}",
         f"coordinator key {coordinator.public_key}",
         f"requester token in {token}",
+        f"to ask: gpu-agent ask --coordinator {coordinator.url} --token-file {token} QUESTION",
         f"enrolment token in {serving.token_file}" if serving.token_file else f"to make an enrolment token: {making}",
         _challenges(serving.options.rules.proofs),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import TypeVar
 
@@ -15,6 +15,7 @@ import msgspec
 from agent.core.errors import LinkError, LinkFault
 from agent.core.model import Blob, ExecInput
 from agent.core.program import RUNTIME
+from agent.core.text import cause
 from agent.core.wire import DownFrame, ReceiptBundle, Refusal, RefusalCode, decode_down
 from agent.devnet.core.asking import Asked, SamplingAsked, TaskAsked
 from agent.devnet.core.rules import Refused
@@ -136,8 +137,11 @@ class Requester:
                 return event
         raise AssertionError("the stream of a task ends with its result")
 
-    async def events(self, task_id: str) -> AsyncIterator[StreamEvent | TaskView]:
-        """Everything that happens until the task ends; the last event is the TaskView. Reconnects by itself."""
+    async def events(
+        self, task_id: str, *, lost: Callable[[str], object] = lambda _: None
+    ) -> AsyncIterator[StreamEvent | TaskView]:
+        """Everything that happens until the task ends; the last event is the TaskView. Reconnects by itself, and tells
+        `lost` each time why it must: what it raises ends it. States and restarts are told again then, text is not."""
         place = ""
         while True:
             try:
@@ -147,11 +151,12 @@ class Requester:
                         return
                     if isinstance(event, ChunkSeen):
                         place = f"{event.attempt}.{event.index}"
-            except (aiohttp.ClientError, TimeoutError, ConnectionError):
-                pass  # the coordinator restarts or the network broke: go on where we were
+            except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
+                lost(cause(error))  # the coordinator restarts or the network broke: go on where we were
             except Refused as error:
                 if error.code is not RefusalCode.BUSY:
                     raise
+                lost(error.message)
             await asyncio.sleep(self._retry_s)
 
     async def _stream(self, task_id: str, place: str) -> AsyncIterator[StreamEvent | TaskView]:
@@ -182,7 +187,8 @@ class Requester:
             async with self._http.request(method, self._url + path, data=data, ssl=self._tls) as response:
                 raw = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise LinkError(LinkFault.UNREACHABLE, f"{method} {self._url}{path}: {error}") from error
+            told = f"the coordinator at {self._url} cannot be reached: {cause(error)}"
+            raise LinkError(LinkFault.UNREACHABLE, told, remedy="Is this its address, and does it run?") from error
         if response.status >= 300:
             raise _refused(response.status, raw)
         return raw

@@ -1,0 +1,182 @@
+"""`gpu-agent ask`: real processes of it against a real coordinator; the node is scripted, its receipts are real."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.cli.main import run
+from agent.core import wire
+from agent.core.model import Reason
+from agent.core.proof.receipt import verify_bundle
+from agent.devnet.core.records import TaskState
+from agent.devnet.keys import verify
+from tests import builders
+from tests.devnet.proofs.test_served_challenges import TOKENS, Hall, hall
+
+PATIENCE_S = 30.0
+PROGRAM = (sys.executable, "-m", "agent", "ask")
+
+
+@pytest.fixture
+async def it(tmp_path: Path) -> AsyncIterator[Hall]:
+    async with hall(tmp_path, stream=True) as made:
+        yield made
+
+
+async def started(it: Hall, tmp_path: Path, *arguments: object, stdout: int = asyncio.subprocess.PIPE):
+    """`gpu-agent ask` at the hall's coordinator."""
+    (tmp_path / "token").write_text(it.coordinator.requester_token)
+    where = ("--coordinator", it.coordinator.url, "--token-file", tmp_path / "token", "--max-tokens", TOKENS)
+    return await asyncio.create_subprocess_exec(
+        *map(str, (*PROGRAM, *where, *arguments)),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode is not None
+    return process.returncode, (out or b"").decode(), err.decode()
+
+
+async def offered(it: Hall):
+    (offer,) = await it.node.pull(wait_s=PATIENCE_S)
+    await it.node.start(offer)
+    return offer
+
+
+async def test_a_pipe_gets_the_answer_and_nothing_else_and_the_last_line_tells_of_the_receipt(
+    it: Hall, tmp_path: Path
+) -> None:
+    asking = await started(it, tmp_path, "Name a colour.", "--receipt", tmp_path / "r.json", "--temperature", 0.5)
+    offer = await offered(it)
+    assert offer.task.input.messages[0].content == "Name a colour."
+    assert offer.task.sampling.temperature_micros == 500_000
+    await it.node.deliver(it.opener.answer(offer))
+    status, out, err = await ended(asking)
+    assert (status, out) == (0, "t" * TOKENS + "\n"), err
+    *_, last = err.splitlines()
+    assert last.startswith("receipt r-")
+    assert f"checks pass, kept in {tmp_path}/r.json; 40 tokens by {it.opener.node_id} for 0.00001" in last
+    assert "challenged with a probability of 100 %" in last
+    kept = msgspec.json.decode((tmp_path / "r.json").read_bytes(), type=wire.ReceiptBundle)
+    assert verify_bundle(kept, verify, coordinator_key=it.coordinator.public_key)
+    assert run(["verify", str(tmp_path / "r.json")]) == 0
+
+
+async def test_a_terminal_shows_the_answer_as_it_comes(it: Hall, tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        asking = await started(it, tmp_path, "Name a colour.", stdout=theirs)
+        os.close(theirs)
+        offer = await offered(it)
+        await it.node.chunk(offer, 0, "tt\x1b[2J")
+        early = await asyncio.wait_for(asyncio.to_thread(screen.read, 100), PATIENCE_S)
+        assert early == b"tt"
+        await it.node.deliver(it.opener.answer(offer))
+        status, _, err = await ended(asking)
+        assert status == 0, err
+        shown = b""
+        with contextlib.suppress(OSError):  # how a terminal tells that its other end is closed
+            while piece := screen.read(4096):
+                shown += piece
+    assert b"t" * TOKENS in shown
+
+
+async def test_with_wait_it_tells_what_came_of_the_challenge_and_keeps_what_was_opened(
+    it: Hall, tmp_path: Path
+) -> None:
+    asking = await started(it, tmp_path, "Name a colour.", "--wait", "--json", "--receipt", tmp_path / "r.json")
+    offer = await offered(it)
+    await it.node.deliver(it.opener.answer(offer))
+    assert asking.stderr is not None
+    async with asyncio.timeout(PATIENCE_S):
+        while b"not known yet" not in await asking.stderr.readline():
+            pass
+    it.turn(61.0)
+    ack = await it.node.call(wire.Beat(), wire.BeatAck)
+    await it.open(ack.challenges[0])
+    status, out, _ = await ended(asking)
+    told = json.loads(out)
+    assert status == 0
+    assert (told["text"], told["proof"]["judgement"]) == ("t" * TOKENS, "passed")
+    assert told["receipt"]["verified"] is True
+    kept = msgspec.json.decode((tmp_path / "r.json").read_bytes(), type=wire.ReceiptBundle)
+    assert kept.opening is not None
+    assert kept.judgement is not None
+
+
+async def test_ctrl_c_cancels_the_task(it: Hall, tmp_path: Path) -> None:
+    asking = await started(it, tmp_path, "Name a colour.")
+    offer = await offered(it)
+    asking.send_signal(signal.SIGINT)
+    status, out, err = await ended(asking)
+    assert (status, out) == (130, "")
+    assert "cancelled 1 task" in err
+    assert "Traceback" not in err
+    assert (await it.requester.task(offer.task.task_id)).state is TaskState.CANCELLED
+    told = await asyncio.wait_for(it.node.pushes.get(), PATIENCE_S)
+    assert isinstance(told, wire.Cancel)
+    assert told.reason is Reason.CANCELLED_BY_REQUESTER
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("--model", "nope"), 2, f"no node offers 'nope'; there are: {builders.pool().model}"),
+        (("--completion", "--system", "x"), 2, "--system is for chats"),
+        (("--receipt", "/nowhere/r.json"), 2, "/nowhere/r.json cannot be written"),
+        (("--token-file", "/dev/null"), 77, "holds no token"),
+        (("--token-file", "/nowhere/token"), 2, "a coordinator keeps it as requester.token"),
+        (("--coordinator", "http://192.0.2.1"), 2, "http:// on this machine"),
+        (("--coordinator", "nonsense"), 2, "is no address of a coordinator"),
+        (("--coordinator", "http://127.0.0.1:1"), 69, "http://127.0.0.1:1 cannot be reached: Connection refused"),
+    ],
+)
+async def test_what_cannot_be_asked_is_told_with_its_own_status(
+    it: Hall, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], status: int, said: str
+) -> None:
+    token = tmp_path / "token"
+    token.write_text(it.coordinator.requester_token)
+    where = ("--coordinator", it.coordinator.url, "--token-file", str(token))
+    assert await asyncio.to_thread(run, ["ask", "hi", *where, *arguments]) == status
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+async def test_a_token_that_the_coordinator_does_not_know_is_a_matter_of_permission(
+    it: Hall, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "token").write_text("of-another-coordinator")
+    where = ("--coordinator", it.coordinator.url, "--token-file", str(tmp_path / "token"))
+    assert await asyncio.to_thread(run, ["ask", "hi", *where]) == 77
+    assert f"→ Is {tmp_path}/token from the coordinator at" in capsys.readouterr().err
+
+
+async def test_a_question_that_nobody_takes_in_time_may_be_asked_again(it: Hall, tmp_path: Path) -> None:
+    asking = await started(it, tmp_path, "hi", "--deadline-s", 5, "--model", "sha256:" + "cd" * 32)
+    assert asking.stderr is not None
+    async with asyncio.timeout(PATIENCE_S):
+        while b"queued" not in await asking.stderr.readline():
+            pass
+    it.turn(6.0)
+    status, _, err = await ended(asking)
+    assert status == 75
+    assert "no node took it: not done within its deadline of 5 s" in err
+
+
+@pytest.mark.parametrize(("question", "said"), [(" ", "no question"), (os.fsdecode(b"\xff"), "is not text")])
+def test_what_is_no_question_is_a_usage_fault(capsys: pytest.CaptureFixture[str], question: str, said: str) -> None:
+    assert run(["ask", question, "--coordinator", "http://127.0.0.1:1", "--token-file", "token"]) == 2
+    assert said in capsys.readouterr().err
