@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -22,6 +21,8 @@ class Fault(Value):
 
 def did_you_mean(given: Any, known: Iterable[str]) -> str:
     """`; did you mean "x"?` for the first word of `given` that is not known, or nothing."""
+    import difflib  # noqa: PLC0415  (a daemon whose configuration is right never needs it)
+
     words = list(known)
     strange = next((w for w in (given if isinstance(given, list) else [given]) if w not in words), None)
     near = difflib.get_close_matches(strange, words, n=1) if isinstance(strange, str) else []

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_response import Response, json_response
 
 from agent.core.challenges import ProofStory
 from agent.core.errors import AgentError, ConfigError
 from agent.core.orders import PauseOrder, ResumeOrder
 from agent.core.status import Status
 from agent.core.wire import encode
+from agent.edges.serving import Answer, HttpServer, Routes, routed
 
-_MAX_BODY_BYTES = 4096
-_SHUTDOWN_S = 2.0
 MAX_LISTED = 1000
 """Challenges and judgements in one answer: at most 2 MB."""
 _SUN_PATH_BYTES = 108
@@ -53,30 +53,23 @@ class ControlServer:
 
     def __init__(self, path: Path, api: ControlApi) -> None:
         self._path = path
-        self._api = api
         self._lock: int | None = None
         self._listener: socket.socket | None = None
-        self._runner: web.AppRunner | None = None
+        self._server = HttpServer(_guarded(_routes(api)))
 
     async def start(self) -> None:
         """Raises ControlError when another daemon serves this socket or the place is unusable."""
         self._lock = _own(self._path)
         try:
             self._listener = _listen(self._path)
-            app = web.Application(middlewares=[_guard], client_max_size=_MAX_BODY_BYTES)
-            app.add_routes(_routes(self._api))
-            self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
-            await self._runner.setup()
-            await web.SockSite(self._runner, self._listener).start()
+            await self._server.start_on(self._listener)
         except BaseException:  # whatever stopped us, the lock must not outlive the attempt
             await self.close()
             raise
 
     async def close(self) -> None:
         """Stop serving, remove the socket, give up the lock. Idempotent."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        await self._server.close()
         if self._listener is not None:
             self._path.unlink(missing_ok=True)
             self._listener.close()
@@ -144,27 +137,28 @@ def _unusable(path: Path, fault: OSError) -> ControlError:
     )
 
 
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _Order = TypeVar("_Order", PauseOrder, ResumeOrder)
 
 
-@web.middleware
-async def _guard(request: web.Request, handler: _Handler) -> web.StreamResponse:
+def _guarded(routes: Routes) -> Answer:
     """Only our own user and root; the file's mode says the same, but modes get changed by hand."""
-    uid = _peer_uid(request)
-    if uid not in (0, os.geteuid()):
-        return _problem(403, "only the daemon's own user and root may speak to it", "Use sudo")
-    try:
-        return await handler(request)
-    except msgspec.DecodeError as fault:
-        return _problem(400, f"the body cannot be read: {fault}", "Give what the verb takes, as JSON; or no body")
-    except ConfigError as refusal:
-        return _problem(409, "\n".join([refusal.message, *refusal.faults]), refusal.remedy)
-    except AgentError as refusal:
-        return _problem(409, refusal.message, refusal.remedy)
+
+    async def answer(request: BaseRequest) -> Response:
+        if _peer_uid(request) not in (0, os.geteuid()):
+            return _problem(403, "only the daemon's own user and root may speak to it", "Use sudo")
+        try:
+            return await routed(routes, request)
+        except msgspec.DecodeError as fault:
+            return _problem(400, f"the body cannot be read: {fault}", "Give what the verb takes, as JSON; or no body")
+        except ConfigError as refusal:
+            return _problem(409, "\n".join([refusal.message, *refusal.faults]), refusal.remedy)
+        except AgentError as refusal:
+            return _problem(409, refusal.message, refusal.remedy)
+
+    return answer
 
 
-def _peer_uid(request: web.Request) -> int | None:
+def _peer_uid(request: BaseRequest) -> int | None:
     transport = request.transport
     peer = transport.get_extra_info("socket") if transport is not None else None
     if peer is None:
@@ -173,39 +167,39 @@ def _peer_uid(request: web.Request) -> int | None:
     return int(uid)
 
 
-def _problem(status: int, message: str, remedy: str) -> web.Response:
-    return web.json_response({"error": message, "remedy": remedy}, status=status)
+def _problem(status: int, message: str, remedy: str) -> Response:
+    return json_response({"error": message, "remedy": remedy}, status=status)
 
 
-def _routes(api: ControlApi) -> list[web.RouteDef]:
-    async def show(_: web.Request) -> web.StreamResponse:
-        return web.Response(body=encode(api.status()), content_type="application/json")
+def _routes(api: ControlApi) -> Routes:
+    async def show(_: BaseRequest) -> Response:
+        return Response(body=encode(api.status()), content_type="application/json")
 
-    async def prove(request: web.Request) -> web.StreamResponse:
+    async def prove(request: BaseRequest) -> Response:
         asked = request.query.get("limit", "")
         limit = min(int(asked), MAX_LISTED) if asked.isdecimal() and asked.isascii() else MAX_LISTED
-        return web.Response(body=encode(await api.proofs(limit)), content_type="application/json")
+        return Response(body=encode(await api.proofs(limit)), content_type="application/json")
 
-    def verb(act: Callable[[], Awaitable[None]]) -> _Handler:
-        async def answer(_: web.Request) -> web.StreamResponse:
+    def verb(act: Callable[[], Awaitable[None]]) -> Answer:
+        async def answer(_: BaseRequest) -> Response:
             await act()
-            return web.json_response({"ok": True}, status=202)
+            return json_response({"ok": True}, status=202)
 
         return answer
 
-    def told(order: type[_Order], act: Callable[[_Order], Awaitable[None]]) -> _Handler:
-        async def answer(request: web.Request) -> web.StreamResponse:
+    def told(order: type[_Order], act: Callable[[_Order], Awaitable[None]]) -> Answer:
+        async def answer(request: BaseRequest) -> Response:
             await act(msgspec.json.decode(await request.read() or b"{}", type=order))
-            return web.json_response({"ok": True}, status=202)
+            return json_response({"ok": True}, status=202)
 
         return answer
 
+    gets = {"status": show, "proofs": prove}
     posts = {
         "drain": verb(api.drain),
         "pause": told(PauseOrder, api.pause),
         "resume": told(ResumeOrder, api.resume),
         "reload": verb(api.reload),
     }
-    gets = {"status": show, "proofs": prove}
-    shown = (web.get(f"/v1/{name}", get) for name, get in gets.items())
-    return [*shown, *(web.post(f"/v1/{name}", act) for name, act in posts.items())]
+    shown = {f"/v1/{name}": {"GET": get} for name, get in gets.items()}
+    return shown | {f"/v1/{name}": {"POST": act} for name, act in posts.items()}

@@ -1,14 +1,13 @@
-"""The host by psutil, /proc and the cgroup that the agent runs in."""
+"""The host by /proc, /sys and the cgroup that the agent runs in."""
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-
-import psutil
 
 from agent import __version__
 from agent.core.fingerprint import Cpu, Versions
@@ -21,8 +20,14 @@ _NO_LIMIT = "max"
 class Host:
     """Implements `ports.HostProbe`."""
 
-    def __init__(self, proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> None:
+    def __init__(
+        self,
+        proc: Path = Path("/proc"),
+        cgroups: Path = Path("/sys/fs/cgroup"),
+        processors: Path = Path("/sys/devices/system/cpu"),
+    ) -> None:
         self._proc = proc
+        self._processors = processors
         self._cgroups = cgroups
 
     def facts(self) -> HostFacts:
@@ -38,23 +43,37 @@ class Host:
         )
 
     def _cpu(self) -> Cpu:
-        threads = psutil.cpu_count() or 1
+        threads = os.cpu_count() or 1
         return Cpu(
             model=cpu_model(_read(self._proc / "cpuinfo")) or platform.machine(),
-            cores=psutil.cpu_count(logical=False) or threads,
+            cores=core_count(self._processors) or threads,
             threads=threads,
             arch=platform.machine(),
         )
 
     def _memory_bytes(self) -> int:
         limits = memory_limits(_read(self._proc / "self/cgroup"), self._cgroups)
-        return min([int(psutil.virtual_memory().total), *limits])
+        return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits])
 
 
 def cpu_model(cpuinfo: str) -> str:
     """The processor's name in the text of /proc/cpuinfo; empty where it has none, as on many ARM machines."""
     found = _MODEL.search(cpuinfo)
     return found[1].strip() if found else ""
+
+
+def core_count(processors: Path) -> int:
+    """Cores of the processors below this folder of sysfs, however many threads each has; 0 where it does not tell.
+
+    By the older of the file's two names: kernels before 5.3 know only that one.
+    """
+    return len({siblings.read_text() for siblings in processors.glob("cpu[0-9]*/topology/thread_siblings_list")})
+
+
+def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """What programs could take without swapping, as the kernel reckons it (proc(5), MemAvailable)."""
+    told = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    return int(told["MemAvailable"].split()[0]) << 10
 
 
 def memory_limits(membership: str, root: Path) -> Iterator[int]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from zoneinfo import ZoneInfo
-
-import psutil
 
 from agent.config import OwnerConfig
 from agent.core.gpu_policy import GpuPolicy
@@ -17,6 +14,9 @@ from agent.edges import presence
 
 LOCALTIME = Path("/etc/localtime")
 PROC = Path("/proc")
+SUPPLIES = Path("/sys/class/power_supply")
+_COMM_CHARACTERS = 15
+"""To which the kernel cuts a process's name: proc(5), comm."""
 HIDDEN = (
     "whether a program of owner.programs runs cannot be told: other users' processes are hidden from the agent; "
     "set ProtectProc=default in a drop-in of its unit"
@@ -25,6 +25,8 @@ HIDDEN = (
 
 def owner_zone(name: str | None, localtime: Path = LOCALTIME) -> tzinfo:
     """The zone of this name, or the machine's own without one; the configuration has checked that it exists."""
+    from zoneinfo import ZoneInfo  # noqa: PLC0415  (only an owner with a schedule has it and its tables in memory)
+
     if name:
         return ZoneInfo(name)
     try:
@@ -37,7 +39,7 @@ def owner_zone(name: str | None, localtime: Path = LOCALTIME) -> tzinfo:
 def owner_policy(owner: OwnerConfig) -> OwnerPolicy:
     """What the configuration allows; its windows and zone were checked when it was read."""
     return OwnerPolicy(
-        zone=owner_zone(owner.time_zone),
+        zone=owner_zone(owner.time_zone) if owner.schedule else UTC,
         windows=tuple(map(parse_window, owner.schedule)),
         may_use_battery=owner.on_battery,
         idle_after_s=owner.idle_after_s if owner.idle_only else None,
@@ -57,13 +59,23 @@ def gpu_policy(owner: OwnerConfig) -> GpuPolicy:
 
 
 class Machine:
-    """Implements ports.OwnerView by psutil and logind."""
+    """Implements ports.OwnerView by /proc, sysfs and logind."""
 
-    def __init__(self, programs: Collection[str], *, battery: bool, presence: bool = False, proc: Path = PROC) -> None:
+    def __init__(
+        self,
+        programs: Collection[str],
+        *,
+        battery: bool,
+        presence: bool = False,
+        proc: Path = PROC,
+        supplies: Path = SUPPLIES,
+    ) -> None:
         """`battery` and `presence`: whether anybody wants to know of it."""
         self._programs = frozenset(programs)
         self._battery = battery
         self._presence = presence
+        self._proc = proc
+        self._supplies = supplies
         self._first = proc / "1"
         """Whose process everybody sees, unless those of others are hidden."""
 
@@ -75,14 +87,31 @@ class Machine:
             at=datetime.fromtimestamp(wall, UTC),
             programs=self._running() if self._programs else frozenset(),
             hidden=HIDDEN if self._programs and not self._first.exists() else "",
-            on_battery=_on_battery() if self._battery else None,
+            on_battery=on_battery(self._supplies) if self._battery else None,
             away_s=away_s,
             unknown=unknown,
         )
 
     def _running(self) -> frozenset[str]:
-        names = {process.info["name"] for process in psutil.process_iter(["name"])}
-        return self._programs & {name for name in names if name}
+        return self._programs & set(process_names(self._proc))
+
+
+def process_names(proc: Path) -> Iterator[str]:
+    """Of every process that /proc shows."""
+    for process in proc.glob("[0-9]*"):
+        try:
+            yield _name(process)
+        except OSError:  # it ended meanwhile
+            continue
+
+
+def _name(process: Path) -> str:
+    """What the kernel calls it; whole, where the kernel cut the name and its command line still has it."""
+    name = (process / "comm").read_text(errors="replace").rstrip("\n")
+    if len(name) < _COMM_CHARACTERS:
+        return name
+    called = (process / "cmdline").read_text(errors="replace").split("\0", 1)[0].rpartition("/")[2]
+    return called if called.startswith(name) else name
 
 
 def _away() -> tuple[float | None, str]:
@@ -92,6 +121,23 @@ def _away() -> tuple[float | None, str]:
         return None, str(reason)
 
 
-def _on_battery() -> bool | None:
-    battery = psutil.sensors_battery()
-    return None if battery is None or battery.power_plugged is None else not battery.power_plugged
+def on_battery(supplies: Path) -> bool | None:
+    """Whether this machine draws on its battery, by /sys/class/power_supply; None for one without."""
+    mains, batteries = [], []
+    for supply in supplies.glob("*"):
+        kind = _told(supply, "type")
+        if kind == "Mains":
+            mains.append(_told(supply, "online"))
+        elif kind == "Battery" and _told(supply, "scope") != "Device":  # those of mice and keyboards
+            batteries.append(_told(supply, "status"))
+    if not batteries:
+        return None
+    return "1" not in mains if mains else "Discharging" in batteries
+
+
+def _told(supply: Path, name: str) -> str:
+    """Empty where the driver does not say."""
+    try:
+        return (supply / name).read_text().strip()
+    except OSError:
+        return ""

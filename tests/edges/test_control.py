@@ -152,6 +152,11 @@ async def test_what_is_no_verb_changes_nothing(
     assert daemon.told == []
 
 
+async def test_an_order_longer_than_any_order_is_refused_unread(served: Path, daemon: Daemon) -> None:
+    assert (await asyncio.to_thread(ask, served, "POST", "/v1/pause", "{" + " " * 5000 + "}"))[0] == 413
+    assert daemon.told == []
+
+
 async def test_only_the_owner_gets_at_the_socket(served: Path) -> None:
     assert stat.S_IMODE(served.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(served.stat().st_mode) == 0o600

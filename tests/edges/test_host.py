@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.edges.host import Host, cpu_model, memory_limits
+from agent.edges.host import Host, available_bytes, core_count, cpu_model, memory_limits
 
 GIB = 1 << 30
 
@@ -24,7 +24,7 @@ def test_the_facts_of_this_machine_are_its_own() -> None:
 
     assert facts.hostname == os.uname().nodename
     assert (facts.cpu.arch, facts.versions.kernel) == (platform.machine(), platform.release())
-    assert 1 <= facts.cpu.cores <= facts.cpu.threads
+    assert (facts.cpu.cores, facts.cpu.threads) == (psutil.cpu_count(logical=False), psutil.cpu_count())
     assert 0 < facts.memory_bytes <= psutil.virtual_memory().total
     assert facts.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     assert (facts.versions.driver, facts.versions.cuda) == ("", "")
@@ -54,6 +54,25 @@ def test_a_container_that_hides_proc_still_has_facts(tmp_path: Path) -> None:
 )
 def test_the_processor_is_named_where_the_kernel_names_it(cpuinfo: str, model: str) -> None:
     assert cpu_model(cpuinfo) == model
+
+
+def test_threads_of_one_core_count_once_and_a_hidden_sysfs_tells_nothing(tmp_path: Path) -> None:
+    for thread, siblings in enumerate(["0,2", "1,3", "0,2", "1,3"]):
+        (tmp_path / f"cpu{thread}/topology").mkdir(parents=True)
+        (tmp_path / f"cpu{thread}/topology/thread_siblings_list").write_text(siblings + "\n")
+    (tmp_path / "cpufreq").mkdir()
+
+    assert core_count(tmp_path) == 2
+    assert core_count(tmp_path / "absent") == 0
+
+
+def test_available_memory_is_what_the_kernel_reckons(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_text(
+        "MemTotal:       8039928 kB\nMemAvailable:   5242880 kB\nHugePages_Total:       0\n"
+    )
+
+    assert available_bytes(tmp_path / "meminfo") == 5 * GIB
+    assert 0 < available_bytes() <= psutil.virtual_memory().total
 
 
 def test_a_v2_limit_of_any_ancestor_binds(tmp_path: Path) -> None:

@@ -11,19 +11,20 @@ import pytest
 from agent.config import OwnerConfig
 from agent.core.model import Reason
 from agent.core.owner import Observed
-from agent.edges.owner import Machine, owner_policy, owner_zone
+from agent.edges.owner import Machine, on_battery, owner_policy, owner_zone
 
 
-def test_a_listed_program_is_seen_while_it_runs_and_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["my-game", "a-game-whose-name-the-kernel-cuts"])
+def test_a_listed_program_is_seen_while_it_runs_and_no_other(tmp_path: Path, name: str) -> None:
     sleep = shutil.which("sleep")
     if sleep is None:
         pytest.skip("no program here that can be started under a name of its own")
-    program = tmp_path / "my-game"
+    program = tmp_path / name
     shutil.copy(sleep, program)
-    machine = Machine(("my-game", "another"), battery=False)
+    machine = Machine((name, "another", name[:15] + "?"), battery=False)
     assert machine.look(0.0).programs == frozenset()
     with subprocess.Popen([program, "60"]) as running:
-        assert machine.look(0.0).programs == {"my-game"}
+        assert machine.look(0.0).programs == {name}
         running.kill()
     assert machine.look(0.0).programs == frozenset()
 
@@ -34,6 +35,35 @@ def test_where_processes_of_others_are_hidden_work_stays_away_and_the_reason_say
     assert (gate.reason, "ProtectProc=default" in gate.detail) == (Reason.OWNER_PROGRAM, True)
     assert policy.gates(Machine([], battery=False, proc=tmp_path).look(0.0)) == [], "he listed none"
     assert policy.gates(Machine(["no such program"], battery=False).look(0.0)) == [], "they are not hidden here"
+
+
+@pytest.mark.parametrize(
+    ("supplies", "expected"),
+    [
+        ([], None),
+        ([("Mains", "online", "0")], None),
+        ([("Mains", "online", "1"), ("Battery", "status", "Discharging")], False),
+        ([("Mains", "online", "0"), ("Battery", "status", "Not charging")], True),
+        ([("Mains", "online", "0"), ("Mains", "online", "1"), ("Battery", "status", "Full")], False),
+        ([("Battery", "status", "Discharging")], True),
+        ([("Battery", "status", "Charging")], False),
+    ],
+)
+def test_a_machine_is_on_its_battery_when_no_mains_feeds_it(
+    tmp_path: Path, supplies: list[tuple[str, str, str]], expected: bool | None
+) -> None:
+    for number, (kind, name, text) in enumerate(supplies):
+        (tmp_path / f"S{number}").mkdir()
+        (tmp_path / f"S{number}/type").write_text(kind + "\n")
+        (tmp_path / f"S{number}" / name).write_text(text + "\n")
+    assert on_battery(tmp_path) is expected
+
+
+def test_the_battery_of_a_mouse_is_none_of_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "hidpp_battery_0").mkdir()
+    for name, text in {"type": "Battery", "scope": "Device", "status": "Discharging"}.items():
+        (tmp_path / "hidpp_battery_0" / name).write_text(text + "\n")
+    assert on_battery(tmp_path) is None
 
 
 def test_the_moment_is_the_clocks() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from importlib import resources
+from pathlib import Path
 
 import msgspec
 import tomli
@@ -14,5 +14,5 @@ from agent.core.attest.cards import Card
 @functools.cache
 def card_table() -> tuple[Card, ...]:
     """All models that are known, in the order of the file."""
-    raw = tomli.loads(resources.files("agent.edges.gpu").joinpath("models.toml").read_text(encoding="utf-8"))
+    raw = tomli.loads(Path(__file__).with_name("models.toml").read_text(encoding="utf-8"))
     return msgspec.convert(raw["card"], type=tuple[Card, ...])

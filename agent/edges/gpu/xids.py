@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from importlib import resources
+from pathlib import Path
 
 import tomli
 
@@ -14,7 +14,7 @@ from agent.core.xids import Bucket, Xid
 @functools.cache
 def xid_table() -> Mapping[int, Xid]:
     """By number."""
-    raw = tomli.loads(resources.files("agent.edges.gpu").joinpath("xids.toml").read_text(encoding="utf-8"))
+    raw = tomli.loads(Path(__file__).with_name("xids.toml").read_text(encoding="utf-8"))
     source = raw.pop("source")
     return {
         int(code): Xid(code=int(code), bucket=Bucket(bucket), text=text, source=source)

@@ -11,7 +11,7 @@ import json
 import platform
 import struct
 from collections.abc import Iterable, Mapping
-from importlib import resources
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from agent.core.errors import SandboxError
@@ -47,13 +47,13 @@ class Case(NamedTuple):
 
 def load_policy() -> dict[str, Any]:
     """The policy that ships with the agent."""
-    policy: dict[str, Any] = json.loads(resources.files(__package__).joinpath("seccomp.json").read_text())
+    policy: dict[str, Any] = json.loads(Path(__file__).with_name("seccomp.json").read_text())
     return policy
 
 
 def syscall_numbers(machine: str) -> dict[str, int]:
     """Call name → number on `machine` (`x86_64`, `aarch64`)."""
-    table: dict[str, dict[str, int]] = json.loads(resources.files(__package__).joinpath("syscalls.json").read_text())
+    table: dict[str, dict[str, int]] = json.loads(Path(__file__).with_name("syscalls.json").read_text())
     if machine not in table:
         raise SandboxError(f"there is no system call filter for {machine}", remedy="Run the agent on x86_64 or aarch64")
     return table[machine]
