@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.cli.table import table
+from agent.core.text import counted
+
 if TYPE_CHECKING:
     from agent.core.proof.posp import Stakes
 
@@ -17,9 +20,9 @@ _MUCH = 0.1
 
 
 @click.command(short_help="How often results must be challenged, and why.")
-@click.option("--stake", required=True, type=_MONEY, help="What a slashed node loses.")
-@click.option("--reward", required=True, type=_MONEY, help="For one task.")
-@click.option("--cost", required=True, type=_MONEY, help="What cheating saves on one task.")
+@click.option("--stake", default=10.0, show_default=True, type=_MONEY, help="What a slashed node loses.")
+@click.option("--reward", default=1.0, show_default=True, type=_MONEY, help="For one task.")
+@click.option("--cost", default=0.5, show_default=True, type=_MONEY, help="What cheating saves on one task.")
 @click.option("--colluding", default=0.1, show_default=True, type=_SHARE, help="Share of nodes that cover cheats.")
 @click.option("--detection", default=1.0, show_default=True, type=_SHARE, help="Of challenged cheats, the share found.")
 @click.option(
@@ -36,6 +39,9 @@ def command(
     as_json: bool,
 ) -> int:
     """The share of results that must be challenged so that honest work pays more than cheating (docs/proof.md).
+
+    \b
+        gpu-agent posp --stake 2 --reward 0.03 --cost 0.03 --detection 0.5
 
     Money is in any one unit. Exit status: 0, or 1 when no share is enough.
     """
@@ -72,27 +78,64 @@ def as_object(stakes: Stakes) -> dict[str, object]:
 
 
 def told(stakes: Stakes) -> Iterable[str]:
-    """For people."""
+    """For people, on one screen."""
     from agent.core.proof.posp import rate_micros
 
     rate = rate_micros(stakes) / 1e6
-    if stakes.enough:
-        yield click.style(f"challenge {_percent(rate)} of the results at least", bold=True)
-    else:
-        yield click.style("no share of challenges is enough", bold=True)
+    head = (
+        f"challenge {_percent(rate)} of the results at least" if stakes.enough else "no share of challenges is enough"
+    )
+    yield click.style(head, bold=True)
+    yield from ("", *_WHY, "")
+    yield from table(_figures(stakes))
     yield ""
-    seen, uncovered = _percent(stakes.detection), _percent(1 - stakes.colluding)
-    yield f"  Who fakes a task saves {stakes.cost:g}. Who is found out loses reward and stake, {stakes.at_risk:g}."
-    yield f"  That takes a challenge (p), a check that sees it ({seen}), and nobody who covers it ({uncovered})."
-    yield f"  p > cost / ((detection × (1 − colluding) − false positives) × (reward + stake)) = {stakes.bound:.4f}"
     if not stakes.enough:
         yield from _what_would_be(stakes)
         return
-    double = min(1.0, 2 * rate)
-    done, faked = stakes.honest(double), stakes.dishonest(double)
-    yield f"  Above that honest work pays more: at {_percent(double)} a task brings {done:.3g} done, {faked:.3g} faked."
-    yield f"  At {_percent(rate)} a faker is caught after {stakes.fakes_until_caught(rate):.0f} tasks on average."
+    yield f"  Cheating does not pay when {_inequality(stakes)}."
+    yield "  That is the least --challenge-rate for a coordinator."
+    yield ""
+    rates = sorted({rate / 2, rate, min(1.0, 2 * rate)})
+    yield from table(
+        [("  p", "a task done brings", "a task faked brings", "a faker is caught after"), *_rows(stakes, rates)]
+    )
     yield from _mistakes(stakes, rate)
+
+
+_WHY = (
+    "  Repeating every result would double the cost of all work. So only a share p is challenged, drawn",
+    "  by chance that nobody foresees: the node must then show its work, and others repeat some of it.",
+    "  A cheat gains a little each time and loses much when found out: where p is enough, honest work pays.",
+)
+
+
+def _figures(stakes: Stakes) -> Iterable[tuple[str, str, str]]:
+    yield "  a faked task saves the node", f"{stakes.cost:g}", "--cost"
+    yield "  being found out costs it reward and stake", f"{stakes.at_risk:g}", "--reward + --stake"
+    yield "  a check sees a challenged cheat in", _percent(stakes.detection), "--detection"
+    yield "  whoever checks covers it up in", _percent(stakes.colluding), "--colluding"
+    if stakes.false_positives:
+        yield "  a challenged honest result is punished in", _percent(stakes.false_positives), "--false-positives"
+
+
+def _inequality(stakes: Stakes) -> str:
+    """With numbers in it: `p × 100 % × 90 % × 11 > 0.5, so p > 0.0505`."""
+    hit = f"{_percent(stakes.detection)} × {_percent(1 - stakes.colluding)}"
+    if stakes.false_positives:
+        hit = f"({hit} − {_percent(stakes.false_positives)})"
+    return f"p × {hit} × {stakes.at_risk:g} > {stakes.cost:g}, so p > {stakes.bound:.4f}"
+
+
+def _rows(stakes: Stakes, rates: Iterable[float]) -> Iterable[tuple[str, str, str, str]]:
+    for rate in rates:
+        done, faked = stakes.honest(rate), stakes.dishonest(rate)
+        pays = "  cheating pays" if faked > done else ""
+        caught = f"{counted(round(stakes.fakes_until_caught(rate)), 'task')}{pays}"
+        yield f"  {_percent(rate)}", _money(done), _money(faked), caught
+
+
+def _money(amount: float) -> str:
+    return f"{round(amount, 3) + 0.0:.3f}"  # no -0.000
 
 
 def _what_would_be(stakes: Stakes) -> Iterable[str]:
@@ -106,6 +149,7 @@ def _mistakes(stakes: Stakes, rate: float) -> Iterable[str]:
     lost, margin = stakes.false_alarms(rate), stakes.reward - stakes.cost
     if not stakes.false_positives:
         return
+    yield ""
     if margin <= 0:
         yield f"  Honest work earns nothing beside its cost, and loses {lost:.3f} a task to mistakes."
         return

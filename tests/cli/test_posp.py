@@ -22,10 +22,24 @@ def test_it_says_how_often_and_why(posp) -> None:
     code, out = posp("--stake", 10, "--reward", 1, "--cost", 0.5)
     assert code == 0
     assert out.startswith("challenge 5.051 % of the results at least")
-    assert "= 0.0505" in out
-    assert "a faker is caught after 22 tasks" in out
-    assert len(out.splitlines()) <= 10
-    assert max(map(len, out.splitlines())) <= 120
+    assert "p × 100 % × 90 % × 11 > 0.5, so p > 0.0505" in out
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert "2.525 % 0.500 0.750 44 tasks cheating pays" in rows
+    assert "5.051 % 0.500 0.500 22 tasks" in rows
+    assert "10.1 % 0.500 0.000 11 tasks" in rows
+
+
+@pytest.mark.parametrize("more", [(), ("--false-positives", 0.1, "--detection", 0.5), ("--stake", 0), ("--cost", 0)])
+def test_it_fits_on_one_screen_and_needs_no_options(posp, more: tuple[object, ...]) -> None:
+    _, out = posp(*more)
+    assert len(out.splitlines()) <= 24
+    assert max(map(len, out.splitlines())) <= 102
+
+
+def test_where_honest_work_loses_too_only_what_pays_better_is_said_to_pay(posp) -> None:
+    _, out = posp("--stake", 0.3, "--reward", 0.3)
+    rows = [" ".join(line.split()) for line in out.splitlines()]
+    assert "92.59 % -0.200 -0.200 1 task" in rows
 
 
 def test_mistakes_that_cost_honest_nodes_much_are_pointed_out(posp) -> None:
