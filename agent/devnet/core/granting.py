@@ -180,7 +180,7 @@ def _offer(book: Book, since: float, task: Task, node_id: str) -> OfferBody:
 def _lease(book: Book, when: Instant, task: Task, lease: Lease) -> None:
     attempt = lease.key.attempt
     book.move(task, msgspec.structs.replace(task.progress, state=TaskState.LEASED, attempt=attempt, lease=lease))
-    task.started = False
+    task.started, task.since = False, when.now
     task.expires = when.now + min(book.rules.unstarted_s, book.rules.lease_s)
     book.alarms.set(task.expires, task.task_id, lease.key.fence)
 

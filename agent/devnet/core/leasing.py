@@ -12,6 +12,7 @@ from agent.core.wire import MAX_PULL_WAIT_S, Ack, Cancel, Confirmed, Decline, Of
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Granted, PushTo
 from agent.devnet.core.granting import conclude, grant, ms
+from agent.devnet.core.proofs.silence import undelivered
 from agent.devnet.core.queue import DEADLINE, PAUSE, Alarm
 from agent.devnet.core.records import ENDED, Lease, Task, TaskState
 from agent.devnet.core.rules import MAX_CREDITS, PASSING, Instant, bad_message
@@ -123,7 +124,7 @@ def _ring(book: Book, when: Instant, alarm: Alarm) -> None:
     if task is None or task.progress.state in ENDED:
         return
     if alarm.fence == DEADLINE:
-        _overdue(book, task)
+        _overdue(book, when, task)
     elif alarm.fence == PAUSE:
         book.freed.add(task.task_id)
     elif (
@@ -140,14 +141,17 @@ def _expire(book: Book, when: Instant, task: Task, lease: Lease) -> None:
     book.avoid(task, lease.node_id, when.now + book.rules.pause_after_failure_s)
     detail = "the node was not heard of in time" if task.started else "the offer was never confirmed"
     book.end_lease(task, when, Outcome.EXPIRED, Reason.LEASE_EXPIRED, detail, counts=task.started)
+    undelivered(book, when, task, lease, detail)
 
 
-def _overdue(book: Book, task: Task) -> None:
+def _overdue(book: Book, when: Instant, task: Task) -> None:
     lease = task.progress.lease if task.progress.state is TaskState.LEASED else None
     seconds = task.demand.deadline_ms / 1000
     detail = f"not done within its deadline of {seconds:g} s"
     book.move(task, msgspec.structs.replace(task.progress, state=TaskState.FAILED, detail=detail))
     if lease:
+        if when.now - task.since >= seconds / 2:  # else somebody who held it longer could make this one late
+            undelivered(book, when, task, lease, detail)
         book.tell(PushTo(node_id=lease.node_id, push=Cancel(key=lease.key, reason=Reason.DEADLINE_PASSED)))
 
 

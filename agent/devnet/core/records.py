@@ -171,6 +171,8 @@ class Task:
     """Size of its offer on the wire, at most."""
     expires: float = 0.0
     """Monotonic end of the live lease."""
+    since: float = 0.0
+    """Monotonic time at which it was granted; after a restart, of that."""
     started: bool = False
     """Confirmed by the node. Not stored: after a restart every live lease counts as confirmed, as nearly all are."""
     avoid: dict[str, float] = field(default_factory=dict)

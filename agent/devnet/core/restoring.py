@@ -59,7 +59,7 @@ def _restore_task(book: Book, when: Instant, demand: Demand, progress: Progress)
     if progress.state not in ENDED:
         book.alarms.set(task.due, task.task_id, DEADLINE)
     if progress.state is TaskState.LEASED and progress.lease:
-        task.started = True
+        task.started, task.since = True, when.now
         task.expires = when.now + book.rules.lease_s
         book.alarms.set(task.expires, task.task_id, progress.lease.key.fence)
 

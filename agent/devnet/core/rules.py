@@ -44,7 +44,8 @@ class ProofRules(Value):
     suspicions: int = 2
     """Cases that ended in suspicion and are a failure together: F and T alone are statistics."""
     forgiven_after: int = 10
-    """Challenges passed in a row after which a suspicion is forgotten: noise alone must not add up to a failure."""
+    """Challenges passed in a row after which a suspicion is forgotten: noise alone must not add up to a failure.
+    Likewise verdicts, and a silence."""
     keep_s: float = 7 * 86_400.0
     """What was opened is kept so long after the judgement; what a node was slashed for, for ever."""
     stake_micros: int = 10_000_000
@@ -53,6 +54,9 @@ class ProofRules(Value):
     """Taken from it for a failure, or for not opening."""
     verdict_slash_micros: int = 500_000
     """Taken from a validator that passed a canary, or copied."""
+    silences: int = 3
+    """Times that a validator took checks and fell silent after which it gets no more, unless verdicts that stood
+    (`forgiven_after` for each) came in between: one crash is not held against anybody."""
     verdict_reward_micros: int = 50
     """What one verdict earns."""
 

@@ -435,4 +435,4 @@ def test_who_passes_a_claim_without_figures_of_what_was_asked_has_said_nothing()
     for validator in (lazy, one):
         bench.reveal(validator)
     assert [it.state for it in bench.case(case_id).checks[:2]] == [CheckState.GONE, CheckState.REVEALED]
-    assert bench.judgements(lazy) == []
+    assert [(it.judgement, it.slashed_micros) for it in bench.judgements(lazy)] == [(Judgement.UNOPENED, 0)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from agent.core.fingerprint import Pool
-from agent.core.model import TaskKind
+from agent.core.model import Outcome, TaskKind
 from agent.devnet.core.book import Book
 from agent.devnet.core.proofs.records import Case, Check
 from agent.devnet.core.proofs.standing import has_stake
@@ -13,6 +14,9 @@ from agent.devnet.core.proofs.verdicts import EXACT_CLASS
 from agent.devnet.core.records import Node, Task, TaskState
 from agent.devnet.core.rules import Instant
 
+TRIES = 2
+"""Attempts at checks of one case that may fail, or fall silent, before their node gets none of it any more."""
+_CAME_TO_NOTHING = frozenset({Outcome.FAILED, Outcome.EXPIRED})
 HEAD_START_S = 30.0
 """So long one validator's place of a case is kept for nodes that can repeat the claim to the bit."""
 
@@ -50,11 +54,19 @@ def _relatives(book: Book, case: Case) -> Iterator[Case]:
 def _involved(book: Book, case: Case, but: str) -> Iterator[str]:
     """Who made the claim, and who checked it or does so now; `but` for one task."""
     yield case.node_id
+    yield from _gave_up(book, case)
     for check in case.checks:
         if check.node_id:
             yield check.node_id
         if check.task_id != but and (holder := _holder(book, check)):
             yield holder
+
+
+def _gave_up(book: Book, case: Case) -> Iterator[str]:
+    """Who took checks of this case and came to nothing, twice: nobody else's turn may be used up by that."""
+    stories = (book.tasks[check.task_id].progress.story for check in case.checks)
+    tried = Counter(episode.node_id for story in stories for episode in story if episode.outcome in _CAME_TO_NOTHING)
+    return (node_id for node_id, times in tried.items() if times >= TRIES)
 
 
 def _holder(book: Book, check: Check) -> str:

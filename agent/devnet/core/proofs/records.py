@@ -124,6 +124,15 @@ class Standing(Value):
     """Checks that it delivered and revealed."""
     verdicts_wrong: int = 0
     """Canaries passed, copies, and verdicts that all others contradicted."""
+    unkept: int = 0
+    """Checks that it took and did not deliver, or delivered and did not reveal."""
+    silences: int = 0
+    """Times at which it fell silent, and that count: with `Rules.proofs.silences` of them it is barred. All checks that
+    were in its hands at one time are one."""
+    kept: int = 0
+    """Verdicts that stood since: with `Rules.proofs.forgiven_after` of them one silence is forgotten."""
+    silent_fence: int = 0
+    """Fence of the coordinator's latest lease when it last fell silent: what it had taken before went with it."""
     barred: bool = False
     """Gets no `verify` tasks any more."""
     unchecked: tuple[str, ...] = ()

@@ -12,7 +12,13 @@ from agent.core.proof.header import Header
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import SaveStanding
 from agent.devnet.core.proofs.records import Standing
+from agent.devnet.core.proofs.verdicts import Blame
 from agent.devnet.core.rules import ProofRules
+
+FOUND_OUT = 2
+"""Grave faults after which a validator gets no more checks."""
+CONTRADICTED, OF_VERDICTS = 3, 4
+"""So many verdicts that others contradicted, if they are one of so many: noise alone does not come near."""
 
 _COUNTED: Final = {
     Judgement.PASSED: "passed",
@@ -94,3 +100,43 @@ def _forgiven(standing: Standing, rules: ProofRules) -> Standing:
     if standing.suspected and clean >= rules.forgiven_after:
         return msgspec.structs.replace(standing, suspected=standing.suspected - 1, clean=0)
     return msgspec.structs.replace(standing, clean=clean)
+
+
+# --------------------------------------------------------------------------- as a validator
+
+
+def after_verdict(standing: Standing, blame: Blame | None, rules: ProofRules) -> Standing:
+    """A validator's record with one more verdict, and what was held against it."""
+    verdicts, wrong = standing.verdicts + 1, standing.verdicts_wrong + (blame is not None)
+    grave = blame is not None and blame.grave and wrong >= FOUND_OUT
+    often = blame is not None and wrong >= CONTRADICTED and wrong * OF_VERDICTS > verdicts
+    counted = msgspec.structs.replace(
+        standing, verdicts=verdicts, verdicts_wrong=wrong, barred=standing.barred or grave or often
+    )
+    return counted if blame else _kept(counted, rules)
+
+
+def after_silence(standing: Standing, fence: int, latest: int, rules: ProofRules) -> Standing:
+    """The record after a check that was taken under `fence` came to nothing; `latest` is the coordinator's highest.
+
+    A crash takes everything with it that is in hand, so what was taken before the last silence was noted is part of it.
+    """
+    unkept = standing.unkept + 1
+    if fence <= standing.silent_fence:
+        return msgspec.structs.replace(standing, unkept=unkept)
+    silences = standing.silences + 1
+    return msgspec.structs.replace(
+        standing,
+        unkept=unkept,
+        silences=silences,
+        silent_fence=latest,
+        kept=0,
+        barred=standing.barred or silences >= rules.silences,
+    )
+
+
+def _kept(standing: Standing, rules: ProofRules) -> Standing:
+    kept = standing.kept + 1
+    if standing.silences and kept >= rules.forgiven_after:
+        return msgspec.structs.replace(standing, silences=standing.silences - 1, kept=0)
+    return msgspec.structs.replace(standing, kept=kept)

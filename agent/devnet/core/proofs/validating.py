@@ -14,6 +14,7 @@ import msgspec
 from agent.core.model import Reason, Sampling, TaskSpec, Usage, VerifyInput
 from agent.core.payloads import Judgement, RecomputedLeaf
 from agent.core.proof.drawing import drawn_leaves
+from agent.core.text import plain
 from agent.core.wire import Opening, ResultBody
 from agent.devnet.core.asking import live
 from agent.devnet.core.book import Book
@@ -21,18 +22,17 @@ from agent.devnet.core.effects import SaveDemand, SaveLedgerLine
 from agent.devnet.core.proofs import cases
 from agent.devnet.core.proofs.assigning import available
 from agent.devnet.core.proofs.judging import judge, judge_verdict
-from agent.devnet.core.proofs.records import Case, CaseState, Check, CheckState, Standing
+from agent.devnet.core.proofs.records import Case, CaseState, Check, CheckState
 from agent.devnet.core.proofs.revealing import read_revealed
-from agent.devnet.core.proofs.standing import learn, standing_of
+from agent.devnet.core.proofs.silence import unkept
+from agent.devnet.core.proofs.standing import after_verdict, learn, standing_of
 from agent.devnet.core.proofs.verdicts import Blame, Next, Opinion, Room, Ruling, decide, on_canary
 from agent.devnet.core.queue import DEADLINE
 from agent.devnet.core.records import ENDED, Demand, LedgerKind, LedgerLine, Progress, Task
 from agent.devnet.core.rules import Instant, ProofRules
 
-FOUND_OUT = 2
-"""Grave faults after which a validator gets no more checks."""
-CONTRADICTED, OF_VERDICTS = 3, 4
-"""So many verdicts that others contradicted, if they are one of so many: noise alone does not come near."""
+MAX_WHY = 300
+"""Of a validator's own words."""
 
 
 def begin(
@@ -92,6 +92,9 @@ def revealed(book: Book, when: Instant, case: Case, message: Opening, content: b
     check = next(it for it in case.checks if it.task_id == message.challenge_id)
     verdict = read_revealed(content, check, case, leaves_at(case, check.level)) if message.blob is not None else None
     state = CheckState.REVEALED if verdict else CheckState.GONE
+    if verdict is None:
+        shown = "what it shows is not that, or no answer" if message.blob else "it does not open it"
+        _unrevealed(book, when, check, ": ".join(filter(None, (shown, plain(message.detail, MAX_WHY)))))
     _advance(book, when, _with(book, when, case, [msgspec.structs.replace(check, state=state, verdict=verdict)]))
 
 
@@ -102,11 +105,19 @@ def overdue(book: Book, when: Instant, case_id: str, level: int) -> None:
         return
     late = [check for check in case.checks if _is_late(book, when, case, check)]
     gone = [msgspec.structs.replace(check, state=CheckState.GONE) for check in late]
+    for check in late:
+        if check.state is CheckState.SEALED:
+            _unrevealed(book, when, check, f"nothing came within {book.rules.proofs.verify_s:g} s")
     if gone:
         case = _with(book, when, case, gone)
         _advance(book, when, case)
         case = book.docket.cases[case_id]
     _wake(book, when, case)
+
+
+def _unrevealed(book: Book, when: Instant, check: Check, why: str) -> None:
+    assert check.key is not None
+    unkept(book, when, check.node_id, check.key, f"the verdict was sealed and not revealed: {why}")
 
 
 def _validators(book: Book) -> int:
@@ -251,7 +262,7 @@ def _end(book: Book, when: Instant, case: Case, ruling: Ruling, opinions: Iterab
         key, blame = keys[one.task_id], blamed.get(one.task_id)
         assert key is not None
         rules = book.rules.proofs
-        standing = after_verdict(standing_of(book, one.node_id), blame)
+        standing = after_verdict(standing_of(book, one.node_id), blame, rules)
         if blame is None:
             _reward(book, when, one)
             judge_verdict(book, when, standing, key, Judgement.PASSED, "its verdict stands", 0)
@@ -283,16 +294,6 @@ _PLAIN = {
     Judgement.SUSPECT: "validators doubt it",
     Judgement.FAILED: "validators proved that it is wrong",
 }
-
-
-def after_verdict(standing: Standing, blame: Blame | None) -> Standing:
-    """A validator's record with one more verdict, and what was held against it."""
-    verdicts, wrong = standing.verdicts + 1, standing.verdicts_wrong + (blame is not None)
-    grave = blame is not None and blame.grave and wrong >= FOUND_OUT
-    often = blame is not None and wrong >= CONTRADICTED and wrong * OF_VERDICTS > verdicts
-    return msgspec.structs.replace(
-        standing, verdicts=verdicts, verdicts_wrong=wrong, barred=standing.barred or grave or often
-    )
 
 
 def _cost(rules: ProofRules, blame: Blame) -> int:
