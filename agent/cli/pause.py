@@ -54,7 +54,7 @@ def sentence(told: Told, for_s: float | None = None, hand_back_after_s: float | 
     ends = f"It ends in {span(for_s)}, or with" if for_s else "It ends with"
     if gpu:
         return f"No pool on {gpu} takes a new task. {rest} {ends} `gpu-agent resume --gpu {gpu}`."
-    if told["node"]["state"] != "paused":
+    if not told["node"].get("paused"):
         return f"{subject(told)}, which takes no new task either; nothing changed."
     return f"{subject(told)}: no new task is taken. {rest} {ends} `gpu-agent resume`."
 

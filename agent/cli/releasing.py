@@ -47,7 +47,7 @@ def _staying(told: Told) -> Iterator[str]:
 
 
 def _paused(told: Told) -> Iterator[dict[str, Any]]:
-    everywhere = told["node"]["state"] == "paused"
+    everywhere = told["node"].get("paused")
     for pool in told.get("pools", ()):
         if everywhere or any(gate["reason"] == "paused" for gate in pool.get("gates", ())):
             yield pool

@@ -33,7 +33,7 @@ class Pause:
     hand_back_at: float | None = None
     """When what still runs is handed back, monotonic; None: never."""
     why: str = ""
-    """In plain words, when nobody said so."""
+    """In plain words, when its owner did not say so."""
 
     def deadlines(self) -> list[float]:
         """When something of it is due."""

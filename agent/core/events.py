@@ -9,6 +9,7 @@ from agent.core.attempt import Action, Attempt, Event
 from agent.core.fingerprint import Pool
 from agent.core.health import HealthState
 from agent.core.model import LeaseKey, Reason, Signed
+from agent.core.orders import Voice
 from agent.core.wire import OfferBody
 
 # --------------------------------------------------------------------------- events
@@ -106,6 +107,7 @@ class DrainAsked:
     limit_s: float
     final: bool = False
     """The process leaves: no resume ends this."""
+    by: Voice = Voice.OWNER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,15 +130,18 @@ class PauseAsked:
     devices: tuple[str, ...] = ()
     """UUIDs of a GPU and its MIG slices, when only they are meant."""
     why: str = ""
-    """In plain words, when nobody said so."""
+    """In plain words, when the owner did not say so."""
+    by: Voice = Voice.OWNER
+    """Single devices are paused by their owner alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeAsked:
-    """End a pause or a drain."""
+    """End pauses and drains: all of them, or those that the coordinator asked for."""
 
     devices: tuple[str, ...] = ()
     """UUIDs of a GPU and its MIG slices, when only their pause is meant."""
+    by: Voice = Voice.OWNER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ IDLE_REASONS: Final = (
     Reason.COORDINATOR_UNREACHABLE,
     Reason.DRAINING,
     Reason.PAUSED,
+    Reason.COORDINATOR_PAUSED,
     Reason.OUTSIDE_SCHEDULE,
     Reason.OWNER_PROGRAM,
     Reason.OWNER_ACTIVE,

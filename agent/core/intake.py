@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from agent.core import admission
 from agent.core import events as ev
 from agent.core.devices import Pause
 from agent.core.model import Reason
+from agent.core.orders import Voice
 from agent.core.status import Gate
 
 
@@ -23,16 +24,32 @@ class NodeState(StrEnum):
     DRAINED = "drained"
 
 
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Nothing new, and what runs may end."""
+
+    hand_back_at: float | None
+    """When what still runs is handed back, monotonic; None once that is done."""
+
+    def deadlines(self) -> list[float]:
+        """When something of it is due."""
+        return [] if self.hand_back_at is None else [self.hand_back_at]
+
+
 class Intake:
-    """The node's state, how long it lasts, and the gates from outside. Pools and devices are judged elsewhere."""
+    """The node's state, how long it lasts, and the gates from outside. Pools and devices are judged elsewhere.
+
+    Owner and coordinator each have one word, a pause or a drain. The node is open when neither has, and neither takes
+    the other's back; but the owner's resume ends both.
+    """
 
     def __init__(self) -> None:
         self.state = NodeState.STARTING
         self.leaving = False
         """The process ends: no resume opens this again."""
         self._gates: dict[Reason, str] = {}
-        self._drain_deadline: float | None = None
-        self._pause: Pause | None = None
+        self._said: dict[Voice, Pause | Drain] = {}
+        self._ready = False
 
     @property
     def is_open(self) -> bool:
@@ -44,24 +61,30 @@ class Intake:
         """Also when that is done."""
         return self.state in (NodeState.DRAINING, NodeState.DRAINED)
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the owner paused it, whatever else was asked."""
+        return Voice.OWNER in self._pauses()
+
     def refusal(self) -> admission.No | None:
         """Why an offer is declined, whatever it asks."""
-        if self.is_draining:
-            return admission.No(reason=Reason.DRAINING, detail="the node is draining")
-        if self.state is NodeState.PAUSED:
-            return admission.No(reason=Reason.PAUSED, detail="the node is paused")
-        for reason, detail in self._gates.items():
-            return admission.No(reason=reason, detail=detail)
+        for gate in self.gates():
+            return admission.No(reason=gate.reason, detail=gate.detail)
         return None
 
     def gates(self, now: float | None = None) -> list[Gate]:
         """Every reason against new work, the most telling first; with `now`, a pause tells how long it lasts."""
-        found = [Gate(reason=reason, detail=detail) for reason, detail in self._gates.items()]
-        if self.is_draining:
-            found.insert(0, Gate(reason=Reason.DRAINING, detail="finishing what runs, taking nothing new"))
-        if self.state is NodeState.PAUSED:
-            found.insert(0, Gate(reason=Reason.PAUSED, detail=f"paused {(self._pause or Pause()).tell(now)}"))
-        return found
+        pauses, drains = self._pauses(), self._drains()
+        found = []
+        if drains:
+            asked = "" if Voice.OWNER in drains else ", as the coordinator asked"
+            found.append(Gate(reason=Reason.DRAINING, detail=f"finishing what runs, taking nothing new{asked}"))
+        if mine := pauses.get(Voice.OWNER):
+            found.append(Gate(reason=Reason.PAUSED, detail=f"paused {mine.tell(now)}"))
+        if its := pauses.get(Voice.COORDINATOR):
+            detail = f"the coordinator paused this node, until it says otherwise or {its.tell(now)}"
+            found.append(Gate(reason=Reason.COORDINATOR_PAUSED, detail=detail))
+        return found + [Gate(reason=reason, detail=detail) for reason, detail in self._gates.items()]
 
     def reasons(self) -> frozenset[Reason]:
         """Why the node takes nothing, without the words."""
@@ -80,61 +103,77 @@ class Intake:
 
     def deadlines(self) -> list[float]:
         """When something here ends by itself, monotonic."""
-        drain = [] if self._drain_deadline is None else [self._drain_deadline]
-        return drain + (self._pause.deadlines() if self._pause else [])
+        return [at for word in self._said.values() for at in word.deadlines()]
 
-    def pause(self, pause: Pause) -> list[ev.Command]:
-        """Take nothing new. A pause replaces the one before; a drain, which takes nothing either, goes on."""
-        if self.is_draining:
-            return []
-        moved = [] if self.state is NodeState.PAUSED else self.enter(NodeState.PAUSED)
-        self._pause = pause
-        return moved
+    def pools_are(self, *, ready: bool) -> list[ev.Command]:
+        """Whether any of them is."""
+        self._ready = ready
+        return self._enter(NodeState.SERVING) if ready and self.state is NodeState.STARTING else []
 
-    def hands_back(self, now: float) -> bool:
-        """Whether the pause no longer lets go on what runs; true once."""
-        at = self._pause.hand_back_at if self._pause else None
-        if self._pause is None or at is None or now < at:
-            return False
-        self._pause = replace(self._pause, hand_back_at=None)
-        return True
-
-    def pause_is_over(self, now: float) -> bool:
-        """Whether the pause has come to the end that it was given."""
-        return self._pause is not None and self._pause.until is not None and now >= self._pause.until
+    def pause(self, by: Voice, pause: Pause) -> list[ev.Command]:
+        """Take nothing new. It replaces the voice's pause before; its drain, which takes nothing either, goes on."""
+        if by not in self._drains():
+            self._said[by] = pause
+        return self._settle()
 
     def drain(self, event: ev.DrainAsked, now: float) -> list[ev.Command]:
-        """Take nothing new; of two limits the earlier one counts."""
-        deadline = now + event.limit_s
+        """Take nothing new; of a voice's two limits the earlier one counts."""
         self.leaving |= event.final
-        if self.is_draining:
-            self._drain_deadline = min(self._drain_deadline or deadline, deadline)
+        before = self._drains().get(event.by, Drain(None))
+        self._said[event.by] = Drain(min([now + event.limit_s, *before.deadlines()]))
+        return self._settle()
+
+    def resume(self, by: Voice) -> list[ev.Command]:
+        """Take back this voice's word; the owner's ends both."""
+        ended = [it for it in self._said if by in (it, Voice.OWNER)]
+        if self.leaving or not ended:
             return []
-        self._drain_deadline = deadline
-        return self.enter(NodeState.DRAINING)
+        for it in ended:
+            del self._said[it]
+        return self._settle()
+
+    def hands_back(self, now: float) -> bool:
+        """Whether a pause no longer lets go on what runs; true once."""
+        due = {by: it for by, it in self._pauses().items() if it.hand_back_at is not None and now >= it.hand_back_at}
+        self._said.update({by: replace(it, hand_back_at=None) for by, it in due.items()})
+        return bool(due)
+
+    def end_pauses(self, now: float) -> list[ev.Command]:
+        """Those that have come to the end that they were given."""
+        over = [by for by, it in self._pauses().items() if it.until is not None and now >= it.until]
+        for by in over:
+            del self._said[by]
+        return self._settle() if over else []
 
     def drain_is_over(self, now: float) -> bool:
-        """Whether the drain has just come to its limit; true once."""
-        if self._drain_deadline is None or now < self._drain_deadline:
-            return False
-        self._drain_deadline = None
-        return True
+        """Whether a drain has just come to its limit; true once."""
+        due = [by for by, it in self._drains().items() if it.hand_back_at is not None and now >= it.hand_back_at]
+        self._said.update(dict.fromkeys(due, Drain(None)))
+        return bool(due)
 
     def drained(self) -> list[ev.Command]:
         """Nothing runs any more."""
         if self.state is not NodeState.DRAINING:
             return []
-        self._drain_deadline = None
-        return self.enter(NodeState.DRAINED)
+        self._said.update(dict.fromkeys(self._drains(), Drain(None)))
+        return self._enter(NodeState.DRAINED)
 
-    def reopen(self, *, ready: bool) -> list[ev.Command]:
-        """End a pause or a drain; `ready`: whether any pool is."""
-        if self.leaving or self.state in (NodeState.STARTING, NodeState.SERVING):
-            return []
-        self._drain_deadline = None
-        return self.enter(NodeState.SERVING if ready else NodeState.STARTING)
-
-    def enter(self, state: NodeState) -> list[ev.Command]:
-        """Change the state."""
-        before, self.state, self._pause = self.state, state, None
+    def _enter(self, state: NodeState) -> list[ev.Command]:
+        before, self.state = self.state, state
         return [ev.NodeMoved(before=before.value, after=state.value)]
+
+    def _settle(self) -> list[ev.Command]:
+        """Into the state that both words make."""
+        if self._drains():
+            state = self.state if self.is_draining else NodeState.DRAINING
+        elif self._said:
+            state = NodeState.PAUSED
+        else:
+            state = NodeState.SERVING if self._ready else NodeState.STARTING
+        return [] if state is self.state else self._enter(state)
+
+    def _pauses(self) -> dict[Voice, Pause]:
+        return {by: word for by, word in self._said.items() if isinstance(word, Pause)}
+
+    def _drains(self) -> dict[Voice, Drain]:
+        return {by: word for by, word in self._said.items() if isinstance(word, Drain)}

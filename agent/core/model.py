@@ -150,6 +150,7 @@ class Reason(StrEnum):
     STARTING = "starting"
     DRAINING = "draining"
     PAUSED = "paused"
+    COORDINATOR_PAUSED = "coordinator_paused"
     POOL_NOT_READY = "pool_not_ready"
     NO_POOL = "no_pool"
     OUTBOX_BACKLOG = "outbox_backlog"

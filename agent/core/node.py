@@ -20,6 +20,7 @@ from agent.core.gates import gates_of, model_gate, pool_gates
 from agent.core.health import HealthState
 from agent.core.intake import Intake, NodeState
 from agent.core.model import LeaseKey, Outcome, Reason, State
+from agent.core.orders import Voice
 from agent.core.status import Gate, RecentAttempt, recent
 from agent.core.wire import Credit, PoolLoad
 
@@ -81,13 +82,18 @@ class Node:
         """Every reason why this pool takes no work, whatever the others do."""
         return gates_of(self.pools[pool], self.breakers[pool], now, self.devices)
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether its owner paused the node, whatever else was asked of it."""
+        return self._intake.is_paused
+
     def is_shut(self, reason: Reason) -> bool:
         """Whether this gate from outside is shut."""
         return self._intake.is_shut(reason)
 
-    def owner_reasons(self, pool: str) -> frozenset[Reason]:
-        """Every reason of the node's and of the pool's devices against new work there, but their health."""
-        return self._intake.reasons() | self.devices.reasons(uuids_of(self.pools[pool]))
+    def reasons(self, devices: Iterable[str]) -> frozenset[Reason]:
+        """Every reason of the node's and of these devices against new work there, but their health."""
+        return self._intake.reasons() | self.devices.reasons(devices)
 
     def on_devices(self, devices: Iterable[str]) -> list[LeaseKey]:
         """Attempts of pools that have one of these devices."""
@@ -234,8 +240,7 @@ class Node:
 
     def _limit_breakers(self, failures: int, now: float) -> list[ev.Command]:
         self._breaker_failures = failures
-        limited: Callable[[Breaker], None] = lambda breaker: breaker.limit(failures)  # noqa: E731
-        return [command for pool in self.breakers for command in self._break(pool, limited, now)]
+        return [it for pool in self.breakers for it in self._break(pool, lambda one: one.limit(failures), now)]
 
     def _close(self, attempt: Attempt, now: float) -> list[ev.Command]:
         del self.attempts[attempt.key]
@@ -278,9 +283,7 @@ class Node:
     def _pool_changed(self, event: ev.PoolChanged) -> list[ev.Command]:
         self.pools[event.pool.name] = event.pool
         self.breakers.setdefault(event.pool.name, Breaker(self._breaker_failures))
-        if self.state is NodeState.STARTING and event.pool.ready:
-            return self._intake.enter(NodeState.SERVING)
-        return []
+        return self._intake.pools_are(ready=any(pool.ready for pool in self.pools.values()))
 
     def _gpu_moved(self, event: ev.GpuMoved, now: float) -> list[ev.Command]:
         """A lost GPU computes nothing any more: what runs there is handed back, so that others can have it at once."""
@@ -308,8 +311,7 @@ class Node:
         """Those that end by themselves, after what they no longer let run is handed back."""
         commands = self._hand_back_paused(now)
         over = self.devices.tick(now)
-        commands += [ev.DevicesResumed(devices=over)] if over else []
-        return commands + (self._reopen() if self._intake.pause_is_over(now) else [])
+        return commands + ([ev.DevicesResumed(devices=over)] if over else []) + self._intake.end_pauses(now)
 
     def _drain(self, event: ev.DrainAsked, now: float) -> list[ev.Command]:
         return self._intake.drain(event, now) + self._maybe_drained()
@@ -327,7 +329,7 @@ class Node:
             self.devices.pause(event.devices, pause)
             moved += [ev.DevicesPaused(devices=event.devices)]
         else:
-            moved += self._intake.pause(pause)
+            moved += self._intake.pause(event.by, pause)
         return moved + self._hand_back_paused(now)
 
     def _hand_back_paused(self, now: float) -> list[ev.Command]:
@@ -335,13 +337,13 @@ class Node:
         return self._all(keys, Event.HAND_BACK_ASKED, now, Reason.PAUSED)
 
     def _resume(self, event: ev.ResumeAsked, now: float) -> list[ev.Command]:
+        """The coordinator's ends what it asked for itself, and neither the owner's pauses nor what protects him."""
+        if event.by is Voice.COORDINATOR:
+            return self._intake.resume(event.by)
         over = self.devices.resume(event.devices)
         commands: list[ev.Command] = [ev.DevicesResumed(devices=over)] if over else []
         if event.devices:
             return commands
         for pool in self.breakers:
             commands += self._break(pool, Breaker.retry, now)
-        return commands + self._reopen()
-
-    def _reopen(self) -> list[ev.Command]:
-        return self._intake.reopen(ready=any(pool.ready for pool in self.pools.values()))
+        return commands + self._intake.resume(event.by)

@@ -1,7 +1,8 @@
-"""What an owner may say to his daemon over the local socket, beyond the verb itself."""
+"""Who may ask the node to take nothing; and what an owner may say over the local socket, beyond the verb itself."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta
@@ -12,6 +13,13 @@ LONGEST_PAUSE_S = 30 * 86_400.0
 
 GpuName = Annotated[str, Meta(max_length=96)]
 """UUID of a GPU or MIG slice; empty for the whole node."""
+
+
+class Voice(StrEnum):
+    """Whose word it is. The coordinator ends only what the coordinator asked for; the owner ends all."""
+
+    OWNER = "owner"
+    COORDINATOR = "coordinator"
 
 
 class PauseOrder(Value, forbid_unknown_fields=True):

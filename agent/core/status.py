@@ -31,6 +31,8 @@ class NodeStatus(Value):
     started_at: float
     since_s: float
     """How long the node has been in `state`."""
+    paused: bool = False
+    """Its owner paused it, whatever else was asked of it."""
 
 
 class Gate(Value):

@@ -13,6 +13,8 @@ from agent.core import wire
 from agent.core.attempt import Event
 from agent.core.errors import LinkError
 from agent.core.fingerprint import Fingerprint
+from agent.core.orders import Voice
+from agent.core.text import plain
 from agent.core.watchdog import Pulse
 from agent.stages.attest import Attest
 from agent.stages.calls import Caller
@@ -138,11 +140,11 @@ class Advertise:
         self._log.info("directive", kind=directive.kind, detail=directive.detail or None)
         match directive.kind:
             case "drain":
-                self._spine.feed(ev.DrainAsked(limit_s=self.drain_limit_s))
+                self._spine.feed(ev.DrainAsked(limit_s=self.drain_limit_s, by=Voice.COORDINATOR))
             case "pause":
-                self._spine.feed(ev.PauseAsked())
+                self._spine.feed(ev.PauseAsked(why=plain(directive.detail, 200), by=Voice.COORDINATOR))
             case "resume":
-                self._spine.feed(ev.ResumeAsked())
+                self._spine.feed(ev.ResumeAsked(by=Voice.COORDINATOR))
             case "refingerprint":
                 self._told = None
                 self._spine.wake()

@@ -28,7 +28,6 @@ from agent.core.attest.messages import (
 )
 from agent.core.devices import uuids_of
 from agent.core.errors import AttestError, LinkError
-from agent.core.intake import NodeState
 from agent.core.model import Reason
 from agent.core.release import UNLOADS
 from agent.ports import MatrixEngine
@@ -39,9 +38,8 @@ ANSWER_S = 600.0
 """For one answer of the engine; the coordinator gives up far sooner."""
 TRIES = 3
 """Of a message whose answer was lost: the coordinator gives the same again, and starts no clock anew."""
-AWAY = frozenset({NodeState.PAUSED, NodeState.DRAINING, NodeState.DRAINED})
-OWNERS = (Reason.OUTSIDE_SCHEDULE, Reason.OWNER_PROGRAM, Reason.OWNER_ACTIVE, Reason.ON_BATTERY)
-"""Gates of the node by which its owner keeps the machine to himself: a challenge waits, as work does."""
+OWNERS = UNLOADS | {Reason.DRAINING, Reason.GPU_HOT, Reason.GPU_POWER}
+"""Gates by which its owner keeps machine or GPU to himself, or rested: a challenge waits, as work does."""
 HELD = "the coordinator checks that it is a GPU; that takes a minute"
 OWNER = "its owner needs the machine"
 BUSY = "not now: what runs on these GPUs goes on, and is not waited for any longer"
@@ -231,9 +229,7 @@ class Attest:
 
     def _is_owners(self, question: MatrixAsked) -> bool:
         """Whether he needs any of these GPUs now."""
-        node = self._spine.node
-        shut = any(node.is_shut(reason) for reason in OWNERS)
-        return node.state in AWAY or shut or bool(node.devices.reasons(_gpus(question)) - {Reason.ATTESTING})
+        return bool(self._spine.node.reasons(_gpus(question)) & OWNERS)
 
     def _is_busy(self, question: MatrixAsked) -> bool:
         return bool(self._spine.node.on_devices(_gpus(question)))
@@ -241,10 +237,7 @@ class Attest:
     def _wanted_back(self, question: MatrixAsked) -> bool:
         """Whether the owner wants what the engine has filled by now. Heat and power, which the challenge itself brings
         about, only keep the next one out."""
-        node = self._spine.node
-        reasons = node.devices.reasons(_gpus(question))
-        owner = node.state is NodeState.PAUSED or any(node.is_shut(reason) for reason in OWNERS)
-        return owner or bool(reasons & UNLOADS)
+        return bool(self._spine.node.reasons(_gpus(question)) & UNLOADS)
 
 
 def _gpus(question: MatrixAsked) -> tuple[str, ...]:

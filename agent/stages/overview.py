@@ -93,6 +93,7 @@ class Overview:
                 version=__version__,
                 started_at=self._started_at,
                 since_s=max(0.0, now - self._spine.moved),
+                paused=node.is_paused,
             ),
             link=self._link_status(now),
             sandbox=self._sandbox(),

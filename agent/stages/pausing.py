@@ -9,7 +9,6 @@ import structlog
 from agent.core import events as ev
 from agent.core.devices import uuids_of
 from agent.core.errors import AgentError, StorageError
-from agent.core.intake import NodeState
 from agent.core.orders import PauseOrder, ResumeOrder
 from agent.core.pauses import NODE, KeptPause, standing
 from agent.ports import Pauses
@@ -52,8 +51,8 @@ class Pausing:
         self._spine.feed(
             ev.PauseAsked(for_s=order.for_s, hand_back_after_s=order.hand_back_after_s, devices=devices),
         )
-        if not devices and self._spine.node.state is not NodeState.PAUSED:
-            return  # it drains, and a drain is not kept
+        if not devices and not self._spine.node.is_paused:
+            return  # the owner had it drain, and a drain is not kept
         until_at = None if order.for_s is None else self._spine.clock.wall() + order.for_s
         self._kept |= {device: KeptPause(device=device, until_at=until_at) for device in devices or (NODE,)}
         await self._keep("It is paused now, but would not be after a restart")

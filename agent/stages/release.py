@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import structlog
 
+from agent.core.devices import uuids_of
 from agent.core.gpu import GpuReport
+from agent.core.model import Reason
 from agent.core.release import UNLOADS, Holding, Released, Taken, judge
 from agent.ports import EngineMemory
 from agent.stages.engines import Engine
@@ -60,7 +62,7 @@ class Release:
 
     def _ask(self, name: str, engine: Engine, now: float) -> None:
         """Tell the engine to end once nothing runs there any more, or to start again."""
-        reasons = self._spine.node.owner_reasons(name) & UNLOADS if self.unloads(name) else frozenset()
+        reasons = self._reasons(name) if self.unloads(name) else frozenset[Reason]()
         if not reasons:
             if engine.wanted_at_rest:
                 self._leaving.pop(name, None)
@@ -72,6 +74,10 @@ class Release:
             words = ", ".join(sorted(reason.value for reason in reasons))
             self._log.info("engine.unloading", pool=name, mib=holding.total_bytes >> 20, reasons=words)
             engine.rest(f"unloaded for its owner ({words})")
+
+    def _reasons(self, pool: str) -> frozenset[Reason]:
+        node = self._spine.node
+        return node.reasons(uuids_of(node.pools[pool])) & UNLOADS
 
     def _judge(self, name: str, leaving: _Leaving, report: GpuReport, now: float) -> None:
         ended = self._engines[name].at_rest

@@ -37,7 +37,7 @@ class Daemon:
             self.asked.release()
         return msgspec.structs.replace(
             STATUS,
-            node=msgspec.structs.replace(STATUS.node, state=self.node.state.value),
+            node=msgspec.structs.replace(STATUS.node, state=self.node.state.value, paused=self.node.is_paused),
             attempts=STATUS.attempts[: len(self.node.attempts)],
             why_idle=tuple(self.node.gates(0.0)),
             outbox_waiting=0,

@@ -26,7 +26,7 @@ class Daemon:
 
     def status(self) -> Status:
         pools = self.tells.pop(0) if len(self.tells) > 1 else self.tells[0]
-        return replace(STATUS, node=replace(STATUS.node, state="paused"), pools=pools, attempts=())
+        return replace(STATUS, node=replace(STATUS.node, state="paused", paused=True), pools=pools, attempts=())
 
     async def pause(self, order: PauseOrder) -> None:
         assert order.gpu == ""

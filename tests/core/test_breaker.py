@@ -9,6 +9,7 @@ from agent.core.attempt import Event
 from agent.core.breaker import FIRST_WAIT_S, LONGEST_WAIT_S, OWN_FAULTS, Breaker, BreakerState
 from agent.core.model import Outcome, Reason
 from agent.core.node import Node
+from agent.core.orders import Voice
 from tests import builders
 from tests.core.test_node import WORK, arrive, happen, kinds
 
@@ -191,8 +192,10 @@ def test_after_the_wait_one_task_is_tried_and_its_success_opens_all_slots() -> N
     assert credit.count == 2
 
 
-def test_resume_tries_at_once() -> None:
+def test_resume_tries_at_once_when_the_owner_says_so_and_not_the_coordinator() -> None:
     node = broken("main")
+    node.handle(ev.ResumeAsked(by=Voice.COORDINATOR), 2.0)
+    assert node.credit("main") is None
     node.handle(ev.ResumeAsked(), 2.0)
     assert node.credit("main") is not None
     assert node.gates() == []

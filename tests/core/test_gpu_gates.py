@@ -119,12 +119,12 @@ def test_a_gate_of_one_gpu_keeps_its_pools_out_alone_and_says_why() -> None:
         (Reason.GPU_HOT, "first: GPU-1: why"),
     ]
     assert (node.credit("first"), bool(node.credit("second")), node.gates()) == (None, True, [])
-    assert node.owner_reasons("first") == {Reason.GPU_IN_USE, Reason.GPU_HOT}
+    assert node.reasons(["GPU-1"]) == {Reason.GPU_IN_USE, Reason.GPU_HOT}
     gate(node, Reason.GPU_IN_USE, "GPU-1", shut=False)
     assert node.credit("first") is None
     gate(node, Reason.GPU_HOT, "GPU-1", shut=False)
     assert node.credit("first")
-    assert node.owner_reasons("first") == frozenset()
+    assert node.reasons(["GPU-1"]) == frozenset()
 
 
 def two_running(node: Node) -> tuple[LeaseKey, LeaseKey]:
@@ -155,7 +155,7 @@ def test_a_pause_hands_back_what_runs_as_soon_as_its_owner_said(devices: tuple[s
     assert node.attempts[here].reason is Reason.PAUSED
     assert (node.attempts[there].reason is Reason.PAUSED) is (not devices)
     assert stops(node.handle(ev.Ticked(), 16.0)) == 0, "once"
-    assert node.owner_reasons("first") == {Reason.PAUSED}, "the pause itself goes on"
+    assert node.reasons(["GPU-1"]) == {Reason.PAUSED}, "the pause itself goes on"
 
 
 @pytest.mark.parametrize("devices", [(), ("GPU-1",)])

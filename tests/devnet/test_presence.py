@@ -231,6 +231,15 @@ def test_a_directive_is_repeated_until_a_beat_shows_that_it_is_heeded(kind: str,
     assert world.restarted().beat(node, state=before).directives == ()
 
 
+@pytest.mark.parametrize(("kind", "state"), [("drain", "draining"), ("pause", "paused")])
+def test_a_node_that_its_owner_has_paused_already_is_asked_all_the_same(kind: str, state: str) -> None:
+    world = World()
+    node = world.enrolled()
+    directive = direct(world, node, kind)
+    assert world.beat(node, state=state).directives == (directive,)
+    assert world.beat(node, state=state).directives == ()
+
+
 def test_a_fingerprint_that_was_asked_for_is_the_one_after_the_question() -> None:
     world = World()
     node = world.enrolled()

@@ -370,6 +370,17 @@ async def test_directives_are_obeyed_and_unknown_ones_ignored() -> None:
             await rig.until(lambda wanted=state: rig.node.state is wanted)
 
 
+async def test_a_directive_ends_no_pause_of_the_owners_and_its_own_is_told_in_plain_words() -> None:
+    async with Rig() as rig:
+        rig.spine.feed(ev.PauseAsked())
+        for directive in (wire.Directive(kind="resume"), wire.Directive(kind="pause", detail="for \x1b[2Jlunch")):
+            rig.coordinator.push(wire.Directed(directive=directive))
+        await rig.until(lambda: len(rig.node.gates()) > 1)
+        mine, its = rig.node.gates()
+        assert (mine.reason, its.reason) == (Reason.PAUSED, Reason.COORDINATOR_PAUSED)
+        assert its.detail.endswith(": for lunch")
+
+
 async def test_a_session_that_no_longer_wants_our_lease_stops_it() -> None:
     async with Rig() as rig:
         rig.engine.go.clear()

@@ -209,11 +209,12 @@ def _directives_for(book: Book, node: Node, message: Beat) -> tuple[Directive, .
 
 
 def _heeded(directive: Directive, node: Node, message: Beat) -> bool:
+    """A node that its owner has paused shows the state before it was asked: so it is asked once at least."""
     match directive.kind:
         case "drain":
-            return message.state in (NodeState.DRAINING, NodeState.DRAINED)
+            return node.told > 0 and message.state in (NodeState.DRAINING, NodeState.DRAINED)
         case "pause":
-            return message.state in TAKES_NOTHING
+            return node.told > 0 and message.state in TAKES_NOTHING
         case "resume":
             return message.state not in TAKES_NOTHING | {""}
         case _:
