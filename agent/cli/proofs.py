@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from agent.cli.absent import elsewhere
 from agent.cli.options import with_config
 from agent.cli.table import headed
 from agent.core.text import counted, line, span
@@ -33,8 +34,7 @@ def command(limit: int, as_json: bool, config: object) -> None:
 
         click.echo(json.dumps(told, indent=2))
         return
-    for row in screen(told):
-        click.echo(row)
+    click.echo("\n".join([*screen(told), *elsewhere(config.node.state_dir, "proofs")]))
 
 
 def _story(socket: Path, state_dir: Path, limit: int) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def screen(told: dict[str, Any]) -> Iterable[str]:
     """A ProofStory as JSON, for people; everything in it may come from outside."""
     challenges, judgements = told["challenges"], told["judgements"]
     if not challenges and not judgements:
-        yield "Nothing was challenged yet."
+        yield "Nothing was challenged yet. A coordinator draws some results by chance, a minute or so after they came."
         return
     yield summary(told["totals"])
     yield from headed(("CHALLENGED", "TASK", "ATTEMPT", "WHY", "LEAVES", "ANSWER"), map(_challenge, challenges))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from agent.cli.absent import elsewhere
 from agent.cli.options import with_config
 from agent.core.text import plain
 
@@ -34,8 +35,7 @@ def command(limit: int, as_json: bool, config: object) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(lines), indent=2))
         return
-    for line in screen(lines, slashes, limit):
-        click.echo(line)
+    click.echo("\n".join([*screen(lines, slashes, limit), *elsewhere(config.node.state_dir, "tasks")]))
 
 
 class _Row(NamedTuple):
@@ -51,7 +51,7 @@ def screen(lines: Sequence[LedgerLine], slashes: Sequence[JudgementBody] = (), l
     """For people, newest first, with what judgements cost; task ids and currencies come from outside."""
     rows = [_earned(line) for line in lines] + [_slashed(body) for body in slashes]
     if not rows:
-        yield "No task was settled yet."
+        yield "No task was settled yet. `gpu-agent status` says why no work comes."
         return
     rows = sorted(rows, key=lambda row: row.at, reverse=True)[:limit]
     width = max(len("TASK"), *(len(_word(row.task_id)) for row in rows))

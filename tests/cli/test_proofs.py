@@ -12,6 +12,8 @@ import msgspec
 import pytest
 
 from agent.cli import local, tasks
+from agent.cli.absent import elsewhere
+from agent.cli.main import run
 from agent.cli.proofs import screen, summary
 from agent.core import wire
 from agent.core.challenges import ChallengeLine, ChallengeOutcome, ProofStory, ProofTotals
@@ -70,7 +72,32 @@ def test_one_table_says_what_was_opened_and_another_how_it_was_judged() -> None:
     ):
         assert words in text
     assert "\x1b" not in text
-    assert shown(ProofStory()) == "Nothing was challenged yet."
+    assert shown(ProofStory()).startswith("Nothing was challenged yet. A coordinator draws some results by chance")
+
+
+@pytest.mark.parametrize("verb", ["proofs", "tasks"])
+def test_who_looks_where_no_node_has_worked_is_told_where_to_look(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
+    demo = tmp_path / "cache" / "demo" / "node.toml"
+    places = ["-s", f"node.state_dir={tmp_path}", "-s", f"control.socket={tmp_path}/c.sock"]
+    assert run([verb, *places]) == 0
+    out = capsys.readouterr().out
+    assert f"No node has worked with {tmp_path} (node.state_dir) yet." in out
+    assert "→ to see it all happen here: gpu-agent demo" in out
+    assert str(demo) not in out
+    demo.parent.mkdir(parents=True)
+    demo.touch()
+    assert run([verb, *places]) == 0
+    assert f"→ for the node of the last demo: gpu-agent {verb} -c {demo}" in capsys.readouterr().out
+    (tmp_path / "outbox.db").touch()
+    assert list(elsewhere(tmp_path, verb)) == []
+
+
+def test_who_is_not_root_is_told_of_the_system_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert "  → for the system service: sudo gpu-agent tasks" in elsewhere(tmp_path / "mine", "tasks", tmp_path)
 
 
 def test_the_summary_is_one_line_that_leaves_out_what_did_not_happen() -> None:
