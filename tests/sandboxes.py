@@ -18,10 +18,10 @@ from agent.edges.sandbox.oci.backend import Oci
 from agent.edges.sandbox.oci.facts import EngineName
 from agent.edges.sandbox.probing import LEAK
 from agent.ports import Limits, SandboxSpec
+from tests.patience import within
 
 ORDINARY_USER = 61_000
 """Has no account; only root can run a test as it."""
-LIMIT_S = 30
 
 BOMB = SandboxSpec(name="test", argv=("/usr/bin/tail", "/dev/zero"), limits=Limits(memory_bytes=128 << 20, wall_s=60))
 FORKS = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 60 & done; echo all >&2"
@@ -101,11 +101,6 @@ def fork_agent(make):
             signal.pause()
     os.close(into)
     return pid, out
-
-
-async def within(awaitable):
-    """Its result, or a failure after a time that only a hang can take."""
-    return await asyncio.wait_for(awaitable, LIMIT_S)
 
 
 async def gone(pid):

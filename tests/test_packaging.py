@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).parents[1]
 COREUTILS = (
     "sh",
@@ -98,7 +100,7 @@ class Machine:
     def run(self, *arguments: str) -> tuple[int, str]:
         """Exit status and what was said."""
         started = self.start(*arguments)
-        _, said = started.communicate(timeout=60)
+        _, said = started.communicate(timeout=PATIENCE_S)
         return started.returncode, said
 
     def calls(self) -> list[str]:
@@ -176,7 +178,7 @@ def test_a_clone_that_moved_gets_a_new_look_at_its_environment(machine: Machine)
 def test_two_at_once_make_one_environment(machine: Machine) -> None:
     machine.program("python3", PYTHON)
     both = [machine.start("version"), machine.start("version")]
-    assert [one.wait(timeout=60) for one in both] == [0, 0]
+    assert [one.wait(timeout=PATIENCE_S) for one in both] == [0, 0]
     for one in both:
         one.communicate()
     calls = machine.calls()

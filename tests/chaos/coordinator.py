@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 from agent.devnet.requester import Requester
+from tests.patience import PATIENCE_S
 from tests.scenarios.world import ROOT
-
-PATIENCE_S = 30.0
 
 
 def free_port() -> int:

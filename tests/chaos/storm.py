@@ -290,7 +290,7 @@ async def _node(stack: contextlib.AsyncExitStack, coordinator: CoordinatorProces
     agent = AgentProcess(home, external(engine.url, slots=2), url=proxy.url, token=token, breaker_failures=100)
     node = StormNode(agent, proxy, engine, small_disk=_small_disk(stack, home / "state"))
     await node.start()
-    stack.push_async_callback(agent.killed)
+    stack.push_async_callback(agent.discard)
     return node
 
 

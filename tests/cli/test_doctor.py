@@ -23,6 +23,7 @@ from agent.edges.doctor import coordinator, engines, machine
 from agent.edges.doctor.checkup import examine, local
 from agent.edges.sandbox.build import build_sandbox
 from tests import calibrations
+from tests.patience import within
 from tests.tiny_model import write_tiny_model
 
 
@@ -34,7 +35,7 @@ async def gpu_agent(*arguments: str, **environment: str) -> tuple[int, str, str]
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), 100)
+    out, err = await within(process.communicate())
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 

@@ -15,6 +15,7 @@ from agent.core import wire
 from agent.core.enrolment import Token, reply_digest
 from agent.edges.identity import open_identity
 from agent.edges.signing import KeyPair
+from tests.patience import within
 
 KEYS = KeyPair.generate()
 TOKEN = Token(secret="s" * 32, coordinator_key=KEYS.public_key).text
@@ -41,7 +42,7 @@ async def gpu_agent(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 30)
+    out, err = await within(process.communicate(stdin.encode()))
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 

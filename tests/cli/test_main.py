@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from agent.cli.main import VERBS, run, tell
 from agent.core.errors import AgentError, ConfigError, IdentityError
+from tests.patience import PATIENCE_S
 
 HEAVY = {"aiohttp", "cryptography", "pynvml", "structlog", "rich", "psutil", "sqlite3", "asyncio", "ssl"}
 
@@ -24,7 +25,7 @@ def gpu_agent(*arguments: str, **environ: str) -> subprocess.CompletedProcess[st
         capture_output=True,
         check=False,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "PYTHONPATH": str(Path(__file__).parents[2]), **environ},
     )
 
@@ -37,7 +38,9 @@ def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
         "except SystemExit as end: assert end.code == 0, end.code\n"
         "print(*{name.split('.')[0] for name in sys.modules}, file=sys.stderr)"
     )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=PATIENCE_S
+    )
     assert all(f"  {verb} " in ran.stdout for verb in VERBS)
     assert not HEAVY & set(ran.stderr.split())
 
@@ -84,7 +87,9 @@ def test_version_is_one_json_object() -> None:
 
 def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
     shell = f"{shlex.quote(sys.executable)} -m agent config init --stdout; echo $? >&2"
-    ran = subprocess.run(["sh", "-c", f"({shell}) | true"], capture_output=True, check=False, text=True, timeout=60)
+    ran = subprocess.run(
+        ["sh", "-c", f"({shell}) | true"], capture_output=True, check=False, text=True, timeout=PATIENCE_S
+    )
     assert ran.stderr == "1\n"
 
 

@@ -34,6 +34,7 @@ from agent.core.status import (
     headline,
 )
 from agent.edges.control import ControlServer
+from tests.patience import within
 
 STATUS = Status(
     node=NodeStatus(id="n-1", name="rig-1", state="serving", version="0.1.0", started_at=1.0, since_s=7500.0),
@@ -106,7 +107,7 @@ async def gpu_agent(*arguments: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "agent", *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    out, err = await asyncio.wait_for(process.communicate(), 30)
+    out, err = await within(process.communicate())
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 

@@ -12,6 +12,7 @@ from agent.core.wire import MAX_BLOB_BYTES, RefusalCode
 from agent.devnet.blobs import MAX_PENDING_BYTES, MAX_PENDING_BYTES_OF_A_NODE, ORPHAN_S, PATIENCE_S, Blobs
 from agent.devnet.core.rules import Refused
 from tests.devnet.world import sha256
+from tests.patience import within
 
 NODE = "n-1"
 
@@ -138,7 +139,7 @@ async def test_an_upload_that_does_not_move_is_given_up_and_its_room_is_free_aga
     share = MAX_PENDING_BYTES_OF_A_NODE // MAX_BLOB_BYTES
     for _ in range(2):
         uploads = [blobs.put(NODE, "0" * 64, MAX_BLOB_BYTES, stuck()) for _ in range(share)]
-        outcomes = await asyncio.wait_for(asyncio.gather(*uploads, return_exceptions=True), 20)
+        outcomes = await within(asyncio.gather(*uploads, return_exceptions=True))
         told = [(it.code, "slower" in it.message) for it in outcomes if isinstance(it, Refused)]
         assert told == [(RefusalCode.BUSY, True)] * share
     assert list((tmp_path / "blobs").iterdir()) == []

@@ -21,6 +21,7 @@ from agent.devnet.requester import Requester
 from tests import builders
 from tests.devnet.node import ScriptedNode
 from tests.devnet.test_lifecycle import ASK, port_of, started
+from tests.patience import within
 
 T = TypeVar("T")
 TASKS, KILLS = 60, 3
@@ -92,11 +93,11 @@ async def test_kills_at_any_moment_lose_no_task_and_pay_none_twice(tmp_path: Pat
         stack.callback(working.cancel)
         asking = asyncio.create_task(submit_all(requester))
         for _ in range(KILLS):
-            await asyncio.wait_for(worker.done(chance.randint(2, 12)), 30)
+            await within(worker.done(chance.randint(2, 12)))
             await process.kill(signal.SIGKILL)
             process = await stack.enter_async_context(started(state, "--port", port, "--unstarted-s", "1"))
-        task_ids = await asyncio.wait_for(asking, 60)
-        views = [await asyncio.wait_for(requester.result(task_id), 60) for task_id in task_ids]
+        task_ids = await within(asking)
+        views = [await within(requester.result(task_id)) for task_id in task_ids]
         ledger = await requester.ledger()
     assert len(set(task_ids)) == TASKS
     assert {view.state for view in views} == {TaskState.SETTLED}

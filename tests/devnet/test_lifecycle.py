@@ -24,6 +24,7 @@ from agent.devnet.requester import Requester
 from agent.devnet.views import TaskView
 from tests import builders
 from tests.devnet.node import ScriptedNode
+from tests.patience import PATIENCE_S, within
 
 ASK = ChatInput(messages=(Message(role="user", content="Name a colour."),))
 
@@ -51,7 +52,7 @@ async def started(state_dir: Path, *arguments: str) -> AsyncIterator[Process]:
     )
     try:
         assert process.stdout
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             lines = [(await process.stdout.readline()).decode().strip() for _ in range(4)]
         yield Process(process, lines)
     finally:
@@ -110,7 +111,7 @@ async def test_a_follower_survives_a_restart_of_the_coordinator(tmp_path: Path) 
                 await node.join(token)
                 (offer,) = await node.pull()
                 await node.deliver(node.actor.success(offer))
-                view = await asyncio.wait_for(following, 30)
+                view = await within(following)
     assert isinstance(view, TaskView)
     assert view.output == "Blue."
 
@@ -220,7 +221,7 @@ async def test_when_the_disk_is_full_nothing_is_promised_and_nothing_is_lost(tmp
         with pytest.raises(Refused) as refused:
             await requester.submit(builders.MODEL, large, max_tokens=16)
         assert refused.value.code is wire.RefusalCode.BUSY
-        await asyncio.wait_for(coordinator.failed.wait(), 10)
+        await within(coordinator.failed.wait())
         with pytest.raises(Refused):
             await requester.submit(builders.MODEL, ASK, max_tokens=16)
     async with Coordinator(tmp_path) as coordinator:

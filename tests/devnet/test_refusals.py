@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 from typing import Any
 
@@ -18,6 +17,7 @@ from tests import builders
 from tests.devnet.conftest import Join
 from tests.devnet.node import ScriptedNode
 from tests.devnet.world import Actor, sha256
+from tests.patience import within
 
 BEAT = wire.UpFrame(seq=1, msg=wire.Beat())
 
@@ -190,7 +190,7 @@ async def test_an_oversized_message_ends_the_stream_and_only_that(join: Join) ->
     assert node._socket is not None
     await node._socket.send_str(" " * (wire.MAX_MESSAGE_BYTES + 100))
     assert node._reader is not None
-    await asyncio.wait_for(node._reader, 10)
+    await within(node._reader)
     assert node._socket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG
     await other.call(wire.Beat(), wire.BeatAck)
 
@@ -201,7 +201,7 @@ async def test_a_peer_that_speaks_something_else_is_let_go(join: Join) -> None:
     assert node._reader is not None
     for _ in range(40):
         await node._socket.send_str("GET / HTTP/1.1")
-    await asyncio.wait_for(node._reader, 10)
+    await within(node._reader)
     assert node._socket.close_code == aiohttp.WSCloseCode.POLICY_VIOLATION
 
 

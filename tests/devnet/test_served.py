@@ -21,6 +21,7 @@ from agent.devnet.views import TaskView
 from tests import builders
 from tests.devnet.conftest import Join
 from tests.devnet.world import sha256
+from tests.patience import PATIENCE_S, within
 
 ASK = ChatInput(messages=(Message(role="user", content="Name a colour."),))
 
@@ -105,7 +106,7 @@ async def test_a_cancel_is_pushed_over_a_stream(requester: Requester, join: Join
     (offer,) = await node.pull()
     await node.start(offer)
     assert (await requester.cancel(task_id)).state is TaskState.CANCELLED
-    push = await asyncio.wait_for(node.pushes.get(), 10)
+    push = await within(node.pushes.get())
     assert push == wire.Cancel(key=offer.key, reason=Reason.CANCELLED_BY_REQUESTER)
     assert (await requester.result(task_id)).state is TaskState.CANCELLED
 
@@ -123,7 +124,7 @@ async def test_a_directive_is_pushed_or_waits_for_the_beat(coordinator: Coordina
     coordinator.direct(streaming.actor.node_id, "drain")
     coordinator.direct(polling.actor.node_id, "pause", "for lunch")
     drain = wire.Directed(directive=wire.Directive(kind="drain"))
-    assert await asyncio.wait_for(streaming.pushes.get(), 10) == drain
+    assert await within(streaming.pushes.get()) == drain
     ack = await polling.call(wire.Beat(), wire.BeatAck)
     assert ack.directives == (wire.Directive(kind="pause", detail="for lunch"),)
 
@@ -231,7 +232,7 @@ async def test_a_receipt_before_there_is_a_result_is_refused(requester: Requeste
 async def until(met: object) -> None:
     """Wait for the event loop to make something true."""
     assert callable(met)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not met():
             await asyncio.sleep(0)
 

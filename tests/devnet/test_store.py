@@ -14,6 +14,7 @@ from agent.core.errors import StorageError
 from agent.devnet.core.effects import SaveNode, SaveToken
 from agent.devnet.core.records import UsedToken
 from agent.devnet.store import Store, ledger
+from tests.patience import PATIENCE_S
 
 TOKEN = SaveToken(token=UsedToken(sha256="ab" * 32))
 
@@ -24,7 +25,7 @@ async def opened(path: Path) -> AsyncIterator[tuple[Store, list[StorageError]]]:
     store = Store(path, broken.append)
     try:
         await store.open()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             yield store, broken
     finally:
         await store.close()

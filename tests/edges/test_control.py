@@ -22,6 +22,7 @@ from agent.core.model import Reason
 from agent.core.orders import PauseOrder, ResumeOrder
 from agent.core.status import Gate, LinkStatus, NodeStatus, SandboxStatus, Status
 from agent.edges.control import ControlError, ControlServer
+from tests.patience import PATIENCE_S
 
 STATUS = Status(
     node=NodeStatus(id="n1", name="box", state="online", version="0", started_at=1.0, since_s=2.0),
@@ -58,7 +59,7 @@ class Daemon:
 
 class OverUnixSocket(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=5)
+        super().__init__("localhost", timeout=PATIENCE_S)
         self._path = path
 
     def connect(self) -> None:
@@ -175,7 +176,12 @@ async def test_another_user_is_refused_even_where_the_modes_were_opened(served: 
     )
     python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
     asked = await asyncio.to_thread(
-        subprocess.run, [python, "-c", program, str(served)], user=nobody, capture_output=True, text=True, timeout=10
+        subprocess.run,
+        [python, "-c", program, str(served)],
+        user=nobody,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
     )
     assert asked.stdout.strip() == "403", asked.stderr
 

@@ -16,6 +16,7 @@ from agent.edges.identity import (
     write_enrolment,
 )
 from agent.edges.signing import KeyPair
+from tests.patience import PATIENCE_S
 
 ENROLMENT = Enrolment(node_id="node-1", coordinator_key="ab" * 32, url="https://coordinator.example")
 
@@ -43,14 +44,14 @@ def test_two_first_starts_at_once_agree_on_one_key(tmp_path: Path):
     ready, seen = threading.Barrier(8), []
 
     def start() -> None:
-        ready.wait(timeout=10)
+        ready.wait(timeout=PATIENCE_S)
         seen.append(open_key(tmp_path / "state").public_key)
 
     threads = [threading.Thread(target=start) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=PATIENCE_S)
     assert len(seen) == 8
     assert len(set(seen)) == 1
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["node.key"]

@@ -22,6 +22,7 @@ from agent.edges.outbox import ANSWER_CHARS, SqliteOutbox, read_bundle, read_led
 from agent.edges.sqlite_file import read_only
 from agent.ports import OutboxRow
 from tests.builders import signed
+from tests.patience import PATIENCE_S
 
 
 def row(task_id: str = "t1", *, attempt: int = 1, idem_key: str = "", output: str | None = "out") -> OutboxRow:
@@ -496,7 +497,7 @@ def test_everything_acknowledged_before_kill_9_is_there(path: Path, acknowledged
     told = [putter.stdout.readline().strip() for _ in range(acknowledged)]
     putter.send_signal(signal.SIGKILL)
     told += [line.strip() for line in putter.stdout if line.endswith("\n")]
-    putter.wait(timeout=10)
+    putter.wait(timeout=PATIENCE_S)
 
     async def kept() -> set[str]:
         outbox = await SqliteOutbox.open(path, sound)

@@ -17,6 +17,7 @@ from agent.edges.proofs import SqliteProofs, read_proofs, read_slashes
 from agent.edges.signing import KeyPair
 from tests.builders import NODE
 from tests.fakes.examiner import judgement
+from tests.patience import PATIENCE_S
 
 KEYS = KeyPair.generate()
 ASKED, OPENED, MISSED = ChallengeOutcome.ASKED, ChallengeOutcome.OPENED, ChallengeOutcome.MISSED
@@ -123,7 +124,7 @@ async def test_a_judgement_that_was_kept_survives_a_killed_process(path: Path) -
         "asyncio.run(main())\n"
     )
     signed = msgspec.json.encode(judgement(KEYS, 1)).decode()
-    ended = subprocess.run([sys.executable, "-c", program, str(path), signed], check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", program, str(path), signed], check=False, timeout=PATIENCE_S)
     assert ended.returncode == -signal.SIGKILL
     assert read_proofs(path, 9).totals.serial == 1
 

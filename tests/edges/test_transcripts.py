@@ -20,6 +20,7 @@ from agent.edges.segments.files import SUFFIX
 from agent.edges.segments.log import SEGMENT_BYTES, SEGMENT_RECORDS, SPAN_S, SegmentLog
 from agent.edges.segments.records import MAGIC, Packing, encode, packed, scan
 from agent.edges.transcripts import FileTranscripts, read_transcript
+from tests.patience import PATIENCE_S
 
 
 def key(task_id: str = "t1", attempt: int = 1) -> LeaseKey:
@@ -394,7 +395,7 @@ async def test_everything_acknowledged_before_kill_9_is_there(tmp_path: Path):
     told = [keeper.stdout.readline().strip() for _ in range(300)]
     keeper.send_signal(signal.SIGKILL)
     told += [line.strip() for line in keeper.stdout if line.endswith("\n")]
-    keeper.wait(timeout=10)
+    keeper.wait(timeout=PATIENCE_S)
     transcripts = FileTranscripts(tmp_path)
     assert "" not in told
     assert [name for name in told if await transcripts.read(key(name)) != name.encode() * 100] == []

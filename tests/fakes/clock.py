@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.patience import PATIENCE_S
+
 
 class ManualClock:
     """Implements `ports.Clock`; time stands still until `advance`."""
@@ -47,5 +49,5 @@ class ManualClock:
 
     async def somebody_sleeps(self, count: int = 1) -> None:
         """Wait until so many sleep."""
-        async with self._slept, asyncio.timeout(5):
+        async with self._slept, asyncio.timeout(PATIENCE_S):
             await self._slept.wait_for(lambda: len(self._sleepers) >= count)

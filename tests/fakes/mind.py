@@ -20,6 +20,7 @@ from agent.core.proof.signed import session_digest
 from agent.core.refusals import status_of
 from agent.core.seq import ReplayWindow
 from agent.edges.signing import KeyPair, verify
+from tests.patience import PATIENCE_S
 
 COORDINATOR_KEY = "c0" * 32
 FINGERPRINT = Fingerprint(
@@ -116,7 +117,7 @@ class Mind:
 
     async def seen(self, count: int) -> None:
         """Wait until so many frames were let in."""
-        async with self.arrived, asyncio.timeout(5):
+        async with self.arrived, asyncio.timeout(PATIENCE_S):
             await self.arrived.wait_for(lambda: len(self.frames) >= count)
 
     def nonce(self) -> bytes:

@@ -15,10 +15,11 @@ from agent.devnet.requester import Requester
 from agent.edges.gpu.models import card_table
 from tests.fakes.nvml.build import Builder, compiler
 from tests.fakes.nvml.scenario import load
+from tests.patience import PATIENCE_S
 from tests.scenarios.conftest import QUICK
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.test_gpus import HOSTS, on_driver
-from tests.scenarios.world import PATIENCE_S, World, external
+from tests.scenarios.world import World, external
 
 
 @pytest.fixture

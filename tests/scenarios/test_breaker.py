@@ -7,6 +7,7 @@ import signal
 
 from agent.core.model import Reason
 from agent.devnet.core.records import TaskState
+from tests.patience import PATIENCE_S
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.world import World, external
 
@@ -20,7 +21,7 @@ async def test_failures_in_a_row_stop_the_pool_until_the_owner_resumes(world: Wo
     await agent.saw("breaker.moved", state="open", pool="held")
     status, text = await agent.verb("status")
     assert (status, "too_many_failures" in text, "one is tried in" in text) == (0, True, True)
-    async with asyncio.timeout(30):  # the next beat tells the coordinator
+    async with asyncio.timeout(PATIENCE_S):  # the next beat tells the coordinator
         while (await world.requester.nodes()).nodes[0].reason != Reason.TOO_MANY_FAILURES:
             await asyncio.sleep(0.05)
     engine.tokens = sound

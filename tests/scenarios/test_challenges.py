@@ -25,11 +25,12 @@ from agent.edges.signing import KeyPair
 from tests import builders
 from tests.fakes.examiner import BEACON, challenge, judgement, promise
 from tests.fakes.mind import Reply, Silence
+from tests.patience import PATIENCE_S
 from tests.scenarios.conftest import QUICK
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.liar import LEASE_MS, Liar, LyingMind
 from tests.scenarios.test_full_disk import fill, small_disk  # noqa: F401  (a fixture)
-from tests.scenarios.world import PATIENCE_S, AgentProcess, World, external
+from tests.scenarios.world import AgentProcess, World, external
 
 POLL = ("--set", "coordinator.transport=poll")
 
@@ -102,9 +103,7 @@ async def agent(examiner: Examiner, engine: HeldEngine, tmp_path: Path) -> Async
     process = AgentProcess(tmp_path / "node", external(engine.url), url=examiner.url, token="")
     examiner.enlist(process)
     yield process
-    if hasattr(process, "process") and process.process.returncode is None:
-        await process.kill()
-    shutil.rmtree(process.runtime, ignore_errors=True)
+    await process.discard()
 
 
 async def did(agent: AgentProcess, examiner: Examiner, *tasks: str) -> list[LeaseKey]:
@@ -216,8 +215,7 @@ async def test_a_full_disk_delays_an_opening_at_a_start_and_none_while_the_agent
         filler.unlink()
         assert examiner.opened(await mind.answered(2), second)
     finally:
-        await agent.killed()
-        shutil.rmtree(agent.runtime, ignore_errors=True)
+        await agent.discard()
 
 
 async def test_the_embedded_coordinator_challenges_and_the_node_passes(engine: HeldEngine, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from agent.core.model import Outcome, Reason, State
 from agent.devnet.coordinator import Coordinator
 from agent.devnet.core.records import TaskState
 from tests import builders
+from tests.patience import within
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import AgentProcess, World, external
@@ -174,7 +175,7 @@ async def test_staging_with_time_left_is_finished() -> None:
         await staging(rig)
         async with leaving(rig, 60.0) as gone:
             rig.pool_ready(True)
-            await asyncio.wait_for(gone, 5)
+            await within(gone)
         assert rig.outbox.ledger[builders.offer().idem_key].status is wire.ReceiptStatus.ACCEPTED
 
 
@@ -185,7 +186,7 @@ async def test_staging_at_the_limit_is_handed_back() -> None:
             await rig.pass_time(8.5)
             body = rig.opened(await rig.coordinator.saw(wire.Result))
             assert (body.outcome, body.reason) == (Outcome.HANDED_BACK, Reason.DRAIN_LIMIT)
-            assert await asyncio.wait_for(gone, 5)
+            assert await within(gone)
         assert rig.engine.started == 0
 
 
@@ -200,7 +201,7 @@ async def test_proving_is_finished_even_past_the_limit() -> None:
             assert state(rig) is State.PROVING
             rig.transcripts.fails = None
             await rig.pass_time(6.0)
-            await asyncio.wait_for(gone, 10)
+            await within(gone)
         assert rig.outbox.ledger[builders.offer().idem_key].status is wire.ReceiptStatus.ACCEPTED
 
 
@@ -211,7 +212,7 @@ async def test_what_cannot_be_kept_or_delivered_in_time_is_named_as_abandoned() 
         rig.coordinator.offer(builders.offer())
         await rig.until(lambda: state(rig) is State.PROVING)
         async with leaving(rig, 0.1) as gone:
-            assert await asyncio.wait_for(gone, 30) is False
+            assert await within(gone) is False
 
 
 async def test_reporting_is_delivered_when_the_coordinator_comes_back_in_time() -> None:
@@ -222,5 +223,5 @@ async def test_reporting_is_delivered_when_the_coordinator_comes_back_in_time() 
         async with leaving(rig, 60.0) as gone:
             rig.outbox.full = False
             await rig.pass_time(6.0)
-            await asyncio.wait_for(gone, 5)
+            await within(gone)
         assert rig.outbox.ledger[builders.offer().idem_key].status is wire.ReceiptStatus.ACCEPTED

@@ -13,9 +13,10 @@ from agent.core.fingerprint import Fingerprint
 from agent.core.health import HealthState
 from tests.fakes.nvml.build import Builder, Placed, compiler
 from tests.fakes.nvml.scenario import load
+from tests.patience import PATIENCE_S
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.liar import Liar
-from tests.scenarios.world import PATIENCE_S, AgentProcess, World, external
+from tests.scenarios.world import AgentProcess, World, external
 
 HOSTS = Path(__file__).parents[1] / "hosts"
 
@@ -161,7 +162,7 @@ async def test_beats_go_on_while_the_driver_hangs(builder: Builder, engine: Held
                 await liar.mind.took(wire.Beat, liar.mind.count(wire.Beat) + 6)
             assert agent.events("gpu.driver") == []
         finally:
-            await agent.kill()
+            await agent.discard()
 
 
 async def test_a_driver_that_was_replaced_on_the_disk_keeps_work_out_and_asks_for_a_reboot(

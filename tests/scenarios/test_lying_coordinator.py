@@ -15,9 +15,10 @@ from agent.core.proof.signed import seal
 from agent.edges.signing import KeyPair
 from tests import builders
 from tests.fakes.mind import Act, Raw
+from tests.patience import PATIENCE_S
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.liar import Liar, raw
-from tests.scenarios.world import PATIENCE_S, AgentProcess, external
+from tests.scenarios.world import AgentProcess, external
 from tests.stages.rig import confirmed
 
 
@@ -33,8 +34,7 @@ async def agent(liar: Liar, engine: HeldEngine, tmp_path: Path) -> AsyncIterator
     process = AgentProcess(tmp_path / "node", external(engine.url), url=liar.url, token="")
     liar.enlist(process)
     yield process
-    if hasattr(process, "process") and process.process.returncode is None:
-        await process.kill()
+    await process.discard()
 
 
 async def does_a_task(agent: AgentProcess, liar: Liar, task: str) -> None:

@@ -13,9 +13,10 @@ import pytest
 from tests.edges.gpu.test_metrics import Values, one, parsed
 from tests.fakes.nvml.build import Builder, compiler
 from tests.fakes.nvml.scenario import load
+from tests.patience import PATIENCE_S
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.test_gpus import HOSTS, on_driver
-from tests.scenarios.world import PATIENCE_S, World, external
+from tests.scenarios.world import World, external
 
 
 @pytest.fixture

@@ -11,9 +11,10 @@ import pytest
 from agent.devnet.coordinator import Coordinator
 from agent.devnet.core.records import TaskState
 from agent.edges.pauses import FILE_NAME
+from tests.patience import PATIENCE_S
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.test_held import held_task
-from tests.scenarios.world import PATIENCE_S, AgentProcess, World, external
+from tests.scenarios.world import AgentProcess, World, external
 
 Ask = Callable[[AgentProcess, Coordinator, str], Awaitable[None]]
 

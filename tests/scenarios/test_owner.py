@@ -17,8 +17,9 @@ from agent.cli import local
 from tests.fakes.logind import by_itself
 from tests.fakes.nvml.build import Builder, Placed, compiler
 from tests.fakes.nvml.scenario import parse
+from tests.patience import PATIENCE_S
 from tests.sandboxes import require_sandbox
-from tests.scenarios.world import PATIENCE_S, AgentProcess, World
+from tests.scenarios.world import AgentProcess, World
 from tests.tiny_model import write_tiny_model
 
 GIB = 1 << 30

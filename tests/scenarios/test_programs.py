@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import io
 import json
-import shutil
+import os
 import struct
 import sys
 import tempfile
@@ -14,6 +14,7 @@ import zlib
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 
 from agent.core.archive import members
@@ -32,6 +33,7 @@ from agent.devnet.streams import ChunkSeen
 from agent.devnet.views import TaskView
 from agent.edges.programs.bundling import bundle
 from agent.edges.signing import KeyPair, verify
+from tests.patience import until
 from tests.sandboxes import require_sandbox
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import ROOT, AgentProcess, World
@@ -57,13 +59,11 @@ async def node(world: World) -> AgentProcess:
 
 def packed(files: dict[str, str], keys: KeyPair = PUBLISHER) -> tuple[bytes, Bundle]:
     """A bundle of executable files."""
-    place = Path(tempfile.mkdtemp())
-    for name, content in files.items():
-        (place / name).write_text(content)
-        (place / name).chmod(0o755)
-    with io.BytesIO() as into:
-        made = bundle(place, into, keys)
-        shutil.rmtree(place)
+    with tempfile.TemporaryDirectory() as place, io.BytesIO() as into:
+        for name, content in files.items():
+            (Path(place) / name).write_text(content)
+            (Path(place) / name).chmod(0o755)
+        made = bundle(Path(place), into, keys)
         return into.getvalue(), made
 
 
@@ -195,25 +195,28 @@ def sha256(content: bytes) -> str:
 
 
 async def test_stdout_is_seen_while_the_program_runs_and_a_cancel_ends_it(world: World, node: AgentProcess) -> None:
-    task = await start(world, "echo begun; sleep 1000")
+    seconds = f"1000.{os.getpid()}"  # nobody else's
+    task = await start(world, f"echo begun; sleep {seconds}")
     async for event in world.requester.events(task):
         if isinstance(event, ChunkSeen):
             assert event.text == "begun\n"
             break
     await world.requester.cancel(task)
     await node.saw("attempt.closed", outcome="cancelled")
-    async with asyncio.timeout(20):
-        while sleepers := [pid for pid in Path("/proc").iterdir() if b"sleep\x001000" in _command(pid)]:
-            assert sleepers
-            await asyncio.sleep(0.05)
+    await until(lambda: all(seconds not in command for command in commands()))
     assert list((node.home / "state" / "artifacts").iterdir()) == []
 
 
-def _command(pid: Path) -> bytes:
-    try:
-        return (pid / "cmdline").read_bytes() if pid.name.isdigit() else b""
-    except OSError:
-        return b""
+def commands() -> list[list[str]]:
+    """Of all processes of the machine."""
+    return [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+
+
+def end_its_sleep(node: AgentProcess) -> None:
+    """What its program waits for."""
+    for process in psutil.Process(node.process.pid).children(recursive=True):
+        if process.name() == "sleep":
+            process.kill()
 
 
 ENDINGS = [
@@ -282,11 +285,12 @@ async def test_what_a_program_left_outlives_a_kill_of_the_node_that_could_not_de
         stack.push_async_callback(world.close)
         node = await world.agent(programs())
         await world.ready(node)
-        task = await start(world, "echo begun; sleep 1; echo kept >result")
+        task = await start(world, "echo begun; sleep 600; echo kept >result")
         async for event in requester.events(task):
             if isinstance(event, ChunkSeen):
                 break
         proxy.cut()
+        end_its_sleep(node)
         await node.saw("attempt.moved", task=task, state="reporting")
         await node.saw("result.undelivered", task=task)
         await node.kill()

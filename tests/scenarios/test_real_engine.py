@@ -20,6 +20,7 @@ from agent.devnet.core.records import TaskState
 from agent.devnet.streams import ChunkSeen
 from agent.edges.signing import verify
 from agent.edges.transcripts import read_transcript
+from tests.patience import PATIENCE_S
 from tests.sandboxes import require_sandbox
 from tests.scenarios.world import AgentProcess, World
 from tests.tiny_model import write_tiny_model
@@ -134,4 +135,4 @@ async def test_a_stopped_agent_leaves_no_engine_behind(world: World, node: Agent
     assert any(child.name() == "llama-server" for child in children)
     node.signal(signal.SIGTERM)
     assert await node.ended() == 0
-    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert psutil.wait_procs(children, timeout=PATIENCE_S)[1] == []

@@ -31,9 +31,10 @@ from agent.edges.signing import verify
 from tests.attack import node
 from tests.calibrations import KEYS, written
 from tests.edges.verifier import claiming
+from tests.patience import PATIENCE_S
 from tests.sandboxes import require_sandbox
 from tests.scenarios.conftest import QUICK
-from tests.scenarios.world import PATIENCE_S, AgentProcess, World
+from tests.scenarios.world import AgentProcess, World
 from tests.tiny_model import write_tiny_model
 
 PROOFS = ProofRules(rate_micros=1_000_000, epoch_s=1.0, verify_s=60.0, answer_s=60.0, validators=2, canary_micros=0)

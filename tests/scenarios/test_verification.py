@@ -13,6 +13,7 @@ from agent.core.proof.commitment import header_bytes
 from agent.core.proof.header import ProofKind, decode_header
 from agent.core.wire import ResultBody
 from agent.devnet.coordinator import Coordinator
+from tests.patience import PATIENCE_S
 from tests.sandboxes import require_sandbox
 from tests.scenarios.world import ROOT, AgentProcess, World
 from tests.tiny_model import write_tiny_model
@@ -38,7 +39,7 @@ async def command(*arguments: object) -> tuple[int, str]:
         stderr=asyncio.subprocess.STDOUT,
         cwd=ROOT,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         out, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode()

@@ -18,9 +18,10 @@ from agent.core.model import ChatInput, Message
 from agent.devnet.core.asking import Asked, SamplingAsked
 from agent.devnet.requester import Requester
 from agent.devnet.views import NodeView
+from agent.edges.sandbox.bubblewrap import Bubblewrap
+from tests.patience import PATIENCE_S
 
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE_S = 60.0
 
 
 class AgentProcess:
@@ -113,8 +114,16 @@ class AgentProcess:
 
     async def killed(self) -> None:
         """It runs no more, however that came."""
-        if self.process.returncode is None:
+        if hasattr(self, "process") and self.process.returncode is None:
             await self.kill()
+
+    async def discard(self) -> None:
+        """It runs no more, and nothing is left that a killed agent leaves to its next start."""
+        try:
+            await self.killed()
+        finally:
+            await asyncio.to_thread(Bubblewrap(self.runtime).reap_orphans)
+            shutil.rmtree(self.runtime, ignore_errors=True)
 
     async def verb(self, *arguments: str) -> tuple[int, str]:
         """Another gpu-agent command with this node's configuration."""
@@ -149,10 +158,9 @@ class World:
         return agent
 
     async def close(self) -> None:
-        for agent in self.agents:
-            if hasattr(agent, "process") and agent.process.returncode is None:
-                await agent.kill()
-            shutil.rmtree(agent.runtime, ignore_errors=True)
+        async with contextlib.AsyncExitStack() as stack:
+            for agent in self.agents:
+                stack.push_async_callback(agent.discard)
 
     async def ready(self, agent: AgentProcess) -> NodeView:
         """The coordinator's view of the node, once all its pools are ready."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from typing import NamedTuple
 from agent.core.errors import LinkError
 from tests.chaos.coordinator import CoordinatorProcess
 from tests.chaos.storm import StormNode
+from tests.patience import PATIENCE_S
 from tests.sandboxes import probed
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import AgentProcess
@@ -20,7 +20,6 @@ from tests.soak.gauges import KEPT_S
 from tests.tiny_model import write_tiny_model
 
 NAMES = ("steady", "mortal")
-PATIENCE_S = 60.0
 LINES_KEPT = 2000
 MIXED = f"""[[models]]
 name = "words"
@@ -107,10 +106,9 @@ async def field(home: Path, *, real: bool = True) -> AsyncIterator[Field]:
                 token = await requester.enrol_token()
             text = pools.replace("URL", engine.url).replace("WEIGHTS", str(weights))
             agent = SoakAgent(home / name, text, url=proxy.url, token=token)
-            stack.callback(shutil.rmtree, agent.runtime, ignore_errors=True)
             nodes.append(StormNode(agent, proxy, engine, small_disk=False))
             await nodes[-1].start()
-            stack.push_async_callback(agent.killed)
+            stack.push_async_callback(agent.discard)
         try:
             models = await _models(coordinator, pools=2 + real)
         except TimeoutError:

@@ -42,6 +42,7 @@ from agent.stages.validate import Limits, Validate
 from agent.stages.watch import Watch
 from tests import builders
 from tests.fakes.clock import ManualClock
+from tests.patience import PATIENCE_S
 from tests.stages.paper_proofs import PaperProofs
 
 Answer = Callable[[Any], wire.DownMessage]
@@ -93,7 +94,7 @@ class PaperCoordinator:
 
     async def saw(self, kind: type, count: int = 1) -> Any:
         """Wait for message number `count` of a kind."""
-        async with self._seen, asyncio.timeout(5):
+        async with self._seen, asyncio.timeout(PATIENCE_S):
             await self._seen.wait_for(lambda: len(self.sent(kind)) >= count)
         return self.sent(kind)[count - 1]
 
@@ -450,7 +451,7 @@ class Rig:
 
     async def until(self, condition: Callable[[], Any]) -> None:
         """Wait for a change of the node after which `condition` holds."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while not condition():
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.05):  # some conditions are the world's, not the node's

@@ -9,6 +9,7 @@ from agent.core import wire
 from agent.core.model import Outcome, Reason
 from agent.core.node import NodeState
 from tests import builders
+from tests.patience import within
 from tests.stages.rig import Rig
 
 
@@ -22,7 +23,7 @@ async def test_a_drain_finishes_what_runs_and_says_goodbye() -> None:
         rig.coordinator.answers[wire.Pull] = lambda _m: wire.Offers()  # the parked pull is let go
         rig.coordinator.offer(builders.offer("late"))
         rig.engine.go.set()
-        await asyncio.wait_for(leaving, 5)
+        await within(leaving)
         assert isinstance(rig.coordinator.messages[-1], wire.Bye)
         assert rig.outbox.ledger[builders.offer().idem_key].status is wire.ReceiptStatus.ACCEPTED
         assert rig.coordinator.sent(wire.Decline)[0].reason is Reason.DRAINING
@@ -42,7 +43,7 @@ async def test_an_abort_hands_running_work_back_at_once() -> None:
         assert (body.outcome, body.reason) == (Outcome.HANDED_BACK, Reason.ABORTED)
         assert rig.engine.stopped == 1
         rig.coordinator.offer(builders.offer("late"))  # ends the parked pull
-        await asyncio.wait_for(leaving, 10)
+        await within(leaving)
 
 
 async def test_a_drain_at_its_limit_hands_back_with_that_reason() -> None:
@@ -56,7 +57,7 @@ async def test_a_drain_at_its_limit_hands_back_with_that_reason() -> None:
         await rig.pass_time(8.5)
         body = rig.opened(await rig.coordinator.saw(wire.Result))
         assert (body.outcome, body.reason) == (Outcome.HANDED_BACK, Reason.DRAIN_LIMIT)
-        await asyncio.wait_for(leaving, 5)
+        await within(leaving)
 
 
 async def test_no_resume_undoes_leaving() -> None:
@@ -71,5 +72,5 @@ async def test_no_resume_undoes_leaving() -> None:
         assert rig.node.state is NodeState.DRAINING
         rig.engine.go.set()
         rig.coordinator.offer(builders.offer("late"))  # ends the parked pull
-        await asyncio.wait_for(leaving, 5)
+        await within(leaving)
         assert rig.engine.started == 1

@@ -25,6 +25,7 @@ from agent.stages.supply import Supply
 from tests import builders
 from tests.edges.programs.making import archive, program, sha256
 from tests.fakes.clock import ManualClock
+from tests.patience import within
 
 KEY = LeaseKey(task_id="task-1", attempt=1, fence=1)
 BUNDLE = archive({"run": b"#!/bin/sh\n"})
@@ -78,7 +79,7 @@ async def test_a_broken_download_begins_again(tmp_path: Path) -> None:
         await rig.line.calls.acquire()
         await rig.clock.somebody_sleeps()
         rig.clock.advance(60)
-    await asyncio.wait_for(bringing, 5)
+    await within(bringing)
     assert rig.stock.lacking(program(BUNDLE)) == {}
 
 
@@ -107,7 +108,7 @@ async def test_a_cancelled_download_leaves_nothing_and_the_line_free(tmp_path: P
     with pytest.raises(asyncio.CancelledError):
         await bringing
     assert list(tmp_path.iterdir()) == []
-    await asyncio.wait_for(rig.supply.bring(KEY, program(BUNDLE)), 5)
+    await within(rig.supply.bring(KEY, program(BUNDLE)))
 
 
 async def test_a_full_cache_fails_the_attempt_as_a_full_disk_does(tmp_path: Path) -> None:

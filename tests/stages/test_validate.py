@@ -38,6 +38,7 @@ from agent.ports import Piece
 from tests import builders
 from tests.core.proof.making import NODE_KEYS, bundle
 from tests.edges.verifier.vllm import MOST, logprobs, spelled
+from tests.patience import within
 from tests.stages.rig import Rig, crash
 
 TOKENS = 40
@@ -239,7 +240,7 @@ async def test_a_cancel_stops_it_and_leaves_nothing() -> None:
     replayer.go.clear()
     async with validating(replayer=replayer) as rig:
         offer = offered(rig, claimed(rig))
-        await asyncio.wait_for(replayer.asked.wait(), 5)
+        await within(replayer.asked.wait())
         assert rig.node.busy("main") == 1
         rig.coordinator.push(wire.Cancel(key=offer.key, reason=Reason.CANCELLED_BY_REQUESTER))
         await rig.until(lambda: rig.node.busy("main") == 0)

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tests.patience import PATIENCE_S
+
 INIT = Path(__file__).with_name("box_init.sh")
 SYSTEMD = Path("/lib/systemd/systemd")
 _CGROUP_PREFIX = "systemd-box-"
@@ -25,7 +27,9 @@ def systemd_version() -> int:
     """Major number; 0 where there is none."""
     if shutil.which("systemctl") is None:
         return 0
-    said = subprocess.run(["systemctl", "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
+    said = subprocess.run(
+        ["systemctl", "--version"], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    ).stdout
     return int(said.split()[1])
 
 
@@ -46,7 +50,7 @@ def why_not() -> str:
         ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--cgroup", "sh", "-c", program],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=PATIENCE_S,
         check=False,
     )
     return f"no namespaces or overlay here: {tried.stderr.strip()}" if tried.returncode else ""
@@ -86,7 +90,7 @@ class Box:
             ["nsenter", "-t", str(self._init), "-a", "--", *argv],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_S,
             check=False,
             input=stdin,
         )

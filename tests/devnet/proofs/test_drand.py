@@ -24,6 +24,7 @@ from tests.devnet.node import ScriptedNode
 from tests.devnet.proofs.challenged import ALWAYS, Court
 from tests.devnet.proofs.test_beacons import RECORDED, Relays, relays  # noqa: F401  (a fixture)
 from tests.devnet.proofs.test_served_challenges import Hall, HandClock
+from tests.patience import PATIENCE_S
 
 BY_DRAND = msgspec.structs.replace(ALWAYS, beacon=BeaconSource.DRAND)
 RECORDED_ROUND = max(number for chain, number in RECORDED if chain == QUICKNET.hash)
@@ -123,7 +124,7 @@ async def test_a_recorded_round_is_fetched_checked_and_draws(tmp_path: Path, rel
         await node.join(coordinator.enrol_token())
         task_id = await hall.settled()
         clock.now += 60.0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while node.pushes.empty():
                 clock.woken.set()
                 await asyncio.sleep(0)

@@ -14,6 +14,7 @@ from tests import builders
 from tests.devnet.node import ScriptedNode
 from tests.devnet.proofs.challenged import Opener, blob_of
 from tests.devnet.test_lifecycle import port_of, started
+from tests.patience import PATIENCE_S
 
 ASK = ChatInput(messages=(Message(role="user", content="Name a colour."),))
 OPTIONS = ("--challenge-rate", "1", "--epoch", "1", "--validators", "0")
@@ -45,7 +46,7 @@ async def test_kill_9_between_receipt_challenge_and_judgement_loses_none_of_them
 
             async with started(state, "--port", port_of(first.url), *OPTIONS):
                 await node.hello()
-                async with asyncio.timeout(30):
+                async with asyncio.timeout(PATIENCE_S):
                     while not (ack := await node.call(wire.Beat(), wire.BeatAck)).judged:
                         pass  # each beat is a round trip
                 assert ack.challenges == ()
@@ -58,7 +59,7 @@ async def test_kill_9_between_receipt_challenge_and_judgement_loses_none_of_them
 
 
 async def challenged(node: ScriptedNode) -> wire.Challenge:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while not (ack := await node.call(wire.Beat(), wire.BeatAck)).challenges:
             pass  # each beat is a round trip
     return ack.challenges[0]

@@ -28,6 +28,7 @@ from agent.devnet.requester import Requester
 from tests import builders
 from tests.devnet.node import ScriptedNode
 from tests.devnet.proofs.challenged import ALWAYS, Opener, blob_of, honest_transcript
+from tests.patience import PATIENCE_S, within
 
 ASK = ChatInput(messages=(Message(role="user", content="Name a colour."),))
 TOKENS = 40
@@ -83,7 +84,7 @@ class Hall:
 
     async def judged(self, challenge: wire.Challenge) -> Judgement:
         """Wait for the examiner."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while (view := await self.requester.task(challenge.key.task_id)).proof.stage is not Stage.JUDGED:
                 await asyncio.sleep(0)
         return view.proof.judgement
@@ -211,7 +212,7 @@ async def test_a_challenge_is_pushed_to_a_node_that_streams(tmp_path: Path) -> N
     async with hall(tmp_path, stream=True) as it:
         task_id = await it.settled()
         it.turn(61.0)
-        pushed = await asyncio.wait_for(it.node.pushes.get(), 20)
+        pushed = await within(it.node.pushes.get())
         assert isinstance(pushed, wire.Challenge)
         assert pushed.key.task_id == task_id
 
@@ -251,7 +252,7 @@ async def test_a_restart_between_opening_and_judgement_loses_neither(tmp_path: P
     (tmp_path / "exhibits" / ".part-left").write_bytes(b"half")
     (tmp_path / "exhibits" / ("0" * 64)).write_bytes(b"nobody names this")
     async with Coordinator(tmp_path, options=Options(rules=Rules(proofs=ALWAYS))) as coordinator:
-        async with Requester(coordinator.url, coordinator.requester_token) as requester, asyncio.timeout(20):
+        async with Requester(coordinator.url, coordinator.requester_token) as requester, asyncio.timeout(PATIENCE_S):
             while not (proof := (await requester.task(challenge.key.task_id)).proof).judgement:
                 await asyncio.sleep(0)
         assert proof.judgement is Judgement.PASSED
@@ -318,7 +319,7 @@ async def test_an_opening_that_came_in_time_is_looked_at_however_long_it_waits_t
         challenge = await it.challenge()
         docket = it.coordinator.desk.book.docket
         opening = asyncio.ensure_future(it.open(challenge))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while challenge.challenge_id not in docket.arriving:
                 await asyncio.sleep(0)
         it.turn(ALWAYS.answer_s + 1)  # while it goes to the disk

@@ -30,6 +30,7 @@ from agent.edges.engines.llama import EngineFacts, LlamaPool, Tempo
 from agent.edges.engines.openai import Patience
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.ports import Finished, Limits
+from tests.patience import PATIENCE_S
 
 AT_ONCE = 14
 PATIENCE = Patience(connect_s=5.0, first_token_s=4.0, idle_s=2.0, reply_s=8.0)
@@ -137,7 +138,7 @@ class Besieged:
         running = asyncio.create_task(self.pool.run(self._changed.set))
         came = Came(ready=False)
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 came.ready = await self._settled()
                 if came.ready:
                     await self._ask(came)

@@ -28,6 +28,7 @@ from agent.edges.clock import SystemClock
 from agent.edges.engines.external import ExternalPool, ExternalSettings, ExternalTempo
 from agent.ports import EngineOutput, Finished, Piece, Vectors
 from tests.edges.engines.hostile import DONE, Engine, answers, says, usage
+from tests.patience import PATIENCE_S
 
 CHAT = ChatInput(messages=(Message(role="user", content="hello"),))
 MODELS = answers(200, {"data": [{"id": "org/model-7b"}]})
@@ -105,14 +106,14 @@ async def serving(
 
 
 async def until(told: asyncio.Queue[str], words: str) -> str:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while words not in (heard := await told.get()):
             pass
     return heard
 
 
 async def outputs(pool: ExternalPool, asked: TaskSpec) -> list[EngineOutput]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         return [output async for output in pool.generate(asked)]
 
 

@@ -34,9 +34,9 @@ from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.sandbox.oci.facts import EngineName
 from agent.ports import EngineOutput, Finished, Limits, Piece, Vectors
 from tests.calibrations import shelved
+from tests.patience import PATIENCE_S
 from tests.sandboxes import make_backend, require_sandbox
 
-LIMIT_S = 30.0
 DIGEST = "sha256:" + "0" * 64
 CHAT_PAGE = Path(__file__).parent / "question-answer.txt"
 """What the demo's template puts before the first question."""
@@ -72,7 +72,7 @@ class Watched:
     async def until(self, fact: Callable[[bool, str], bool]) -> str:
         """Wait for a state that was told from now on, or just now; returns its detail."""
         seen = max(len(self.told) - 1, 0)
-        async with asyncio.timeout(LIMIT_S), self._changed:
+        async with asyncio.timeout(PATIENCE_S), self._changed:
             await self._changed.wait_for(lambda: any(fact(*state) for state in self.told[seen:]))
         return next(detail for ready, detail in self.told[seen:] if fact(ready, detail))
 
@@ -83,7 +83,7 @@ class Watched:
         return await self.until(lambda ready, detail: not ready and "starting" not in detail)
 
     async def outputs(self, asked: TaskSpec) -> list[EngineOutput]:
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             return [output async for output in self.pool.generate(asked)]
 
     async def close(self) -> None:
@@ -128,7 +128,7 @@ async def start(tiny_model: Path, short_dir: Path) -> AsyncIterator[Start]:
             measure=measure,
             calibrations=calibrations,
             top_logprobs=4,
-            patience=Patience(idle_s=LIMIT_S, first_token_s=LIMIT_S),
+            patience=Patience(idle_s=PATIENCE_S, first_token_s=PATIENCE_S),
             tempo=TEMPO,
             rand=lambda: 0.0,
         )
@@ -358,7 +358,7 @@ async def test_cancelling_the_pool_ends_the_engine_even_in_the_middle_of_a_task(
     await anext(generation)
     pidfd = os.pidfd_open(engine_pid(watched))
     try:
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             await watched.close()
         with pytest.raises(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, 0)

@@ -17,6 +17,7 @@ from agent.edges.engines.openai import OpenAIClient, Patience
 from agent.ports import EngineOutput, Finished, Piece
 from tests.edges.engines import hostile
 from tests.edges.engines.hostile import DONE, Engine, Reply, chunk, usage
+from tests.patience import PATIENCE_S, within
 
 PATH = "/v1/completions"
 
@@ -52,7 +53,7 @@ def task(given: TaskInput | None = None, max_tokens: int = 8) -> TaskSpec:
 async def outputs(engine: Engine, reply: Reply, *, idle_s: float = 5.0, max_tokens: int = 8) -> list[EngineOutput]:
     engine.routes[PATH] = reply
     # 20 s: a hang of the adapter itself fails too.
-    async with asyncio.timeout(20), client(engine.socket, idle_s=idle_s) as made:
+    async with asyncio.timeout(PATIENCE_S), client(engine.socket, idle_s=idle_s) as made:
         return [output async for output in made.generate(task(max_tokens=max_tokens))]
 
 
@@ -101,7 +102,7 @@ async def test_an_engine_that_hangs_is_given_up(engine: Engine, reply: Reply) ->
     with pytest.raises(EngineError, match="in time") as refused:
         await outputs(engine, reply, idle_s=0.3)
     assert refused.value.reason is Reason.ENGINE_UNAVAILABLE
-    await asyncio.wait_for(engine.left.wait(), 5)
+    await within(engine.left.wait())
 
 
 async def test_an_engine_that_dies_in_the_middle_is_unavailable(engine: Engine) -> None:
@@ -143,7 +144,7 @@ async def test_closing_the_iterator_drops_the_connection(engine: Engine) -> None
         generation = made.generate(task())
         assert await anext(generation) == Piece("a")
         await generation.aclose()
-        await asyncio.wait_for(engine.left.wait(), 5)
+        await within(engine.left.wait())
 
 
 async def test_embeddings_that_are_too_large_are_cut_off(engine: Engine) -> None:

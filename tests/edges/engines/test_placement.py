@@ -20,9 +20,9 @@ from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.ports import Limits
 from tests.fakes.nvml import pyfake
 from tests.fakes.nvml.scenario import parse
+from tests.patience import PATIENCE_S, within
 from tests.sandboxes import require_sandbox
 
-LIMIT_S = 30.0
 GIB = 1 << 30
 
 
@@ -80,7 +80,7 @@ async def test_an_engine_that_does_not_fit_says_so_with_numbers_and_starts_when_
         pool.run(lambda: told.put_nowait((pool.facts.ready, pool.facts.detail, pool.facts.device)))
     )
     try:
-        async with asyncio.timeout(LIMIT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while "needs" not in (state := await told.get())[1]:
                 assert not state[0]
             assert "GPU-1 has 0.0 GiB of 24.0 GiB free after 23.0 GiB of other programs" in state[1]
@@ -104,10 +104,10 @@ async def test_two_engines_are_not_promised_the_same_memory(tiny_model: Path, sh
     await first.settle(wanted, pytest.fail)
     said: asyncio.Queue[str] = asyncio.Queue()
     waiting = asyncio.create_task(second.settle(replace(wanted, name="other"), said.put_nowait))
-    assert "of other pools" in await asyncio.wait_for(said.get(), LIMIT_S)
+    assert "of other pools" in await within(said.get())
     first.leave()
     room.see(seen(GIB // 2))
-    assert (await asyncio.wait_for(waiting, LIMIT_S)).gpus == ("GPU-1",)
+    assert (await within(waiting)).gpus == ("GPU-1",)
 
 
 async def test_the_processor_is_refused_what_can_never_fit(tiny_model: Path, short_dir: Path) -> None:
@@ -144,7 +144,7 @@ async def test_an_engine_that_took_more_than_expected_is_placed_by_what_it_took(
     room.see(seen(4 * GIB))
     said: asyncio.Queue[str] = asyncio.Queue()
     waiting = asyncio.create_task(placement.settle(wanted, said.put_nowait))
-    assert "needs 8.8 GiB (measured; expected 0.3 GiB)" in await asyncio.wait_for(said.get(), LIMIT_S)
+    assert "needs 8.8 GiB (measured; expected 0.3 GiB)" in await within(said.get())
     # Also where the owner's arguments keep the header from telling anything.
     assert "needs 8.8 GiB (measured" in room.take("main", None, ("GPU-1",)).refused
     waiting.cancel()

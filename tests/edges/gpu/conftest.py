@@ -15,6 +15,7 @@ from tests.fakes.clock import ManualClock
 from tests.fakes.nvml import pyfake
 from tests.fakes.nvml.build import Builder, Placed, compiler
 from tests.fakes.nvml.scenario import Scenario, load, parse
+from tests.patience import PATIENCE_S
 
 HOSTS = Path(__file__).parents[2] / "hosts"
 
@@ -60,7 +61,7 @@ def until_opened(clock: ManualClock) -> Callable[[NvmlProbe], Awaitable[GpuRepor
     """Awaits the first good report: on a busy machine a child may need several short deadlines to start."""
 
     async def opened(probe: NvmlProbe) -> GpuReport:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while (report := await probe.snapshot()).fault:
                 clock.advance(1)
         return report

@@ -15,6 +15,7 @@ import pytest
 
 from agent.core.gpu import GpuFault
 from agent.edges.gpu.child import LINE_BYTES, worker_environment
+from tests.patience import PATIENCE_S
 
 
 def program(text: str) -> tuple[str, ...]:
@@ -78,7 +79,7 @@ async def test_closing_during_a_hang_ends_the_snapshot_and_the_child(place, prob
 
     await probe.close()
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         assert (await snapshot).fault is GpuFault.WORKER_CRASHED
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -136,7 +137,7 @@ async def test_a_child_that_does_not_die_is_waited_for_by_nobody_and_stays_the_o
     await probe.close()  # returns although the child is still there
     os.kill(stuck, 0)
     (freezer / "freezer.state").write_text("THAWED")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while any(Path("/proc").glob(f"{stuck}/stat")):
             await asyncio.sleep(0.01)
 

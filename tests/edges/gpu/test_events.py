@@ -10,6 +10,7 @@ from agent.core.gpu import GpuEvent, GpuEventKind, GpuFault
 from agent.edges.gpu.events import EventSet
 from agent.edges.gpu.nvml import Absent, GpuError
 from agent.edges.gpu.reader import Reader
+from tests.patience import PATIENCE_S
 
 TWO = """
 [gpu*]
@@ -92,7 +93,7 @@ async def test_the_child_hears_events_between_two_snapshots(place, probe_of) -> 
     driver.at(10)
 
     told: list[GpuEvent] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while len(told) < 2:
             told += (await probe.snapshot()).events
 
@@ -115,7 +116,7 @@ async def test_a_changed_layout_is_read_at_once(place, probe_of) -> None:
     assert (await probe.snapshot()).gpus[0].mig == ()
     driver.at(10)
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while not (report := await probe.snapshot()).gpus[0].mig:
             pass
 

@@ -15,8 +15,8 @@ from agent.core.attest.messages import CPU, Work
 from agent.core.errors import AttestError
 from agent.edges.gpu.matrix_children import MatrixChildren, engine_for
 from tests.core.attest.matrices import AGAIN, COLUMNS, SEED, WORKS, answered
+from tests.patience import PATIENCE_S
 
-PATIENCE_S = 60.0
 DEVICES = tuple(work.device for work in WORKS)
 
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from agent.core.gpu import Gpu
+from tests.patience import PATIENCE_S
 
 NVITOP = """
 import json
@@ -24,7 +25,9 @@ print(json.dumps([
 
 def run(driver, *command: str) -> str:
     environment = {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": str(driver.folder), "HOME": str(driver.folder)}
-    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment, timeout=60).stdout
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, env=environment, timeout=PATIENCE_S
+    ).stdout
 
 
 @pytest.fixture

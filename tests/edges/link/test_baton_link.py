@@ -20,6 +20,7 @@ from agent.ports import Link
 from tests.fakes.clock import ManualClock
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.mind import KEY, HangUp, Silence, TestNode
+from tests.patience import PATIENCE_S, within
 
 BEAT = wire.Beat()
 PULL = wire.Pull(credits=())
@@ -53,7 +54,7 @@ class Stage:
             await self.clock.somebody_sleeps()
             self.clock.advance(1.0)
             await asyncio.sleep(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while self.beats_by("/v1/link") == asked or self.link.describe()["state"] == "opening":
                 await asyncio.sleep(0.005)
 
@@ -67,7 +68,7 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 async def until(condition: object) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.005)
 
@@ -188,13 +189,13 @@ async def test_pushes_come_through_whatever_happened_before(stage: Stage) -> Non
     cancel = wire.Cancel(key=KEY, reason=Reason.LEASE_REVOKED)
     await stage.link.call(BEAT)
     await stage.coordinator.push(cancel)
-    assert await asyncio.wait_for(anext(pushes), 5) == cancel
+    assert await within(anext(pushes)) == cancel
     stage.clock.advance(STEADY_S)
     stage.coordinator.hang_up()
     await until(lambda: stage.link.describe()["state"] == "idle")
     await stage.link.call(BEAT)
     await stage.coordinator.push(cancel)
-    assert await asyncio.wait_for(anext(pushes), 5) == cancel
+    assert await within(anext(pushes)) == cancel
 
 
 async def test_chunks_and_blobs_go_the_way_that_the_calls_go(stage: Stage) -> None:
@@ -213,7 +214,7 @@ async def test_closing_stops_the_tries_and_wakes_the_callers(stage: Stage) -> No
     await stage.coordinator.mind.seen(1)
     await stage.link.close()
     with pytest.raises(LinkError) as caught:
-        await asyncio.wait_for(pull, 5)
+        await within(pull)
     assert caught.value.fault is LinkFault.CLOSED
     assert [task.get_name() for task in asyncio.all_tasks() if task.get_name().startswith("link-")] == []
 

@@ -14,6 +14,7 @@ from agent.core.model import LeaseKey, Reason
 from agent.core.wire import RefusalCode
 from tests.edges.link.conftest import HASTY, Peer
 from tests.fakes.mind import KEY, SIGNED, HangUp, Raw, Silence, TestNode
+from tests.patience import within
 
 BEAT = wire.Beat(held=(KEY,), state="active")
 PULL = wire.Pull(credits=(wire.Credit(pool="cpu", model_digest="sha256:" + "0" * 64, count=1),), wait_s=0)
@@ -367,7 +368,7 @@ async def test_a_lost_connection_wakes_every_waiter_at_once(peer: Peer) -> None:
     pulls = [asyncio.create_task(link.call(PULL)) for _ in range(10)]
     await peer.mind.seen(10)
     await peer.hang_up()
-    errors = await asyncio.wait_for(asyncio.gather(*pulls, return_exceptions=True), 5)
+    errors = await within(asyncio.gather(*pulls, return_exceptions=True))
     assert [error.fault for error in errors if isinstance(error, LinkError)] == [LinkFault.UNREACHABLE] * 10
     assert len({id(error) for error in errors}) == 10
 
@@ -392,7 +393,7 @@ async def test_closing_wakes_pending_calls_as_closed(peer: Peer) -> None:
     pulls = [asyncio.create_task(link.call(PULL)) for _ in range(3)]
     await peer.mind.seen(3)
     await link.close()
-    errors = await asyncio.wait_for(asyncio.gather(*pulls, return_exceptions=True), 5)
+    errors = await within(asyncio.gather(*pulls, return_exceptions=True))
     assert [error.fault for error in errors if isinstance(error, LinkError)] == [LinkFault.CLOSED] * 3
 
 
@@ -403,7 +404,7 @@ async def test_closing_while_greeting_wakes_the_callers_as_closed(peer: Peer) ->
     while not peer.mind.hellos:
         await asyncio.sleep(0.005)
     await link.close()
-    assert (await fault_of(asyncio.wait_for(call, 5))).fault is LinkFault.CLOSED
+    assert (await fault_of(within(call))).fault is LinkFault.CLOSED
 
 
 async def test_a_closed_link_refuses_calls_and_ignores_chunks(peer: Peer) -> None:
@@ -421,7 +422,7 @@ async def test_closing_ends_the_pushes(peer: Peer) -> None:
     reader = asyncio.create_task(anext(link.pushes(), None))
     await link.call(BEAT)
     await link.close()
-    assert await asyncio.wait_for(reader, 5) is None
+    assert await within(reader) is None
 
 
 async def test_closing_leaves_no_task_behind(peer: Peer) -> None:
@@ -469,4 +470,4 @@ async def test_pushes_arrive_in_order(peer: Peer) -> None:
     await peer.push(cancel)
     await peer.push(drain)
     pushes = link.pushes()
-    assert [await asyncio.wait_for(anext(pushes), 5) for _ in range(2)] == [cancel, drain]
+    assert [await within(anext(pushes)) for _ in range(2)] == [cancel, drain]

@@ -27,6 +27,7 @@ from agent.edges.signing import KeyPair, verify
 from agent.ports import Link
 from tests.fakes.clock import ManualClock
 from tests.fakes.mind import FINGERPRINT, TestNode
+from tests.patience import PATIENCE_S, within
 
 MODEL = "sha256:" + "5e" * 32
 POOL = Pool(
@@ -158,7 +159,7 @@ async def test_a_parked_pull_gets_the_task_that_comes_later(scene: Scene) -> Non
     pull = asyncio.create_task(scene.pull(wait_s=20))
     await scene.link.call(wire.Beat())
     task_id = await scene.submit()
-    offer = await asyncio.wait_for(pull, 10)
+    offer = await within(pull)
     assert offer is not None
     assert (offer.task.task_id, offer.node_id) == (task_id, scene.node.node_id)
 
@@ -197,7 +198,7 @@ async def test_a_cancelled_task_is_heard_of_by_push_or_by_the_next_beat(scene: S
         assert isinstance(beat, wire.BeatAck)
         assert beat.cancelled == (offer.key,)
     else:
-        push = await asyncio.wait_for(anext(scene.link.pushes()), 5)
+        push = await within(anext(scene.link.pushes()))
         assert push == wire.Cancel(key=offer.key, reason=Reason.CANCELLED_BY_REQUESTER)
 
 
@@ -209,7 +210,7 @@ async def test_a_directive_is_heard_of_by_push_or_by_the_next_beat(scene: Scene)
         assert isinstance(beat, wire.BeatAck)
         assert [directive.kind for directive in beat.directives] == ["drain"]
     else:
-        push = await asyncio.wait_for(anext(scene.link.pushes()), 5)
+        push = await within(anext(scene.link.pushes()))
         assert isinstance(push, wire.Directed)
         assert push.directive.kind == "drain"
 
@@ -305,7 +306,7 @@ async def outcome(link: Link, message: wire.UpMessage) -> Any:
 
 
 async def until_answered(call: Callable[[wire.UpMessage], Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             with suppress(LinkError):
                 await call(wire.Beat())

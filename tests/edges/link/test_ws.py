@@ -16,6 +16,7 @@ from agent.edges.link.limits import LinkLimits
 from agent.edges.link.ws import WebSocketLink
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.mind import KEY, Raw, Silence, TestNode
+from tests.patience import PATIENCE_S, within
 
 BEAT = wire.Beat()
 PULL = wire.Pull(credits=())
@@ -44,12 +45,12 @@ def linked(server: FakeCoordinator, limits: LinkLimits | None = None) -> WebSock
 
 async def fault(link: WebSocketLink, message: wire.UpMessage = BEAT) -> LinkError:
     with pytest.raises(LinkError) as caught:
-        await asyncio.wait_for(link.call(message), 5)
+        await within(link.call(message))
     return caught.value
 
 
 async def idle(link: WebSocketLink) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while link.describe()["state"] != "idle":
             await asyncio.sleep(0.005)
 
@@ -67,7 +68,7 @@ async def test_a_peer_that_shows_no_sign_of_life_is_given_up(server: FakeCoordin
 async def test_a_quiet_peer_that_answers_pings_is_kept(server: FakeCoordinator) -> None:
     link = linked(server, WATCHFUL)
     await link.call(BEAT)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while server.pings < 4:
             await asyncio.sleep(0.005)
     await link.call(BEAT)
@@ -88,7 +89,7 @@ async def test_an_orderly_goodbye_of_the_peer_is_unreachable_and_reconnects(
     await server.mind.seen(1)
     await server.say_goodbye()
     with pytest.raises(LinkError) as caught:
-        await asyncio.wait_for(pull, 5)
+        await within(pull)
     assert caught.value.fault is LinkFault.UNREACHABLE
     assert isinstance(await link.call(BEAT), wire.BeatAck)
 
@@ -110,7 +111,7 @@ async def test_pushes_go_on_after_a_reconnect(server: FakeCoordinator, link: Web
     for _ in range(2):
         await link.call(BEAT)
         await server.push(CANCEL)
-        assert await asyncio.wait_for(anext(pushes), 5) == CANCEL
+        assert await within(anext(pushes)) == CANCEL
         server.hang_up()
         await idle(link)
 
@@ -155,7 +156,7 @@ async def test_a_pull_that_waits_while_the_session_expires_goes_on_in_the_next_o
     await server.mind.seen(1)
     server.mind.expire_sessions()
     await link.call(BEAT)
-    assert isinstance(await asyncio.wait_for(pull, 5), wire.Offers)
+    assert isinstance(await within(pull), wire.Offers)
     assert len(server.mind.hellos) == 2
 
 
@@ -193,7 +194,7 @@ async def test_closing_a_stream_closes_its_socket(server: FakeCoordinator, link:
     await link.call(BEAT)
     assert server.streams == 1
     await link.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while server.streams:
             await asyncio.sleep(0.005)
 
@@ -201,6 +202,6 @@ async def test_closing_a_stream_closes_its_socket(server: FakeCoordinator, link:
 async def test_a_failed_greeting_leaves_no_socket_behind(server: FakeCoordinator, link: WebSocketLink) -> None:
     server.mind.nodes.clear()
     await fault(link)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while server.streams:
             await asyncio.sleep(0.005)

@@ -17,6 +17,7 @@ from agent.core.program import RUNTIME, sign_bundle
 from agent.edges.programs.stock import Stock
 from agent.edges.signing import KeyPair
 from tests import builders
+from tests.patience import PATIENCE_S
 
 PUBLISHER = KeyPair.generate()
 
@@ -69,7 +70,7 @@ class HeldThreads(ThreadPoolExecutor):
         return super().submit(self._held, work, *args, **named)
 
     async def until_one_waits(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while not self.waits.is_set():
                 await asyncio.sleep(0.001)
 

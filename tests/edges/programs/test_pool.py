@@ -23,7 +23,8 @@ from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.signing import KeyPair, verify
 from agent.ports import ExitKind, Printed, Ran, Sandbox
 from tests.edges.programs.making import PUBLISHER, archive, bring, program, task
-from tests.sandboxes import BACKENDS, as_ordinary_user, make_backend, require_root, require_sandbox, within
+from tests.patience import within
+from tests.sandboxes import BACKENDS, as_ordinary_user, make_backend, require_root, require_sandbox
 
 MOST = ExecLimits(memory_bytes=256 << 20, wall_s=30, out_bytes=1 << 20, tmp_bytes=1 << 20)
 ASKED = replace(MOST, memory_bytes=128 << 20)

@@ -19,6 +19,7 @@ from agent.core.model import Reason
 from agent.edges.programs.stock import Incoming, Stock
 from agent.edges.programs.unpack import unpack_from
 from tests.edges.programs.making import HeldThreads, archive, bring, no_file_larger_than, program, sha256
+from tests.patience import within
 
 BUNDLE = archive({"run": b"#!/bin/sh\n", "lib/data": b"x" * 1000})
 QUOTA = 1 << 20
@@ -202,7 +203,7 @@ async def test_a_cancel_waits_for_the_thread_and_what_that_kept_is_usable(
     assert not bringing.done()
     threads.go.set()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(bringing, 5)
+        await within(bringing)
     assert names(tmp_path / "programs") == [f"bundle-{asked.bundle.sha256}"]
     assert stock.lacking(asked) == {}
     with stock.held(asked) as places:
@@ -218,7 +219,7 @@ async def test_a_cancelled_bundle_that_is_refused_leaves_nothing(stock: Stock, t
     bringing.cancel()
     threads.go.set()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(bringing, 5)
+        await within(bringing)
     assert names(tmp_path / "programs") == []
     assert list(stock.lacking(asked)) == [f"bundle-{asked.bundle.sha256}"]
 
@@ -257,7 +258,7 @@ async def test_room_is_made_in_a_thread_and_half_removed_bundles_are_never_taken
     assert (directory / aside / "lib/data").exists()
     assert list(stock.lacking(old)) == [f"bundle-{old.bundle.sha256}"]
     threads.go.set()
-    await asyncio.wait_for(bringing, 5)
+    await within(bringing)
     assert names(directory) == [f"bundle-{sha256(new)}"]
 
 

@@ -9,7 +9,8 @@ import pytest
 from agent.core.errors import SandboxError
 from agent.edges.sandbox.vram import GpuMemoryGuard
 from agent.ports import ExitKind, Limits, SandboxSpec
-from tests.sandboxes import BOMB, FORKS, run, said_up, shell, within
+from tests.patience import within
+from tests.sandboxes import BOMB, FORKS, run, said_up, shell
 
 SPEC, LIMITS = {}, {}
 

@@ -8,7 +8,8 @@ from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.sandbox.confine import OOM_SCORE_ADJ
 from agent.ports import Limits
 from tests.bombs import ALL, BOMBS, set_off
-from tests.sandboxes import run, said_up, shell, within
+from tests.patience import within
+from tests.sandboxes import run, said_up, shell
 
 pytestmark = pytest.mark.usefixtures("sandboxes")
 

@@ -10,7 +10,7 @@ import pytest
 from agent.edges.sandbox import cgroups
 from agent.edges.sandbox.mechanisms import Means
 from agent.ports import Limits, SandboxSpec
-from tests.sandboxes import within
+from tests.patience import within
 
 MEANS = Means(group_memory_bytes=1 << 30, group_pids=64, group_cpus=1.5)
 V1_FILES = {

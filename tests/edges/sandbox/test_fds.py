@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.edges.sandbox.fds import Tail, read_until, readable
-from tests.sandboxes import within
+from tests.patience import within
 
 
 def tail_of(chunks, limit):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.sandboxes import require_root
 
 REPOSITORY = Path(__file__).parents[3]
@@ -40,7 +41,7 @@ def test_root_as_process_1_of_a_container_gets_the_same_sandbox_and_buries_the_d
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -76,7 +77,7 @@ def test_root_that_may_not_look_into_sandboxes_refuses_programs_with_results_alo
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

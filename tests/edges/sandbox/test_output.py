@@ -8,7 +8,8 @@ import pytest
 from agent.core.errors import SandboxError
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.ports import ExitKind, Limits
-from tests.sandboxes import as_ordinary_user, require_root, run, said_up, shell, within
+from tests.patience import within
+from tests.sandboxes import as_ordinary_user, require_root, run, said_up, shell
 
 pytestmark = pytest.mark.usefixtures("sandboxes")
 

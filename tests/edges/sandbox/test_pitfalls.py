@@ -13,7 +13,8 @@ from agent.edges.sandbox.confine import Confinement
 from agent.edges.sandbox.mechanisms import Means
 from agent.edges.sandbox.remedies import remedy_by_settings
 from agent.ports import ExitKind, Limits
-from tests.sandboxes import as_ordinary_user, require_root, run, said_up, shell, within
+from tests.patience import within
+from tests.sandboxes import as_ordinary_user, require_root, run, said_up, shell
 
 pytestmark = pytest.mark.usefixtures("sandboxes")
 SYSTEMD = Path(__file__).parents[3] / "systemd"

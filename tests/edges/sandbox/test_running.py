@@ -124,7 +124,9 @@ async def test_a_start_that_is_cancelled_leaves_nothing_behind(sandbox):
 
 async def test_what_a_program_leaves_running_dies_with_it(sandbox, shared):
     # The reader comes to the end of the fifo only when the daemon, which holds it open, is dead.
-    script = "(setsid sh -c 'echo daemon; exec sleep 600') >/sock/up 2>&1 & exec sleep 0.2"
+    os.mkfifo(shared / "began")
+    (shared / "began").chmod(0o666)
+    script = "(setsid sh -c 'echo daemon; : >/sock/began; exec sleep 600') >/sock/up 2>&1 & : </sock/began"
     handle = await within(sandbox.start(shell(script, socket_dir=shared)))
     assert await said_up(shared) == "daemon\n"
     assert (await within(handle.wait())).code == 0

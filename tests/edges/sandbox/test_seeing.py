@@ -13,7 +13,8 @@ from agent.edges.sandbox import host, profile
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.sandbox.sockets import connect
 from agent.ports import ExitKind, Limits
-from tests.sandboxes import BOMB, FORKS, as_ordinary_user, require_root, run, said_up, shell, within
+from tests.patience import within
+from tests.sandboxes import BOMB, FORKS, as_ordinary_user, require_root, run, said_up, shell
 
 pytestmark = pytest.mark.usefixtures("sandboxes")
 

@@ -6,7 +6,8 @@ import pytest
 
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.ports import ExitKind, Limits
-from tests.sandboxes import BOMB, run, said_up, shell, within
+from tests.patience import within
+from tests.sandboxes import BOMB, run, said_up, shell
 
 pytestmark = pytest.mark.usefixtures("sandboxes")
 # Of POSIX sh, so that all the time is the shell's own, or a child's that it buries.

@@ -19,7 +19,7 @@ from agent.edges.sandbox.vram import GpuMemoryGuard
 from agent.ports import ExitKind, Limits, SandboxSpec
 from tests.fakes.nvml import pyfake
 from tests.fakes.nvml.scenario import parse
-from tests.sandboxes import within
+from tests.patience import within
 
 pytestmark = pytest.mark.usefixtures("sandboxes")
 

@@ -30,9 +30,9 @@ from agent.stages.generation import Generation
 from agent.stages.recheck import Claim
 from tests import builders
 from tests.core.proof.making import NODE_KEYS, bundle
+from tests.patience import PATIENCE_S
 from tests.sandboxes import require_sandbox
 
-LIMIT_S = 60.0
 N_PROBS = 40
 Given = str | ChatInput | CompletionInput | EmbeddingInput
 STORY = "Tell me a story."
@@ -73,7 +73,7 @@ async def pool(weights: Path, home: Path, **changes: Any) -> AsyncIterator[Llama
         ready = asyncio.Event()
         running = asyncio.create_task(made.run(lambda: ready.set() if made.facts.ready else None))
         try:
-            async with asyncio.timeout(LIMIT_S):
+            async with asyncio.timeout(PATIENCE_S):
                 await ready.wait()
             yield made
         finally:
@@ -88,7 +88,7 @@ async def replayer(weights: Path, home: Path, **changes: Any) -> AsyncIterator[L
     await asyncio.to_thread(require_sandbox)
     with tempfile.TemporaryDirectory(dir=home) as folder:
         made = settings(weights, Path(folder), name="verifier", **changes)
-        async with asyncio.timeout(LIMIT_S), llama_replayer(made, Bubblewrap(home), SystemClock()) as ready:
+        async with asyncio.timeout(PATIENCE_S), llama_replayer(made, Bubblewrap(home), SystemClock()) as ready:
             yield ready
 
 
@@ -125,7 +125,7 @@ async def done(
         given = ChatInput(messages=(Message(role="user", content=given),))
     offer = builders.offer(spec=builders.task(task_input=given, model=model, max_tokens=max_tokens, **how))
     generation = Generation(offer, SystemClock(), top_logprobs=N_PROBS)
-    async with asyncio.timeout(LIMIT_S):
+    async with asyncio.timeout(PATIENCE_S):
         async for output in made.generate(offer.task):
             generation.take(output)
     product = generation.product()

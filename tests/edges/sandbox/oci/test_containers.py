@@ -21,7 +21,8 @@ from agent.edges.sandbox.oci.confine import ContainerConfinement
 from agent.edges.sandbox.oci.facts import EngineName
 from agent.edges.sandbox.oci.first import Told, recognise
 from agent.ports import ExitKind, Limits
-from tests.sandboxes import FORKS, fork_agent, gone, make_backend, require_root, run, shell, within
+from tests.patience import within
+from tests.sandboxes import FORKS, fork_agent, gone, make_backend, require_root, run, shell
 
 KEEPER = "gpu-agent-keeper"
 LONG = shell("sleep 600")
