@@ -101,8 +101,8 @@ class Rules(Value):
 
 PASSING = frozenset(
     {
-        *(Reason.DRAINING, Reason.PAUSED, Reason.STARTING, Reason.POOL_NOT_READY, Reason.NO_CREDIT),
-        *(Reason.LEASE_TOO_SHORT, Reason.DEADLINE_PASSED, Reason.TOO_MANY_FAILURES),
+        *(Reason.DRAINING, Reason.PAUSED, Reason.COORDINATOR_PAUSED, Reason.STARTING, Reason.POOL_NOT_READY),
+        *(Reason.NO_CREDIT, Reason.LEASE_TOO_SHORT, Reason.DEADLINE_PASSED, Reason.TOO_MANY_FAILURES),
     }
 )
 """Reasons to decline that say something of the moment, not of the task."""
