@@ -9,10 +9,10 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 LOOK = """
 import os, ssl, sys
-from agent.cli.run import import_without_ballast
+from agent.edges.lean import import_for_the_daemon
 read = ssl.SSLContext.set_default_verify_paths
 before = dict(os.environ)
-import_without_ballast()
+import_for_the_daemon()
 import agent.app, structlog
 assert "rich" not in sys.modules and "frozenlist._frozenlist" not in sys.modules
 assert "cryptography.hazmat.primitives.serialization" not in sys.modules

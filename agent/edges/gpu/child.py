@@ -36,7 +36,7 @@ def worker_command(library: Path | None = None, bus: Path | None = None, proc: P
     `bus`, `proc`: folders of the PCI devices and of /proc, None for the kernel's; `proc` comes with a `bus`.
     `-P` and `-s`: neither the working directory nor the user's site-packages decide what code reads the driver.
     """
-    command = [sys.executable, "-P", "-s", "-m", "agent.edges.gpu.worker", str(os.getpid())]
+    command = [sys.executable, "-P", "-s", "-m", "agent.edges.gpu", str(os.getpid())]
     if library is not None:
         command.append(str(library.absolute() if len(library.parts) > 1 else library))
     if bus is not None:

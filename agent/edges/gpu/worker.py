@@ -1,4 +1,4 @@
-"""The child process that owns NVML: `python -m agent.edges.gpu.worker PARENT_PID [LIBRARY [PCI_BUS [PROC]]]`.
+"""The child process that owns NVML: `python -m agent.edges.gpu PARENT_PID [LIBRARY [PCI_BUS [PROC]]]`.
 
 NVML calls hang in the field and vendor libraries crash; here that costs a child, which the parent kills and replaces.
 Each line on stdin asks for a snapshot. Lines on stdout: `around` and Surroundings (JSON), at the first question and
@@ -117,7 +117,3 @@ def main(argv: list[str]) -> None:
     proc = Path(argv[4]) if len(argv) > 4 else PROC
     Server(library, bus, proc, take_stdout()).serve(sys.stdin.buffer)
     os._exit(0)  # no nvmlShutdown and no destructors of a vendor library
-
-
-if __name__ == "__main__":
-    main(sys.argv)

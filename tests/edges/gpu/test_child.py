@@ -181,10 +181,11 @@ def test_the_child_gets_nothing_of_the_agents_environment(monkeypatch: pytest.Mo
 
 
 def test_the_child_imports_little() -> None:
-    listing = "import sys, agent.edges.gpu.worker; print(*sys.modules)"
+    listing = "import sys, agent.edges.gpu.__main__; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", listing], check=True, capture_output=True, text=True).stdout.split()
 
-    assert not {"asyncio", "aiohttp", "cryptography", "psutil", "click", "structlog"} & set(found)
+    assert not {"asyncio", "aiohttp", "cryptography", "ssl", "click", "structlog"} & set(found)
+    assert not {"typing_extensions", "inspect", "ctypes.util", "subprocess", "tempfile"} & set(found)
 
 
 def test_what_a_library_prints_does_not_reach_the_parents_pipe() -> None:
