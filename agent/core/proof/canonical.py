@@ -52,8 +52,8 @@ class Reader:
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes: refused before anything is allocated when they are not there."""
-        if count > len(self._raw) - self._at:
-            raise malformed(f"{count} bytes are announced at offset {self._at}, {len(self._raw) - self._at} are left")
+        if count > self.left:
+            raise malformed(f"{count} bytes are announced at offset {self._at}, {self.left} are left")
         self._at += count
         return self._raw[self._at - count : self._at]
 
@@ -61,10 +61,15 @@ class Reader:
         """The next values of a little-endian layout."""
         return layout.unpack(self.take(layout.size))
 
+    @property
+    def left(self) -> int:
+        """Bytes that were not taken."""
+        return len(self._raw) - self._at
+
     def end(self) -> None:
         """Nothing may follow."""
-        if self._at != len(self._raw):
-            raise malformed(f"{len(self._raw) - self._at} bytes follow the end")
+        if self.left:
+            raise malformed(f"{self.left} bytes follow the end")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Protocol
 
 from agent.core.errors import ProofError
@@ -11,6 +12,7 @@ from agent.core.model import Commitment, Value
 from agent.core.proof.canonical import BYTES, U8, U16, U32, U64, Codec, Reader, malformed
 from agent.core.proof.files import FileLeaf, read_file
 from agent.core.proof.merkle import HASH_BYTES, leaf_hash, root
+from agent.core.proof.toploc import FINGERPRINT_BYTES
 from agent.core.proof.transcript import LEAF_TOKENS, NO_PREVIOUS, LeafKind
 
 MAX_LEAF_BYTES = 32 << 20
@@ -33,6 +35,8 @@ class Leaf(Value):
     entries: int = 0
     """END alone: tokens, text pieces and rows of the whole transcript."""
     end_logprob: float | None = None
+    fingerprints: tuple[bytes, ...] = ()
+    """END alone: of hidden states, one for each leaf of tokens before the first of another kind; or none."""
 
     @property
     def count(self) -> int:
@@ -97,6 +101,13 @@ def check_shape(leaves: Sequence[Shape]) -> None:
     end = leaves[-1]
     if not isinstance(end, Leaf) or end.entries != sum(leaf.count for leaf in leaves):
         raise ProofError("transcript_leaves", "the end leaf counts otherwise")
+    if end.fingerprints and len(end.fingerprints) != fingerprinted(leaves):
+        raise ProofError("transcript_leaves", "there is not one fingerprint for each leaf of tokens")
+
+
+def fingerprinted(leaves: Iterable[Shape]) -> int:
+    """How many leaves have a fingerprint, where there are any: those whose tokens, and all before, are told."""
+    return sum(1 for _ in takewhile(lambda leaf: leaf.kind is LeafKind.TOKENS, leaves))
 
 
 def read_leaf(raw: bytes) -> Leaf:
@@ -105,7 +116,14 @@ def read_leaf(raw: bytes) -> Leaf:
     kind, index, previous = read_kind(reader), U32.read(reader), reader.take(HASH_BYTES)
     match kind:
         case LeafKind.END:
-            leaf = Leaf(kind=kind, index=index, previous=previous, entries=U64.read(reader), end_logprob=_told(reader))
+            leaf = Leaf(
+                kind=kind,
+                index=index,
+                previous=previous,
+                entries=U64.read(reader),
+                end_logprob=_told(reader),
+                fingerprints=_fingerprints(reader),
+            )
         case LeafKind.TOKENS:
             ids = read_ids(reader, read_count(reader))
             candidates = tuple(_candidates(reader) for _ in ids)
@@ -160,6 +178,15 @@ def _floats(reader: Reader, count: int) -> tuple[float, ...]:
 def _candidates(reader: Reader) -> tuple[tuple[int, float], ...]:
     count = U16.read(reader)
     return tuple(zip(read_ids(reader, count), _floats(reader, count), strict=True))
+
+
+def _fingerprints(reader: Reader) -> tuple[bytes, ...]:
+    """What follows the end, if anything does."""
+    if not reader.left:
+        return ()
+    if not (count := _limited(U32, MAX_LEAF_BYTES // FINGERPRINT_BYTES, reader)):
+        raise malformed("a list of no fingerprints is left out")
+    return tuple(reader.take(FINGERPRINT_BYTES) for _ in range(count))
 
 
 def _told(reader: Reader) -> float | None:

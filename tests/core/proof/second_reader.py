@@ -186,6 +186,7 @@ def read_leaf(raw: bytes) -> dict[str, Any]:
         case 0:
             leaf["entries"] = c.number("Q")
             leaf["end_logprob"] = c.f32() if c.flag() else None
+            leaf["fingerprints"] = fingerprints(c)
         case 1:
             leaf["ids"] = [c.number("I") for _ in range(entries(c))]
             leaf["candidates"] = [candidates(c) for _ in leaf["ids"]]
@@ -203,6 +204,15 @@ def read_leaf(raw: bytes) -> dict[str, Any]:
             raise RefusedError("no such kind")
     c.end()
     return leaf
+
+
+def fingerprints(c: Cursor) -> list[bytes]:
+    if c.at == len(c.raw):
+        return []
+    count = c.number("I")
+    if not 1 <= count <= 130_055:
+        raise RefusedError("no list of fingerprints")
+    return [c.take(258) for _ in range(count)]
 
 
 def entries(c: Cursor) -> int:
@@ -264,6 +274,10 @@ def check_order(leaves: list[dict[str, Any]]) -> None:
             raise RefusedError("a leaf closes with its 32nd entry")
     if not leaves or leaves[-1]["entries"] != sum(map(size, leaves)):
         raise RefusedError("the end leaf counts otherwise")
+    if leaves[-1]["fingerprints"]:
+        kinds = [leaf["kind"] for leaf in leaves]
+        if kinds[0] != 1 or len(leaves[-1]["fingerprints"]) != next(at for at, kind in enumerate(kinds) if kind != 1):
+            raise RefusedError("one fingerprint for each leaf of tokens before any other")
 
 
 def size(leaf: dict[str, Any]) -> int:

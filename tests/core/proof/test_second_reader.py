@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from itertools import takewhile
 
 import msgspec
 import pytest
@@ -15,6 +16,7 @@ from agent.core.proof.header import Header, decode_header
 from agent.core.proof.leaves import Leaf, check_leaves, join_leaves, split_leaves
 from agent.core.proof.merkle import leaf_hash, root
 from agent.core.proof.program import Ended, ProgramHeader, decode_program_header
+from agent.core.proof.toploc import FINGERPRINT_BYTES
 from agent.core.proof.transcript import LEAF_TOKENS, LeafKind, Transcript, TranscriptBuilder
 from agent.ports import Piece
 from tests.core.proof import second_reader
@@ -40,7 +42,7 @@ def some_file(chance: random.Random) -> FileLeaf:
 
 
 def some_transcript(chance: random.Random) -> Transcript:
-    builder = TranscriptBuilder(4)
+    builder, pieces = TranscriptBuilder(4), list[Piece]()
     style = chance.choice(("tokens", "text", "mixed", "rows", "files"))
     if style == "files":
         builder.add_files(some_file(chance) for _ in range(chance.randrange(4)))
@@ -50,7 +52,7 @@ def some_transcript(chance: random.Random) -> Transcript:
         for _ in range(chance.choice(EDGES) if chance.random() < 0.2 else chance.randrange(8)):
             told = style == "tokens" or (style == "mixed" and chance.random() < 0.9)
             listed = chance.randrange(5)
-            builder.add(
+            pieces.append(
                 Piece(
                     text=chance.choice(("", "a", "ü", "\ud83d")),
                     token_id=chance.getrandbits(32) if told else None,
@@ -58,6 +60,10 @@ def some_transcript(chance: random.Random) -> Transcript:
                     top_logprobs=tuple(some_f32(chance) for _ in range(listed)),
                 )
             )
+            builder.add(pieces[-1])
+    if chance.random() < 0.2:
+        told = list(takewhile(lambda piece: piece.token_id is not None, pieces))
+        builder.add_fingerprints([chance.randbytes(FINGERPRINT_BYTES) for _ in range(0, len(told), LEAF_TOKENS)])
     return builder.finish(some_f32(chance) if chance.random() < 0.3 else None)
 
 
@@ -79,6 +85,7 @@ def assert_equal(ours: tuple[Leaf, ...], theirs: list[dict]) -> None:
         match a.kind:
             case LeafKind.END:
                 assert (a.entries, a.end_logprob) == (b["entries"], b["end_logprob"])
+                assert list(a.fingerprints) == b["fingerprints"]
             case LeafKind.TOKENS:
                 assert list(a.ids) == b["ids"]
                 for one, other in zip(a.candidates, b["candidates"], strict=True):

@@ -180,7 +180,10 @@ def _transcript(claim: Claim, forged: dict[int, tuple[Position, ...]]) -> list[b
     for chunk in chunks(claim.leaves):
         for position in forged.get(chunk.leaf, chunk.positions):
             builder.add(_Token(position.token, position.ids, position.logprobs))
-    return list(builder.finish(end.end_logprob if isinstance(end, Leaf) else None).leaves)
+    if not isinstance(end, Leaf):
+        return list(builder.finish().leaves)
+    builder.add_fingerprints(end.fingerprints)
+    return list(builder.finish(end.end_logprob).leaves)
 
 
 def _drawn(source: Case, leaves: list[bytes], forged: set[int]) -> Transcript | None:
