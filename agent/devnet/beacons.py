@@ -74,30 +74,47 @@ class DrandRelays:
             await self._sleep(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
+    async def latest(self) -> Beacon:
+        """The newest round that any relay tells: all are asked, for one that is behind proves little. Raises
+        ProofError("beacon") when none tells any.
+        """
+        told = await asyncio.gather(*(self._ask(relay, None) for relay in self._relays))
+        if known := [one for one in told if isinstance(one, Beacon)]:
+            return max(known, key=lambda beacon: beacon.round)
+        raise ProofError("beacon", f"no relay gave the latest round of {self._chain.name}: {'; '.join(map(str, told))}")
+
     async def fetch(self, number: int) -> Beacon:
         """A round from the first relay that has it. Raises ProofError("beacon") with what each of them said."""
         refusals = []
         for relay in self._relays:
-            try:
-                return await self._from(relay, number)
-            except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-                refusals.append(f"{relay}: {str(error) or type(error).__name__}")
-            except ProofError as error:
-                refusals.append(f"{relay}: {error.message}")
+            told = await self._ask(relay, number)
+            if isinstance(told, Beacon):
+                return told
+            refusals.append(told)
         raise ProofError("beacon", f"no relay gave round {number} of {self._chain.name}: {'; '.join(refusals)}")
 
-    async def _from(self, relay: str, number: int) -> Beacon:
-        url = f"{relay.rstrip('/')}/{self._chain.hash}/public/{number}"
+    async def _ask(self, relay: str, number: int | None) -> Beacon | str:
+        """What one relay tells, or why that is nothing."""
+        try:
+            return await self._from(relay, number)
+        except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            return f"{relay}: {str(error) or type(error).__name__}"
+        except ProofError as error:
+            return f"{relay}: {error.message}"
+
+    async def _from(self, relay: str, number: int | None) -> Beacon:
+        which = "latest" if number is None else number
+        url = f"{relay.rstrip('/')}/{self._chain.hash}/public/{which}"
         limit = aiohttp.ClientTimeout(total=LIMIT_S)
         async with self._session.get(url, timeout=limit, allow_redirects=False) as answer:
             if answer.status != 200:
                 raise ProofError("beacon", f"status {answer.status}")
             told = msgspec.json.decode(await _body(answer), type=_Round)
-        if told.round != number:
+        if number not in (None, told.round):
             raise ProofError("beacon", f"it gave round {told.round}")
         beacon = Beacon(
             source=BeaconSource.DRAND,
-            round=number,
+            round=told.round,
             value=told.randomness,
             signature=told.signature,
             previous=told.previous_signature,

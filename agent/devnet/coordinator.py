@@ -34,7 +34,7 @@ from agent.devnet.core.proofs import sweeping as proving
 from agent.devnet.core.restoring import restore
 from agent.devnet.core.rules import Instant, Refused, Rules
 from agent.devnet.desk import Clock, Desk
-from agent.devnet.drawing import fetch_awaited
+from agent.devnet.drawing import Drawing
 from agent.devnet.examining import Examiner
 from agent.devnet.exhibits import Exhibits
 from agent.devnet.keys import read_or_make_key, read_or_make_secret, verify
@@ -202,7 +202,9 @@ class Coordinator:
             raise StartError("drand's signatures cannot be checked here", remedy=remedy)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         relays = DrandRelays(session, self._options.bls, relays=self._options.drand_relays, sleep=self._clock.sleep)
-        fetching = asyncio.create_task(fetch_awaited(self.desk, relays, self._clock), name="coordinator-beacons")
+        drawing = Drawing(self.desk, relays, self._clock)
+        await drawing.look()  # before the first promise
+        fetching = asyncio.create_task(drawing.run(), name="coordinator-beacons")
         fetching.add_done_callback(self._ended_early)
         stack.push_async_callback(_ended, fetching)
 

@@ -1,4 +1,4 @@
-"""Fetches the rounds of drand that results wait for."""
+"""Asks drand how far it is, so that no promise names a public round, and fetches the rounds that results wait for."""
 
 from __future__ import annotations
 
@@ -11,24 +11,52 @@ from agent.devnet.core.proofs import epochs, sweeping
 from agent.devnet.core.rules import Refused
 from agent.devnet.desk import Clock, Desk
 
+LOOK_EVERY_S = 60.0
+"""Between two looks the monotonic clock counts on."""
 logger = logging.getLogger(__name__)
 
 
-async def fetch_awaited(desk: Desk, relays: DrandRelays, clock: Clock) -> None:
-    """Until it is cancelled, or nothing may be decided any more. A round that no relay gives holds up no other."""
-    while True:
+class Drawing:
+    """One chain of drand, for as long as the coordinator runs."""
+
+    def __init__(self, desk: Desk, relays: DrandRelays, clock: Clock) -> None:
+        self._desk = desk
+        self._relays = relays
+        self._clock = clock
+        self._looked: float | None = None
+        """Monotonic time at which a relay last told how far drand is."""
+
+    async def run(self) -> None:
+        """Until it is cancelled, or nothing may be decided any more. A round that no relay gives holds up no other."""
+        while True:
+            try:
+                await self.look()
+                for number in epochs.awaited(self._desk.book, self._desk.when()):
+                    await self._fetch(number)
+            except Refused:
+                return  # it stops, or its store failed
+            await self._clock.sleep(QUICKNET.period_s)
+
+    async def look(self) -> None:
+        """How far is drand? While nobody tells, results are drawn by epochs. Raises Refused."""
+        now = self._clock.monotonic()
+        if self._looked is not None and now - self._looked < LOOK_EVERY_S:
+            return
         try:
-            for number in epochs.awaited(desk.book, desk.when()):
-                await _fetch(desk, relays, number)
-        except Refused:
-            return  # it stops, or its store failed
-        await clock.sleep(QUICKNET.period_s)
+            latest = await self._relays.latest()
+        except ProofError as error:
+            logger.warning("beacon.unknown %s", error.message)
+            return
+        self._looked = now
+        late_s = QUICKNET.time_of(latest.round) - self._clock.wall()
+        if late_s > QUICKNET.period_s:
+            logger.warning("clock.late %.0f s behind drand; promises are made by drand's time: set the clock", late_s)
+        await self._desk.carry_out(sweeping.beacon(self._desk.book, self._desk.when(), latest))
 
-
-async def _fetch(desk: Desk, relays: DrandRelays, number: int) -> None:
-    try:
-        beacon = await relays.fetch(number)
-    except ProofError as error:
-        logger.warning("beacon.late round=%d %s", number, error.message)
-        return
-    await desk.carry_out(sweeping.beacon(desk.book, desk.when(), beacon))
+    async def _fetch(self, number: int) -> None:
+        try:
+            beacon = await self._relays.fetch(number)
+        except ProofError as error:
+            logger.warning("beacon.late round=%d %s", number, error.message)
+            return
+        await self._desk.carry_out(sweeping.beacon(self._desk.book, self._desk.when(), beacon))

@@ -14,6 +14,7 @@ from agent.core import wire
 from agent.core.attempt import Event
 from agent.core.errors import LinkError, LinkFault, ProofError, StorageError
 from agent.core.model import LeaseKey, Reason, Signed
+from agent.core.proof.beacon import known_at
 from agent.core.proof.signed import open_signed
 from agent.core.text import plain
 from agent.core.watchdog import Pulse
@@ -35,6 +36,10 @@ FINAL = frozenset({wire.RefusalCode.TOO_LARGE, wire.RefusalCode.BAD_MESSAGE})
 """Refusals of a result that say: this will never be taken."""
 REFUSED_RETRY_S = 3600.0
 """Another version of the coordinator may take it."""
+_CLOCKS = (
+    "By this machine's clock the round of drand that draws it was public before the result was sent: whoever chose it "
+    "knew what it draws. Set the clock; if it was right, tell the coordinator's operator."
+)
 PAYING = (wire.ReceiptStatus.ACCEPTED, wire.ReceiptStatus.DUPLICATE)
 
 
@@ -189,6 +194,7 @@ class Deliver:
     async def _send(self, rows: Sequence[OutboxRow], group: asyncio.TaskGroup) -> None:
         """Deliver, and write down the receipts while the next message goes."""
         self._away.update(row.idem_key for row in rows)
+        sent_at = self._spine.clock.wall()
         try:
             answers = await self._ask(rows)
         except LinkError as error:
@@ -202,7 +208,7 @@ class Deliver:
             return
         for row in rows:
             self._fresh.pop(row.idem_key, None)
-        group.create_task(self._close(rows, answers), name="settle")
+        group.create_task(self._close(rows, answers, sent_at), name="settle")
 
     async def _ask(self, rows: Sequence[OutboxRow]) -> Sequence[wire.Answer]:
         deliveries = tuple(self._uploads.delivery(row) for row in rows)
@@ -211,9 +217,9 @@ class Deliver:
             raise LinkError(LinkFault.BROKEN, f"{len(rows)} results, {len(reply.answers)} answers: not the protocol")
         return reply.answers
 
-    async def _close(self, rows: Sequence[OutboxRow], answers: Sequence[wire.Answer]) -> None:
+    async def _close(self, rows: Sequence[OutboxRow], answers: Sequence[wire.Answer], sent_at: float) -> None:
         """Each row by itself: one that is refused for ever never holds up the others."""
-        faults = await asyncio.gather(*map(self._settle, rows, answers))
+        faults = await asyncio.gather(*(self._settle(*one, sent_at) for one in zip(rows, answers, strict=True)))
         for row, fault in zip(rows, faults, strict=True):
             self._away.discard(row.idem_key)
             if fault is not None:
@@ -221,7 +227,7 @@ class Deliver:
         if any(faults):
             self._news.set()
 
-    async def _settle(self, row: OutboxRow, answer: wire.Answer) -> LinkError | None:
+    async def _settle(self, row: OutboxRow, answer: wire.Answer, sent_at: float) -> LinkError | None:
         try:
             receipt = self._receipt_in(answer, row)
             body = self._verified(receipt, row)
@@ -236,6 +242,8 @@ class Deliver:
             return LinkError(LinkFault.BROKEN, f"the receipt could not be kept: {error.message}")
         self._storage.works(row.key)
         self._settled(row, body)
+        if body.status is wire.ReceiptStatus.ACCEPTED and body.beacon and known_at(body.beacon, sent_at):
+            self._log.error("receipt.beacon_known", task=row.key.task_id, round=body.beacon.round, remedy=_CLOCKS)
         return None
 
     def _receipt_in(self, answer: wire.Answer, row: OutboxRow) -> Signed:

@@ -11,6 +11,7 @@ import pytest
 
 from agent.core import wire
 from agent.core.model import LeaseKey, Outcome, Reason
+from agent.core.proof.drand import QUICKNET
 from agent.core.proof.signed import seal
 from agent.edges.signing import KeyPair
 from tests import builders
@@ -163,6 +164,19 @@ async def test_a_receipt_that_lies_settles_nothing_and_the_result_is_kept_until_
     assert mind.count(wire.Result) == len(lies) + 1
     status, listed = await agent.verb("tasks")
     assert (status, "task" in listed) == (0, True)
+
+
+async def test_a_receipt_that_promises_a_round_of_drand_that_is_public_is_told(agent: AgentProcess, liar: Liar) -> None:
+    known = wire.BeaconPromise(
+        source=wire.BeaconSource.DRAND, round=42, commitment=QUICKNET.hash, rate_micros=1, leaves=4
+    )
+    liar.mind.next_time(wire.Result, lambda f: liar.mind.receipt(f.msg, beacon=known))  # type: ignore[arg-type]
+    await agent.start()
+    await does_a_task(agent, liar, "task")
+    told = await agent.saw("receipt.beacon_known", task="task", round=42)
+    assert "public before the result was sent" in told["remedy"]
+    await does_a_task(agent, liar, "after")
+    assert len(agent.events("receipt.beacon_known")) == 1
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,12 @@ def _unknown_before(chain: Chain, number: int, received_at: int) -> None:
         raise ProofError("beacon", f"round {number} was promised when it was nearly known, or known already")
 
 
+def known_at(promise: BeaconPromise, at: float) -> bool:
+    """Whether the promised round was public already at `at`, in Unix seconds; of an epoch that cannot be told."""
+    chain = CHAINS.get(promise.commitment) if promise.source is BeaconSource.DRAND else None
+    return chain is not None and chain.time_of(promise.round) <= at
+
+
 def kept(promise: BeaconPromise, beacon: Beacon, bls: Bls | None = None) -> None:
     """Whether `beacon` is what was promised. Raises ProofError("beacon").
 

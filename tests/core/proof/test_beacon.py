@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from agent.core.errors import ProofError
 from agent.core.payloads import Beacon, BeaconPromise, BeaconSource
-from agent.core.proof.beacon import kept
+from agent.core.proof.beacon import kept, known_at
 from agent.core.proof.drand import CHAINS, DEFAULT, QUICKNET, Chain
 from agent.edges.drand import load_bls
 
@@ -139,6 +139,17 @@ def test_the_promised_round_is_the_first_that_is_two_periods_away(chain: Chain, 
     number = chain.round_to_promise(received_at)
     assert chain.time_of(number) >= received_at + 2 * chain.period_s
     assert number == 1 or chain.time_of(number - 1) < received_at + 2 * chain.period_s
+
+
+@given(chain=st.sampled_from([QUICKNET, DEFAULT]), received_at=st.integers(0, 1 << 33), later=st.integers(0, 1000))
+def test_a_promised_round_is_known_from_its_time_on(chain: Chain, received_at: int, later: int) -> None:
+    number = chain.round_to_promise(received_at)
+    promise = BeaconPromise(source=BeaconSource.DRAND, round=number, commitment=chain.hash, rate_micros=1, leaves=1)
+    assert not known_at(promise, received_at)
+    assert not known_at(promise, chain.time_of(number) - 0.001)
+    assert known_at(promise, chain.time_of(number) + later)
+    assert not known_at(msgspec.structs.replace(promise, source=BeaconSource.EPOCH), 1 << 40)
+    assert not known_at(msgspec.structs.replace(promise, commitment="5a" * 32), 1 << 40)
 
 
 @given(st.binary(max_size=100), st.binary(max_size=100))

@@ -19,6 +19,7 @@ from agent.edges.drand import load_bls
 ROUNDS = json.loads((Path(__file__).parents[2] / "golden" / "drand" / "rounds.json").read_text())
 RECORDED = {(case["chain"], case["round"]): case for case in ROUNDS}
 FIRST, LAST = ROUNDS[0]["round"], ROUNDS[-1]["round"]
+NEWEST = max(number for chain, number in RECORDED if chain == QUICKNET.hash)
 Twist = Callable[[dict, int], "dict | web.Response"]
 
 
@@ -34,6 +35,8 @@ class Relays:
     def __init__(self) -> None:
         self.runners: list[web.AppRunner] = []
         self.asked: list[str] = []
+        self.newest = FIRST
+        """What they all call the latest."""
 
     async def start(self, twist: Twist = lambda answer, _: answer) -> str:
         times = 0
@@ -42,7 +45,9 @@ class Relays:
             nonlocal times
             times += 1
             self.asked.append(request.path)
-            case = RECORDED.get((request.match_info["chain"], int(request.match_info["round"])))
+            asked = request.match_info["round"]
+            number = self.newest if asked == "latest" else int(asked)
+            case = RECORDED.get((request.match_info["chain"], number))
             if case is None:
                 return web.json_response({"error": "not yet"}, status=404)
             answer = twist(told(case), times)
@@ -103,6 +108,15 @@ async def test_a_lying_relay_is_passed_over_and_its_lie_told(relays: Relays, fet
     with pytest.raises(ProofError, match=f"no relay gave round {FIRST} of quicknet: {liar}: .+") as caught:
         await fetcher(liar).fetch(FIRST)
     assert caught.value.check == "beacon"
+
+
+async def test_the_latest_round_is_the_newest_that_any_relay_can_prove(relays: Relays, fetcher) -> None:
+    behind, liar = await relays.start(), await relays.start(lambda answer, _: {**answer, "round": 10**9})
+    ahead = await relays.start(lambda answer, _: told(RECORDED[QUICKNET.hash, NEWEST]))
+    assert (await fetcher(behind, liar, ahead).latest()).round == NEWEST
+    assert (await fetcher(behind, liar).latest()).round == FIRST
+    with pytest.raises(ProofError, match=rf"no relay gave the latest round of quicknet: {liar}: .+did not sign"):
+        await fetcher(liar).latest()
 
 
 async def test_a_relay_that_is_down_is_passed_over(relays: Relays, fetcher) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.core import wire
 from agent.core.payloads import Beacon, BeaconSource, Judgement
@@ -17,17 +20,28 @@ from agent.devnet.coordinator import Coordinator, Options, StartError
 from agent.devnet.core.effects import DropCase
 from agent.devnet.core.proofs import epochs, sweeping
 from agent.devnet.core.proofs.records import CaseState
-from agent.devnet.core.rules import Rules
+from agent.devnet.core.rules import Instant, ProofRules, Rules
 from agent.devnet.requester import Requester
 from agent.edges.drand import load_bls
 from tests.devnet.node import ScriptedNode
 from tests.devnet.proofs.challenged import ALWAYS, Court
-from tests.devnet.proofs.test_beacons import RECORDED, Relays, relays  # noqa: F401  (a fixture)
+from tests.devnet.proofs.test_beacons import FIRST, NEWEST, Relays, relays  # noqa: F401  (a fixture)
 from tests.devnet.proofs.test_served_challenges import Hall, HandClock
 from tests.patience import PATIENCE_S
 
 BY_DRAND = msgspec.structs.replace(ALWAYS, beacon=BeaconSource.DRAND)
-RECORDED_ROUND = max(number for chain, number in RECORDED if chain == QUICKNET.hash)
+MARGIN_S = 2 * QUICKNET.period_s
+
+
+def court_of(proofs: ProofRules = BY_DRAND) -> Court:
+    """One to which drand has shown its first round."""
+    court = Court(proofs)
+    court.take(sweeping.beacon(court.book, court.when, told(1)))
+    return court
+
+
+COURT = Court(BY_DRAND)
+TASK = COURT.book.tasks[COURT.submit()]
 
 
 def told(number: int, value: str = "77" * 32) -> Beacon:
@@ -35,14 +49,14 @@ def told(number: int, value: str = "77" * 32) -> Beacon:
 
 
 def test_a_receipt_promises_a_round_that_nobody_can_know_yet() -> None:
-    court = Court(BY_DRAND)
+    court = court_of()
     promise = court.settled(court.opener()).beacon
     assert (promise.source, promise.commitment) == ("drand", QUICKNET.hash)
     assert QUICKNET.time_of(promise.round) >= court.when.at + 2 * QUICKNET.period_s
 
 
 def test_results_wait_for_their_round_which_draws_some_and_forgets_the_others() -> None:
-    court = Court(msgspec.structs.replace(BY_DRAND, rate_micros=500_000))
+    court = court_of(msgspec.structs.replace(BY_DRAND, rate_micros=500_000))
     node = court.opener()
     receipts = [court.settled(node) for _ in range(20)]
     number = receipts[0].beacon.round
@@ -59,7 +73,7 @@ def test_results_wait_for_their_round_which_draws_some_and_forgets_the_others() 
 
 
 def test_a_restart_while_a_round_is_awaited_forgets_no_result() -> None:
-    court = Court(BY_DRAND)
+    court = court_of()
     node = court.opener()
     number = court.settled(node).beacon.round
     again = court.restarted()
@@ -69,7 +83,7 @@ def test_a_restart_while_a_round_is_awaited_forgets_no_result() -> None:
 
 
 def test_a_round_that_comes_twice_changes_nothing() -> None:
-    court = Court(BY_DRAND)
+    court = court_of()
     node = court.opener()
     number = court.settled(node).beacon.round
     for _ in range(2):
@@ -78,7 +92,7 @@ def test_a_round_that_comes_twice_changes_nothing() -> None:
 
 
 def test_a_round_that_never_comes_blames_nobody() -> None:
-    court = Court(BY_DRAND)
+    court = court_of()
     node = court.opener()
     court.settled(node)
     (case,) = court.docket.cases.values()
@@ -87,6 +101,44 @@ def test_a_round_that_never_comes_blames_nobody() -> None:
     court.turn(1000.0)
     assert court.docket.cases[case.case_id].judgement is Judgement.VOID
     assert court.standing(node).stake_micros == ALWAYS.stake_micros
+
+
+def test_a_clock_that_is_late_promises_no_round_that_drand_has_shown() -> None:
+    court = court_of()
+    shown = QUICKNET.round_to_promise(court.when.at) + 10_000
+    court.take(sweeping.beacon(court.book, court.when, told(shown)))
+    node = court.opener()
+    promise = court.settled(node).beacon
+    assert QUICKNET.time_of(promise.round) >= QUICKNET.time_of(shown) + MARGIN_S
+    court.turn(30.0)
+    assert QUICKNET.time_of(court.settled(node).beacon.round) >= QUICKNET.time_of(shown) + 30 + MARGIN_S
+    assert epochs.awaited(court.book, court.when) == ()
+
+
+def test_before_drand_has_shown_anything_epochs_draw() -> None:
+    court = Court(BY_DRAND)
+    node = court.opener()
+    assert court.settled(node).beacon.source is BeaconSource.EPOCH
+    court.turn(61.0)
+    assert len(court.beat(node).challenges) == 1
+    court.take(sweeping.beacon(court.book, court.when, told(1)))
+    assert court.settled(node).beacon.source is BeaconSource.DRAND
+
+
+@given(
+    shown=st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 10**8)), min_size=1, max_size=6),
+    wall=st.integers(QUICKNET.genesis_at - 10**6, QUICKNET.genesis_at + 10**9),
+    after=st.floats(0, 10**6),
+)
+def test_no_promise_names_a_round_that_could_be_public(shown: list[tuple[int, int]], wall: int, after: float) -> None:
+    """Whatever drand has shown when, and wherever the clock stands: what was public then has grown older since."""
+    court, latest, public = COURT, 0.0, 0.0
+    court.docket.drand_ahead = None
+    for now, number in sorted(shown):
+        epochs.shown(court.book, Instant(now, wall), number)
+        public, latest = max(public + now - latest, QUICKNET.time_of(number)), now
+    number = epochs.promise(court.book, Instant(latest + after, wall), "n-1", TASK).round
+    assert QUICKNET.time_of(number) >= max(wall, public + after) + MARGIN_S
 
 
 async def test_without_a_way_to_check_signatures_it_does_not_start(tmp_path: Path) -> None:
@@ -100,7 +152,7 @@ class RelayClock(HandClock):
 
     def __init__(self) -> None:
         super().__init__()
-        self.wall_from = QUICKNET.time_of(RECORDED_ROUND) - 2 * QUICKNET.period_s - self.now
+        self.wall_from = QUICKNET.time_of(NEWEST) - 2 * QUICKNET.period_s - self.now
         self.woken = asyncio.Event()
 
     def wall(self) -> float:
@@ -132,7 +184,29 @@ async def test_a_recorded_round_is_fetched_checked_and_draws(tmp_path: Path, rel
         assert isinstance(challenge, wire.Challenge)
         receipt = (await requester.receipt(task_id)).receipt
         promise = msgspec.json.decode(receipt.payload, type=wire.ReceiptBody).beacon
-        assert promise.round == challenge.beacon.round == RECORDED_ROUND
+        assert promise.round == challenge.beacon.round == NEWEST
         kept(promise, challenge.beacon, load_bls())
         await hall.open(challenge)
         assert await hall.judged(challenge) is Judgement.PASSED
+
+
+async def test_a_coordinator_whose_clock_is_late_asks_drand_before_it_promises(
+    tmp_path: Path,
+    relays: Relays,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = RelayClock()
+    clock.wall_from = QUICKNET.time_of(FIRST) - clock.now
+    relays.newest = NEWEST
+    options = Options(rules=Rules(proofs=BY_DRAND), bls=load_bls(), drand_relays=(await relays.start(),))
+    async with (
+        Coordinator(tmp_path, clock=clock, options=options) as coordinator,
+        Requester(coordinator.url, coordinator.requester_token) as requester,
+        ScriptedNode(coordinator.url, coordinator.public_key) as node,
+    ):
+        await node.join(coordinator.enrol_token())
+        task_id = await Hall(coordinator, requester, node, clock).settled()
+        receipt = (await requester.receipt(task_id)).receipt
+        promise = msgspec.json.decode(receipt.payload, type=wire.ReceiptBody).beacon
+    assert QUICKNET.time_of(promise.round) >= QUICKNET.time_of(NEWEST) + MARGIN_S
+    assert [it.message[:10] for it in caplog.records if it.levelno == logging.WARNING] == ["clock.late"]

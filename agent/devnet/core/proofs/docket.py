@@ -41,6 +41,8 @@ class Docket:
         """Node → its judgements; that with serial n is the (n - 1)th."""
         self.epoch: Epoch | None = None
         """Whose secret decides over results that come now."""
+        self.drand_ahead: float | None = None
+        """Unix time that drand proves, less the monotonic time that it was then. None: it has shown nothing."""
         self.alarms = Alarms()
         """Of cases, by their ids; `fence` is the level that was current."""
         self.arriving: set[str] = set()

@@ -8,6 +8,7 @@ others at once; nobody else sees a difference before the epoch's end.
 from __future__ import annotations
 
 import hashlib
+from math import ceil
 from typing import Final
 
 import msgspec
@@ -52,9 +53,9 @@ def promise(book: Book, when: Instant, node_id: str, task: Task) -> BeaconPromis
     if not rules.rate_micros or task.demand.spec.kind not in CHALLENGED_KINDS or book.docket.epoch is None:
         return None
     suspected = standing_of(book, node_id).suspected > 0
-    number, commitment = _round(book, when, book.docket.epoch)
+    source, number, commitment = _round(book, when, book.docket.epoch)
     return BeaconPromise(
-        source=rules.beacon,
+        source=source,
         round=number,
         commitment=commitment,
         rate_micros=MILLION if suspected else rules.rate_micros,
@@ -62,12 +63,25 @@ def promise(book: Book, when: Instant, node_id: str, task: Task) -> BeaconPromis
     )
 
 
-def _round(book: Book, when: Instant, epoch: Epoch) -> tuple[int, str]:
-    """Which round decides over what comes now, and what it will be held against."""
-    if book.rules.proofs.beacon is BeaconSource.DRAND:
-        return QUICKNET.round_to_promise(when.at), QUICKNET.hash
+def _round(book: Book, when: Instant, epoch: Epoch) -> tuple[BeaconSource, int, str]:
+    """Which round decides over what comes now, and what it will be held against.
+
+    Of drand one that is not public yet by our clock, nor by what drand itself has shown: clocks are late. While it has
+    shown nothing, our own epochs decide.
+    """
+    ahead = book.docket.drand_ahead
+    if book.rules.proofs.beacon is BeaconSource.DRAND and ahead is not None:
+        at = max(when.at, ceil(when.now + ahead))
+        return BeaconSource.DRAND, QUICKNET.round_to_promise(at), QUICKNET.hash
     epoch = _begun(book, when, epoch)
-    return epoch.number, hashlib.sha256(bytes.fromhex(epoch.secret)).hexdigest()
+    return BeaconSource.EPOCH, epoch.number, hashlib.sha256(bytes.fromhex(epoch.secret)).hexdigest()
+
+
+def shown(book: Book, when: Instant, number: int) -> None:
+    """A round of drand is public: so much time has passed for sure, whatever our clock says."""
+    ahead = QUICKNET.time_of(number) - when.now
+    known = book.docket.drand_ahead
+    book.docket.drand_ahead = ahead if known is None else max(known, ahead)
 
 
 def awaited(book: Book, when: Instant) -> tuple[int, ...]:

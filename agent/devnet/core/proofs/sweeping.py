@@ -33,6 +33,7 @@ def sweep(book: Book, when: Instant, chance: str) -> Decision[None]:
 
 def beacon(book: Book, when: Instant, told: Beacon) -> Decision[None]:
     """A round of drand is known; whoever asked for it has checked its signature."""
+    epochs.shown(book, when, told.round)
     epochs.arrived(book, when, told)
     return conclude(book, when, None)
 
