@@ -13,6 +13,7 @@ from agent.config import Config, EngineKind, LogLevel, TransportChoice, load, lo
 from agent.config.example import example
 from agent.config.places import places
 from agent.config.positions import key_lines
+from agent.config.strange import keys_of
 from agent.core.errors import ConfigError
 from agent.core.model import TaskKind
 
@@ -150,9 +151,24 @@ name = "x"
     ]
 
 
+@pytest.mark.parametrize("section", Config.__struct_fields__)
+def test_a_misspelt_key_and_a_misspelt_section_get_a_suggestion_everywhere(tmp_path: Path, section: str) -> None:
+    first = keys_of(section)[0]
+    header = f"[[{section}]]" if isinstance(getattr(Config(), section), tuple) else f"[{section}]"
+    told = faults_of(tmp_path, f"{header}\n{first}x = 1\n")
+    assert any(line.startswith("config.toml:2: ") and f'did you mean "{first}"?' in line for line in told), told
+    told = faults_of(tmp_path, f"{header.replace(section, section + 'x')}\n")
+    assert told == [f'config.toml:1: {section}x: is no section of ours; did you mean "{section}"?']
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
+        ("period_s = 3", "period_s: is no section of ours; it is a key of [gpu]"),
+        ("[node]\nperiod_s = 3", "node.period_s: is no key of ours; it is a key of [gpu]"),
+        ('[identity]\nkey = "x"', 'identity.key: is no key of ours; did you mean "key_file"?'),
+        ("[control]\nzzz = 1", "control.zzz: is no key of ours; [control] has socket"),
+        ("[zzz]", "zzz: is no section of ours; sections: node, coordinator"),
         ("node = 3", "node: must be a table: write [node] and its keys below"),
         ("pools = 3", "pools: must be a list of tables: write [[pools]]"),
         ("[gpu]\nperiod_s = nan", "period_s: must be a number, at least 0.1, at most 3600; it is nan"),

@@ -38,11 +38,16 @@ def init(file: Path | None, to_stdout: bool) -> None:
 @command.command()
 @config_sources
 def check(config_file: Path | None, overrides: tuple[str, ...]) -> None:
-    """Say whether the configuration is usable; lists every fault, exit status 78."""
+    """Say whether the configuration is usable and names files that are there; lists every fault, exit status 78.
+
+    `gpu-agent doctor` looks further: at the machine, the engines and the coordinator.
+    """
     from agent.config import load_with_origins
 
-    loaded = load_with_origins(config_file, overrides)
+    loaded = load_with_origins(config_file, overrides, files=True)
     click.echo(f"{loaded.file or 'no file'}: ok ({_count(loaded)})")
+    for line in _lacking(loaded):
+        click.echo(f"  · {line}")
 
 
 @command.command()
@@ -87,6 +92,17 @@ def _write_new(target: Path, text: str) -> None:
         raise ConfigError(["exists already and is not overwritten"], source=str(target)) from None
     except OSError as error:
         raise ConfigError([f"cannot be written: {error.strerror}"], source=str(target)) from error
+
+
+def _lacking(loaded: Loaded) -> Iterator[str]:
+    """What a node works without, but not for anybody."""
+    config = loaded.config
+    if loaded.file is None:
+        yield f"there is no {_default_file()}; `gpu-agent config init` writes one"
+    if config.coordinator.url is None:
+        yield "coordinator.url is not set: the node has nobody to work for"
+    if not config.pools and not config.exec.enabled:
+        yield "there are no [[pools]]: the node takes no work"
 
 
 def _count(loaded: Loaded) -> str:

@@ -12,6 +12,7 @@ import tomli
 
 from agent.config.checks import check
 from agent.config.faults import Fault
+from agent.config.files import check_files
 from agent.config.layers import Layers
 from agent.config.places import Place, Places, places
 from agent.config.positions import key_lines
@@ -48,8 +49,9 @@ def load_with_origins(
     environ: Mapping[str, str] | None = None,
     *,
     uid: int | None = None,
+    files: bool = False,
 ) -> Loaded:
-    """Like `load`, and tells the origin of every value."""
+    """Like `load`, and tells the origin of every value. With `files` a file that is named and not there is a fault."""
     environ = os.environ if environ is None else environ
     defaults = places(environ, os.geteuid() if uid is None else uid)
     named = path or (Path(environ["GPU_AGENT_CONFIG"]) if environ.get("GPU_AGENT_CONFIG") else None)
@@ -66,6 +68,7 @@ def load_with_origins(
     faults = [*layers.faults, *reading.faults]
     reported = tuple(faults)
     faults += [fault for fault in check(config) if not _follows(fault, reported)]
+    faults += check_files(config) if files else ()
     if faults:
         raise ConfigError(_lines(faults, text or "", file, layers.origins), source=str(file))
     return Loaded(config=config, file=file if text is not None else None, origins=origins)
@@ -110,7 +113,8 @@ def _lines(faults: Iterable[Fault], text: str, file: Path, origins: Mapping[str,
     told = []
     for fault in faults:
         origin = fault.origin or _origin_of(fault.key, origins)
-        line = (where.get(fault.key) or where.get(fault.key.rpartition(".")[0])) if origin == "file" else None
+        keys = (fault.key, f"{fault.key}[0]", fault.key.rpartition(".")[0])
+        line = next((where[key] for key in keys if key in where), None) if origin == "file" else None
         place = f"{file.name}:{line}: " if line else "" if origin == "file" else f"{origin}: "
         told.append((line or len(text), f"{place}{fault.key}: {fault.message}"))
     return [sentence for _, sentence in sorted(told, key=lambda row: row[0])]

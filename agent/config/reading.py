@@ -11,6 +11,7 @@ import msgspec.inspect as mi
 from agent.config.faults import Fault, choices, did_you_mean, expectation, shown
 from agent.config.layers import Text
 from agent.config.schema import Config
+from agent.config.strange import meant
 from agent.core.model import Value
 
 SectionT = TypeVar("SectionT", bound=Value)
@@ -89,7 +90,8 @@ class Reading:
         for name in raw:
             if name not in known:
                 what = "key" if key else "section"
-                self._fault(f"{key}.{name}" if key else name, f"is no {what} of ours{did_you_mean(name, known)}")
+                section = key.partition("[")[0]
+                self._fault(f"{key}.{name}" if key else name, f"is no {what} of ours{meant(section, name)}")
 
     def _fault(self, key: str, message: str) -> None:
         self.faults.append(Fault(key=key, message=message))

@@ -80,6 +80,27 @@ def test_a_bad_configuration_exits_78_and_lists_every_fault(tmp_path: Path) -> N
     ]
 
 
+def test_every_file_that_is_named_and_not_there_is_told_with_its_line_beside_the_other_faults(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(
+        '[[models]]\nname = "m"\npath = "m.gguf"\nchat_template = "."\n[[pools]]\nname = "p"\nmodel = "m"\nslot = 1\n'
+        'binary = "./engine"\n[coordinator]\nca_file = "ca.pem"\nenrol_token_file = "used.token"\n'
+        '[proof]\ncalibrations = "c.toml"\n[gpu]\nlibrary = "nvml.so"\n[sandbox]\nbwrap = "/nowhere/bwrap"\n'
+    )
+    ran = gpu_agent("config", "check", "--config", str(file))
+    assert ran.returncode == 78
+    assert ran.stderr.splitlines()[1:-1] == [
+        f"  c.toml:3: models[0].path: {tmp_path}/m.gguf does not exist; put the model there, or correct the path",
+        f"  c.toml:4: models[0].chat_template: {tmp_path} is no file; correct it, or leave it out for the model's own",
+        '  c.toml:8: pools[0].slot: is no key of ours; did you mean "slots"?',
+        '  c.toml:9: pools[0].binary: engine does not exist; correct the path, or write "auto"',
+        f"  c.toml:11: coordinator.ca_file: {tmp_path}/ca.pem does not exist; correct it, or leave it out for the system's own",
+        f"  c.toml:14: proof.calibrations: {tmp_path}/c.toml is no directory; make the directory, or leave it out",
+        f"  c.toml:16: gpu.library: {tmp_path}/nvml.so does not exist; correct it, or leave it out for the driver's own",
+        '  c.toml:18: sandbox.bwrap: /nowhere/bwrap does not exist; correct the path, or write "auto"',
+    ]
+
+
 def test_version_is_one_json_object() -> None:
     ran = gpu_agent("version", "--json")
     assert {"agent", "protocol", "python", "kernel", "os"} <= set(json.loads(ran.stdout))
@@ -117,7 +138,11 @@ def test_each_kind_of_failure_has_its_exit_status(failure: BaseException, status
 def test_config_init_writes_the_example_once_and_never_over_a_file(tmp_path: Path) -> None:
     file = tmp_path / "etc" / "config.toml"
     assert gpu_agent("config", "init", str(file)).returncode == 0
-    assert gpu_agent("config", "check", "-c", str(file)).stdout == f"{file}: ok (0 keys set, 0 models, 0 pools)\n"
+    assert gpu_agent("config", "check", "-c", str(file)).stdout.splitlines() == [
+        f"{file}: ok (0 keys set, 0 models, 0 pools)",
+        "  · coordinator.url is not set: the node has nobody to work for",
+        "  · there are no [[pools]]: the node takes no work",
+    ]
     file.write_text("# mine\n")
     again = gpu_agent("config", "init", str(file))
     assert again.returncode == 78
