@@ -89,14 +89,15 @@ def test_every_file_that_is_named_and_not_there_is_told_with_its_line_beside_the
     )
     ran = gpu_agent("config", "check", "--config", str(file))
     assert ran.returncode == 78
+    mine = " does not exist; correct it, or leave it out for the"
     assert ran.stderr.splitlines()[1:-1] == [
         f"  c.toml:3: models[0].path: {tmp_path}/m.gguf does not exist; put the model there, or correct the path",
         f"  c.toml:4: models[0].chat_template: {tmp_path} is no file; correct it, or leave it out for the model's own",
         '  c.toml:8: pools[0].slot: is no key of ours; did you mean "slots"?',
         '  c.toml:9: pools[0].binary: engine does not exist; correct the path, or write "auto"',
-        f"  c.toml:11: coordinator.ca_file: {tmp_path}/ca.pem does not exist; correct it, or leave it out for the system's own",
+        f"  c.toml:11: coordinator.ca_file: {tmp_path}/ca.pem{mine} system's own",
         f"  c.toml:14: proof.calibrations: {tmp_path}/c.toml is no directory; make the directory, or leave it out",
-        f"  c.toml:16: gpu.library: {tmp_path}/nvml.so does not exist; correct it, or leave it out for the driver's own",
+        f"  c.toml:16: gpu.library: {tmp_path}/nvml.so{mine} driver's own",
         '  c.toml:18: sandbox.bwrap: /nowhere/bwrap does not exist; correct the path, or write "auto"',
     ]
 
