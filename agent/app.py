@@ -21,12 +21,13 @@ from agent.core.challenges import ProofStory
 from agent.core.errors import AgentError, ConfigError
 from agent.core.orders import PauseOrder, ResumeOrder
 from agent.core.status import Status, headline
-from agent.edges import metrics
 from agent.edges.clock import SystemClock
 from agent.edges.control import ControlServer
 from agent.edges.engines.build import PoolBuilder, build_pools
 from agent.edges.host import Host
+from agent.edges.local_http import LocalServer, serve
 from agent.edges.logs import configure
+from agent.edges.metrics import MetricsServer
 from agent.edges.systemd import ServiceManager, keep_alive, keep_starting, watchdog_period_s
 from agent.stages.overview import Overview
 
@@ -105,8 +106,7 @@ class Daemon:
             async with asyncio.TaskGroup() as group:
                 running = [group.create_task(loop, name=name) for name, loop in parts.loops.items()]
                 running += [group.create_task(loop, name="manager") for loop in self._manager_loops(parts)]
-                serving = metrics.serve(lambda: self._config.metrics, parts.overview.scene, self._reloaded)
-                running.append(group.create_task(serving, name="metrics"))
+                running += [group.create_task(loop, name=name) for name, loop in self._served(parts.overview).items()]
                 self._manager.ready(headline(parts.overview.status()))
                 self._log.info("agent.ready", node=parts.spine.node.node_id)
                 await self._stop.wait()
@@ -126,6 +126,25 @@ class Daemon:
         self._manager.stopping(headline(parts.overview.status()))
         self._manager.extend_timeout(limit_s + 60.0)
         return 0 if await parts.drain.leave(limit_s, self._abort) else ABANDONED
+
+    def _served(self, overview: Overview) -> dict[str, Coroutine[Any, Any, None]]:
+        """What is told over HTTP, as the configuration says at each moment."""
+
+        def metrics(listen: str) -> LocalServer:
+            return MetricsServer(listen, overview.scene)
+
+        def page(listen: str) -> LocalServer:
+            from agent.edges.page import PageServer  # noqa: PLC0415  (costs nothing while it is off)
+
+            return PageServer(listen, overview.status)
+
+        def page_is(url: str) -> None:
+            overview.page = url
+
+        return {
+            "metrics": serve(lambda: self._config.metrics, metrics, self._reloaded),
+            "page": serve(lambda: self._config.page, page, self._reloaded, page_is),
+        }
 
     def _manager_loops(self, parts: Parts) -> list[Coroutine[Any, Any, None]]:
         if not self._manager.present:
@@ -183,6 +202,7 @@ class Daemon:
             old,
             logs=new.logs,
             metrics=new.metrics,
+            page=new.page,
             node=replace(old.node, drain_limit_s=drain_limit_s, breaker_failures=failures),
         )
         changed, later = _differing(new, old), _differing(new, live)

@@ -355,3 +355,12 @@ def test_the_metrics_address_is_an_address_and_a_port(tmp_path: Path, listen: st
         load(write(tmp_path, f'[metrics]\nlisten = "{listen}"\n'), environ=NOWHERE)
     assert "metrics.listen" in "\n".join(caught.value.faults)
     assert load(write(tmp_path, '[metrics]\nlisten = "[::]:1"\n'), environ=NOWHERE).metrics.listen == "[::]:1"
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:9411", "[::]:9411", "192.168.1.5:9411", "rig.example:9411", "9411"])
+def test_the_owners_page_is_for_this_machine_alone(tmp_path: Path, listen: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, f'[page]\nlisten = "{listen}"\n'), environ=NOWHERE)
+    assert "page.listen" in "\n".join(caught.value.faults)
+    for here in ("localhost:0", "127.0.0.2:1", "[::1]:1"):
+        assert load(write(tmp_path, f'[page]\nlisten = "{here}"\n'), environ=NOWHERE).page.listen == here

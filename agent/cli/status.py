@@ -44,6 +44,8 @@ def screen(told: dict[str, Any]) -> Iterable[str]:
     yield f"  work      {_work(told)}"
     yield from _proofs(told.get("proofs", {}))
     yield from _storage(told.get("storage", {}))
+    if page := told.get("page"):
+        yield f"  page      {_sentence(page)}"
     yield from _idle(told.get("why_idle", ()))
     if why := told.get("reboot"):
         yield ""
@@ -98,11 +100,18 @@ def _storage(storage: dict[str, Any]) -> Iterable[str]:
 
 
 def _idle(gates: Sequence[dict[str, Any]]) -> Iterable[str]:
-    if gates:
-        yield ""
-        yield "No new work, because:"
+    if not gates:
+        return
+    from agent.core.meanings import MEANINGS
+
+    yield ""
+    yield "No new work, because:"
     for gate in gates:
-        yield f"  {_word(gate['reason']):<24}{_sentence(gate.get('detail', ''))}".rstrip()
+        meant = MEANINGS.get(gate["reason"])  # None: of a newer daemon
+        said = gate.get("detail") or (meant.sentence if meant else "")
+        yield f"  {_word(gate['reason']):<24}{_sentence(said)}".rstrip()
+        if meant and meant.remedy not in said:
+            yield f"  {'':<24}→ {meant.remedy}"
 
 
 def _gpus(gpus: Sequence[dict[str, Any]]) -> Iterable[str]:

@@ -5,7 +5,7 @@ from agent.config.schema import Config
 from agent.config.sections.machine import ContainerRuntime, GpuConfig, SandboxBackend, SandboxConfig
 from agent.config.sections.node import CoordinatorConfig, IdentityConfig, NodeConfig, TransportChoice
 from agent.config.sections.owner import OwnerConfig, Running
-from agent.config.sections.telling import ControlConfig, LogFormat, LogLevel, LogsConfig, MetricsConfig
+from agent.config.sections.telling import ControlConfig, LogFormat, LogLevel, LogsConfig, MetricsConfig, PageConfig
 from agent.config.sections.work import EngineKind, EngineProfile, ExecConfig, ModelConfig, PoolConfig, ProofConfig
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ModelConfig",
     "NodeConfig",
     "OwnerConfig",
+    "PageConfig",
     "PoolConfig",
     "ProofConfig",
     "Running",

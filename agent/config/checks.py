@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zoneinfo
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
@@ -26,7 +25,8 @@ def check(config: Config) -> Iterator[Fault]:
     yield from _unique("pools", [pool.name for pool in config.pools])
     yield from _exec(config)
     yield from _owner(config.owner)
-    yield from _listen(config.metrics.listen)
+    yield from _listen("metrics.listen", config.metrics.listen)
+    yield from _listen("page.listen", config.page.listen, loopback_only=True)
     for index, model in enumerate(config.models):
         if model.path is None and model.digest is None:
             yield Fault(key=f"models[{index}].path", message="is missing; without it the digest must be given")
@@ -57,7 +57,7 @@ def _owner(owner: OwnerConfig) -> Iterator[Fault]:
             parse_window(text)
         except ValueError as error:
             yield Fault(key=f"owner.schedule[{index}]", message=f"is no window: {error}")
-    if owner.time_zone is not None and owner.time_zone not in zoneinfo.available_timezones():
+    if owner.time_zone is not None and not _is_zone(owner.time_zone):
         yield Fault(key="owner.time_zone", message=f"is {owner.time_zone!r}; expected a name such as Europe/Berlin")
     for limit, margin in (("max_temperature_c", "cool_down_c"), ("max_power_w", "power_margin_w")):
         most = getattr(owner, limit)
@@ -65,10 +65,18 @@ def _owner(owner: OwnerConfig) -> Iterator[Fault]:
             yield Fault(key=f"owner.{margin}", message=f"must be below owner.{limit}")
 
 
-def _listen(listen: str) -> Iterator[Fault]:
+def _is_zone(name: str) -> bool:
+    import zoneinfo  # noqa: PLC0415  (with its tables, only for who names a zone)
+
+    return name in zoneinfo.available_timezones()
+
+
+def _listen(key: str, listen: str, *, loopback_only: bool = False) -> Iterator[Fault]:
     parts = _split(f"//{listen}")
     if parts is None or not parts.hostname or parts.port is None or parts.netloc != listen or parts.username:
-        yield Fault(key="metrics.listen", message=f"is {listen!r}; expected address:port, as 127.0.0.1:9410")
+        yield Fault(key=key, message=f"is {listen!r}; expected address:port, as 127.0.0.1:9410")
+    elif loopback_only and not is_loopback(parts.hostname):
+        yield Fault(key=key, message=f"is {listen!r}; this is served on loopback alone, as 127.0.0.1:9411")
 
 
 def _coordinator_url(url: str | None) -> Iterator[Fault]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.config.sections.machine import GpuConfig, SandboxConfig
 from agent.config.sections.node import CoordinatorConfig, IdentityConfig, NodeConfig
 from agent.config.sections.owner import OwnerConfig
-from agent.config.sections.telling import ControlConfig, LogsConfig, MetricsConfig
+from agent.config.sections.telling import ControlConfig, LogsConfig, MetricsConfig, PageConfig
 from agent.config.sections.work import ExecConfig, ModelConfig, PoolConfig, ProofConfig
 from agent.core.model import Value
 
@@ -32,6 +32,7 @@ class Config(Value):
     logs: LogsConfig = LogsConfig()
     control: ControlConfig = ControlConfig()
     metrics: MetricsConfig = MetricsConfig()
+    page: PageConfig = PageConfig()
 
     @property
     def key_file(self) -> Path:

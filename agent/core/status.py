@@ -5,14 +5,14 @@ Ages and remaining times are seconds from now on the daemon's monotonic clock; `
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from agent.core.attempt import Attempt
 from agent.core.attest.consistency import Doubt
 from agent.core.attest.messages import Attestation
 from agent.core.challenges import ProofTotals
 from agent.core.findings import Advice, Finding
-from agent.core.gpu import GpuFault, GpuReport
+from agent.core.gpu import Gpu, GpuFault, GpuReport
 from agent.core.health import HealthState
 from agent.core.model import Outcome, Reason, State, Value
 from agent.core.release import Released
@@ -71,6 +71,19 @@ class PoolStatus(Value):
     """How far that is; None while it is not."""
 
 
+class GpuReadings(Value):
+    """What one GPU told last; None for what it does not tell."""
+
+    memory_total_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    engines_bytes: int | None = None
+    """Of that, what engines of this node take; None where the driver does not tell who takes how much."""
+    utilisation_percent: int | None = None
+    temperature_c: int | None = None
+    power_mw: int | None = None
+    power_limit_mw: int | None = None
+
+
 class GpuStatus(Value):
     """Whether one GPU may take work."""
 
@@ -92,6 +105,8 @@ class GpuStatus(Value):
     """What is told of it and does not fit together."""
     attestation: Attestation | None = None
     """What the coordinator said last of whether it is one; None before it asked."""
+    readings: GpuReadings | None = None
+    """None while the driver does not list it."""
 
 
 class AttemptStatus(Value):
@@ -102,6 +117,8 @@ class AttemptStatus(Value):
     pool: str
     age_s: float
     tokens: int = 0
+    max_tokens: int = 0
+    """The most that were asked for; 0 where a task has none."""
     deadline_s: float | None = None
     """Seconds left; negative when it has passed."""
 
@@ -192,6 +209,8 @@ class Status(Value):
     totals: Totals = Totals()
     storage: StorageStatus = StorageStatus()
     proofs: ProofTotals = ProofTotals()
+    page: str = ""
+    """Where the owner's page is served; empty while it is not."""
     schema: int = 1
 
 
@@ -221,6 +240,22 @@ def why_reboot(report: GpuReport, gpus: Iterable[GpuStatus]) -> str:
         return "the driver was replaced (driver_mismatch)"
     found = (finding.code for gpu in gpus for finding in gpu.findings if finding.advice is Advice.REBOOT)
     return ", ".join(dict.fromkeys(found))
+
+
+def readings(gpu: Gpu, used: Mapping[str, int]) -> GpuReadings:
+    """What is shown of a reading; `used`: what engines take of each GPU and slice."""
+    seen = gpu.sample
+    told = seen.processes is not None and all(user.memory_bytes is not None for user in seen.users)
+    parts = (gpu.uuid, *(part.uuid for part in gpu.mig))
+    return GpuReadings(
+        memory_total_bytes=gpu.memory_total_bytes,
+        memory_used_bytes=seen.memory_used_bytes,
+        engines_bytes=sum(used.get(uuid, 0) for uuid in parts) if told else None,
+        utilisation_percent=seen.utilisation_percent,
+        temperature_c=seen.temperature_c,
+        power_mw=seen.power_mw,
+        power_limit_mw=gpu.power_limit_mw,
+    )
 
 
 def recent(attempt: Attempt, outcome: Outcome, now: float) -> RecentAttempt:

@@ -17,6 +17,8 @@ from aiohttp.web_request import BaseRequest
 from aiohttp.web_response import Response
 from aiohttp.web_server import Server
 
+MAX_CONNECTIONS = 32
+"""At once; more are closed unheard. Any program of this machine may connect, and each takes a file of the agent's."""
 _SHUTDOWN_S = 2.0
 _MAX_BODY_BYTES = 4096
 
@@ -59,7 +61,11 @@ class HttpServer:
 
     async def _start(self, **where: Any) -> None:
         self._protocol = Server(self._answer, request_factory=self._request, access_log=None)
-        self._listening = await asyncio.get_running_loop().create_server(self._protocol, **where)
+        self._listening = await asyncio.get_running_loop().create_server(self._admit, **where)
+
+    def _admit(self) -> asyncio.Protocol:
+        server = self._protocol
+        return server() if server is not None and len(server.connections) < MAX_CONNECTIONS else _Full()
 
     def _request(
         self,
@@ -71,6 +77,14 @@ class HttpServer:
     ) -> BaseRequest:
         loop = asyncio.get_running_loop()
         return BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=_MAX_BODY_BYTES)
+
+
+class _Full(asyncio.Protocol):
+    """One connection too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
 
 
 async def routed(routes: Routes, request: BaseRequest) -> Response:

@@ -82,6 +82,10 @@ class EngineMemory(Protocol):
         """By a pool's engine, in this life of it or the one before."""
         ...
 
+    def used(self) -> dict[str, int]:
+        """By all of them together, by UUID of a GPU or slice and by the latest reading; those that are told."""
+        ...
+
     def holding(self, name: str) -> Holding | None:
         """Of a pool's engine, by the latest reading; None for one that is not on a GPU, or does not run."""
         ...

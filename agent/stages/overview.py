@@ -21,6 +21,7 @@ from agent.core.status import (
     SandboxStatus,
     Status,
     Totals,
+    readings,
     why_reboot,
 )
 from agent.core.text import span
@@ -81,6 +82,8 @@ class Overview:
         self._name = name
         self._url = url
         self._started_at = spine.clock.wall()
+        self.page = ""
+        """Where the owner's page is served; set by who serves it."""
 
     def status(self) -> Status:
         """One consistent view: nothing here awaits."""
@@ -107,6 +110,7 @@ class Overview:
             totals=self._totals(),
             storage=self._storage.status(),
             proofs=self._docket.totals,
+            page=self.page,
         )
 
     def scene(self) -> Scene:
@@ -176,6 +180,7 @@ class Overview:
     def _gpus(self, now: float) -> list[GpuStatus]:
         told, paused = self._herald.fingerprint, self._spine.node.devices.paused
         standings = {standing.uuid: standing for standing in told.standings}
+        read, used = {gpu.uuid: gpu for gpu in self._probe.report.gpus if not gpu.fault}, self._release.used()
         found = []
         for gpu in told.gpus:
             standing, pause = standings.get(gpu.uuid), paused.get(gpu.uuid)
@@ -193,6 +198,7 @@ class Overview:
                     paused_s=None if until is None else max(0.0, until - now),
                     doubts=standing.doubts if standing else (),
                     attestation=self._attested.get(gpu.uuid),
+                    readings=readings(read[gpu.uuid], used) if gpu.uuid in read else None,
                 )
             )
         return found
@@ -204,6 +210,7 @@ class Overview:
             pool=attempt.pool,
             age_s=now - attempt.leased_at,
             tokens=self._execute.tokens.get(attempt.key, 0),
+            max_tokens=attempt.offer.task.max_tokens,
             deadline_s=attempt.task_deadline - now,
         )
 

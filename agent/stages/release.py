@@ -56,6 +56,10 @@ class Release:
         """How much memory its engine takes."""
         return self._memory.taken(pool)
 
+    def used(self) -> dict[str, int]:
+        """What all engines take of each GPU or slice."""
+        return self._memory.used()
+
     def released(self, pool: str) -> Released | None:
         """How far it is; None while the engine is not told to end."""
         return self._leaving[pool].last if pool in self._leaving else None

@@ -43,6 +43,9 @@ class Memory:
     def taken(self, name: str) -> Taken:
         return Taken()
 
+    def used(self) -> dict[str, int]:
+        return {}
+
     def holding(self, name: str) -> Holding:
         return Holding(bytes_by_gpu={"GPU-1": 4096 * MIB}, pids=frozenset({7}), untold={"GPU-1": 0})
 

@@ -1,4 +1,4 @@
-"""The sections [logs], [control] and [metrics]: what the agent tells, and to whom."""
+"""The sections [logs], [control], [metrics] and [page]: what the agent tells, and to whom."""
 
 from __future__ import annotations
 
@@ -51,3 +51,15 @@ class MetricsConfig(Value):
         str,
         says("Address and port; by default this machine alone can ask. Everybody who reaches the address reads them."),
     ] = "127.0.0.1:9410"
+
+
+class PageConfig(Value):
+    """The owner's page: what `gpu-agent status` tells, in a browser. It shows, and can change nothing."""
+
+    enabled: Annotated[bool, says("Whether to serve it; everybody who has an account on this machine can read it.")] = (
+        False
+    )
+    listen: Annotated[
+        str,
+        says("Address and port, of this machine alone; from elsewhere: ssh -L 9411:127.0.0.1:9411 rig."),
+    ] = "127.0.0.1:9411"

@@ -70,7 +70,7 @@ class GpuRoom:
             self._report,
             reserve_bytes=self._reserve_bytes,
             promised=self._sum(_Seat.promised),
-            ours=self._sum(lambda seat: seat.used),
+            ours=self.used(),
         )
         if not answer.refused:
             self._seats[name] = _Seat(answer.bytes_by_gpu)
@@ -83,6 +83,10 @@ class GpuRoom:
     def taken(self, name: str) -> Taken:
         """What was expected of an engine, and what it took."""
         return Taken(expected_bytes=self._expected.get(name), measured_bytes=self._measured.get(name))
+
+    def used(self) -> dict[str, int]:
+        """What all engines take of each GPU or slice, by the latest reading."""
+        return self._sum(lambda seat: seat.used)
 
     def _corrected(self, name: str, wanted: Need | None, gpus: int) -> Need | None:
         """With what was measured before; that alone where the header does not tell."""
