@@ -21,7 +21,7 @@ from agent.devnet.views import TaskView
 from tests import builders
 from tests.devnet.conftest import Join
 from tests.devnet.world import sha256
-from tests.patience import PATIENCE_S, within
+from tests.patience import until, within
 
 ASK = ChatInput(messages=(Message(role="user", content="Name a colour."),))
 
@@ -227,14 +227,6 @@ async def test_a_receipt_before_there_is_a_result_is_refused(requester: Requeste
     task_id = await submit(requester)
     with pytest.raises(Refused, match="has no result"):
         await requester.receipt(task_id)
-
-
-async def until(met: object) -> None:
-    """Wait for the event loop to make something true."""
-    assert callable(met)
-    async with asyncio.timeout(PATIENCE_S):
-        while not met():
-            await asyncio.sleep(0)
 
 
 async def test_a_goodbye_that_comes_after_the_node_s_return_ends_nothing(requester: Requester, join: Join) -> None:

@@ -134,10 +134,10 @@ async def test_a_gpu_that_appears_after_the_start_is_told_to_the_coordinator(wor
 async def test_a_driver_that_hangs_or_crashes_is_told_and_tasks_go_on(
     world: World, builder: Builder, engine: HeldEngine
 ) -> None:
-    for name, fault in (("hang", "driver_unresponsive"), ("crash", "worker_crashed")):
+    for name, fault, deadline_s in (("hang", "driver_unresponsive", 1), ("crash", "worker_crashed", 20)):
         agent = await world.agent(external(engine.url), name=name, start=False)
         driver = builder.place(load(HOSTS / f"{name}.ini"), world.home / f"driver-{name}")
-        await on_driver(agent, driver, "gpu.deadline_s=1.0")
+        await on_driver(agent, driver, f"gpu.deadline_s={deadline_s}")
         node = await world.ready(agent)
         driver.at(5)
         line = await agent.saw("gpu.driver", fault=fault)

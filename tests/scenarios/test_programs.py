@@ -235,8 +235,9 @@ async def test_however_a_program_ends_its_requester_is_told_and_the_node_goes_on
     world: World, node: AgentProcess
 ) -> None:
     """More ends than a breaker takes failures: none of them is the node's."""
-    limits = ExecLimits(memory_bytes=64 << 20, wall_s=2, tmp_bytes=1 << 20, out_bytes=1 << 20, stdout_bytes=100_000)
+    most = ExecLimits(memory_bytes=64 << 20, wall_s=60, tmp_bytes=1 << 20, out_bytes=1 << 20, stdout_bytes=100_000)
     for script, kind, code, reason in ENDINGS:
+        limits = msgspec.structs.replace(most, wall_s=1) if kind is Ended.WALL_TIME else most
         task = await start(world, f"echo made >early; {script}", limits=limits)
         view = await world.requester.result(task)
         told = await output(world, view)

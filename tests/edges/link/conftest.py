@@ -18,8 +18,10 @@ from tests.fakes.link import MemoryLink
 from tests.fakes.mind import Mind, TestNode
 
 PATIENT = LinkLimits()
-HASTY = LinkLimits(reply_s=0.6, pull_margin_s=0.6, open_s=5.0, close_s=0.2)
-"""For peers that never answer; an honest answer on a busy machine still fits in."""
+HASTY = LinkLimits(reply_s=0.1)
+"""For peers that never answer a beat; honest answers are asked for by pulls, which have all the time."""
+HASTY_PULLS = LinkLimits(pull_margin_s=0.1)
+"""The other way round."""
 
 
 class Peer:

@@ -12,9 +12,9 @@ from agent.core import wire
 from agent.core.errors import LinkError, LinkFault
 from agent.core.model import LeaseKey, Reason
 from agent.core.wire import RefusalCode
-from tests.edges.link.conftest import HASTY, Peer
+from tests.edges.link.conftest import HASTY, HASTY_PULLS, Peer
 from tests.fakes.mind import KEY, SIGNED, HangUp, Raw, Silence, TestNode
-from tests.patience import within
+from tests.patience import until, within
 
 BEAT = wire.Beat(held=(KEY,), state="active")
 PULL = wire.Pull(credits=(wire.Credit(pool="cpu", model_digest="sha256:" + "0" * 64, count=1),), wait_s=0)
@@ -330,18 +330,18 @@ async def test_what_is_not_the_protocol_is_broken_and_the_next_call_goes_on(peer
 
 
 async def test_a_peer_that_never_answers_is_given_up_in_time_and_the_session_lives(peer: Peer) -> None:
-    peer.mind.next_time(wire.Beat, Silence())
-    link = peer.link(HASTY)
-    error = await fault_of(link.call(BEAT))
+    peer.mind.next_time(wire.Pull, Silence())
+    link = peer.link(HASTY_PULLS)
+    error = await fault_of(link.call(PULL))
     assert error.fault is LinkFault.UNREACHABLE
     assert isinstance(await link.call(BEAT), wire.BeatAck)
     assert len(peer.mind.hellos) == 1
 
 
 async def test_a_pull_is_waited_for_longer_than_its_own_wait(peer: Peer) -> None:
-    peer.mind.next_time(wire.Pull, Silence())
     link = peer.link(HASTY)
-    await link.call(BEAT)
+    await link.call(PULL)
+    peer.mind.next_time(wire.Pull, Silence())
     pull = asyncio.create_task(link.call(wire.Pull(credits=PULL.credits, wait_s=30)))
     beat_error = await asyncio.gather(_silent_beat(peer, link), return_exceptions=True)
     assert isinstance(beat_error[0], LinkError)  # the beat's time is over ...
@@ -401,8 +401,7 @@ async def test_closing_while_greeting_wakes_the_callers_as_closed(peer: Peer) ->
     peer.mind.next_time(wire.Hello, Silence())
     link = peer.link()
     call = asyncio.create_task(link.call(BEAT))
-    while not peer.mind.hellos:
-        await asyncio.sleep(0.005)
+    await until(lambda: peer.mind.hellos)
     await link.close()
     assert (await fault_of(within(call))).fault is LinkFault.CLOSED
 

@@ -14,14 +14,14 @@ from agent.edges.clock import SystemClock
 from agent.edges.link import mailbox
 from agent.edges.link.limits import LinkLimits
 from agent.edges.link.ws import WebSocketLink
+from tests.edges.link.conftest import HASTY_PULLS
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.mind import KEY, Raw, Silence, TestNode
-from tests.patience import PATIENCE_S, within
+from tests.patience import PATIENCE_S, until, within
 
 BEAT = wire.Beat()
 PULL = wire.Pull(credits=())
 CANCEL = wire.Cancel(key=KEY, reason=Reason.LEASE_REVOKED)
-WATCHFUL = LinkLimits(ping_s=0.03, pong_s=0.6)
 
 
 @pytest.fixture
@@ -50,15 +50,13 @@ async def fault(link: WebSocketLink, message: wire.UpMessage = BEAT) -> LinkErro
 
 
 async def idle(link: WebSocketLink) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while link.describe()["state"] != "idle":
-            await asyncio.sleep(0.005)
+    await until(lambda: link.describe()["state"] == "idle")
 
 
 async def test_a_peer_that_shows_no_sign_of_life_is_given_up(server: FakeCoordinator) -> None:
     server.deaf_to_pings = True
     server.mind.next_time(wire.Pull, Silence())
-    link = linked(server, WATCHFUL)
+    link = linked(server, LinkLimits(ping_s=0.03, pong_s=0.1))
     error = await fault(link, PULL)
     assert error.fault is LinkFault.UNREACHABLE
     assert "sign of life" in error.message
@@ -66,11 +64,9 @@ async def test_a_peer_that_shows_no_sign_of_life_is_given_up(server: FakeCoordin
 
 
 async def test_a_quiet_peer_that_answers_pings_is_kept(server: FakeCoordinator) -> None:
-    link = linked(server, WATCHFUL)
+    link = linked(server, LinkLimits(ping_s=0.03, pong_s=PATIENCE_S))
     await link.call(BEAT)
-    async with asyncio.timeout(PATIENCE_S):
-        while server.pings < 4:
-            await asyncio.sleep(0.005)
+    await until(lambda: server.pings >= 4)  # each waits for the answer to the one before
     await link.call(BEAT)
     assert len(server.mind.hellos) == 1
     await link.close()
@@ -95,10 +91,10 @@ async def test_an_orderly_goodbye_of_the_peer_is_unreachable_and_reconnects(
 
 
 async def test_a_reply_that_nobody_waits_for_is_dropped(server: FakeCoordinator) -> None:
-    link = linked(server, LinkLimits(reply_s=0.6))
-    server.mind.next_time(wire.Beat, Silence())
-    await fault(link)
-    late = wire.encode(wire.DownFrame(re=1, msg=wire.BeatAck(lease_ms=1, beat_s=1)))
+    link = linked(server, HASTY_PULLS)
+    server.mind.next_time(wire.Pull, Silence())
+    await fault(link, PULL)
+    late = wire.encode(wire.DownFrame(re=1, msg=wire.Offers()))
     await server.push(Raw(late))
     await server.push(Raw(late))
     assert isinstance(await link.call(BEAT), wire.BeatAck)
@@ -194,14 +190,10 @@ async def test_closing_a_stream_closes_its_socket(server: FakeCoordinator, link:
     await link.call(BEAT)
     assert server.streams == 1
     await link.close()
-    async with asyncio.timeout(PATIENCE_S):
-        while server.streams:
-            await asyncio.sleep(0.005)
+    await until(lambda: server.streams == 0)
 
 
 async def test_a_failed_greeting_leaves_no_socket_behind(server: FakeCoordinator, link: WebSocketLink) -> None:
     server.mind.nodes.clear()
     await fault(link)
-    async with asyncio.timeout(PATIENCE_S):
-        while server.streams:
-            await asyncio.sleep(0.005)
+    await until(lambda: server.streams == 0)
