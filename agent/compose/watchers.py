@@ -13,6 +13,7 @@ from agent.config import Config, EngineKind, Running
 from agent.core.gpu import GpuReport
 from agent.core.gpu_policy import GpuGates
 from agent.core.health import Health
+from agent.core.placement import rooms
 from agent.edges.gpu.findings import FindingsFile
 from agent.edges.gpu.matrix_children import MatrixChildren
 from agent.edges.gpu.models import card_table
@@ -41,16 +42,10 @@ async def watchers_of(config: Config, edges: Edges, trunk: Trunk) -> Watchers:
     spine = trunk.spine
     engines = {name: Engine(pool) for name, pool in edges.pools.items()}
     release = Release(spine, {name: engines[name] for name in unloaded_pools(config)}, edges.gpu_room)
-    return Watchers(
-        await _probe(config, edges, trunk, engines, release),
-        _owner(config, trunk),
-        release,
-        Attest(
-            spine,
-            trunk.caller,
-            MatrixChildren(reserve_bytes=config.gpu.reserve_mib << 20) if config.gpu.attest else None,
-        ),
-    )
+    probe = await _probe(config, edges, trunk, engines, release)
+    matrix = MatrixChildren(reserve_bytes=config.gpu.reserve_mib << 20, rooms=lambda: rooms(probe.report))
+    attest = Attest(spine, trunk.caller, matrix if config.gpu.attest else None)
+    return Watchers(probe, _owner(config, trunk), release, attest)
 
 
 async def _probe(config: Config, edges: Edges, trunk: Trunk, engines: dict[str, Engine], release: Release) -> Probe:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from agent.core import events as ev
+from agent.core.attest.budget import Budget, Hold
 from agent.core.attest.messages import (
     CPU,
     Attestation,
@@ -43,17 +44,10 @@ OWNERS = UNLOADS | {Reason.DRAINING, Reason.GPU_HOT, Reason.GPU_POWER}
 HELD = "the coordinator checks that it is a GPU; that takes a minute"
 OWNER = "its owner needs the machine"
 BUSY = "not now: what runs on these GPUs goes on, and is not waited for any longer"
-TOO_OFTEN = "not now: these devices were challenged too often lately"
-TOO_LONG = "it had these devices for as long as a challenge may"
+TOO_LONG = "it had these devices for as long as challenges may (10 min of an hour)"
 CLEAR_S = 120.0
 """How long GPUs take no work so that what runs there can end. Then work goes on, and another challenge may find them
 idle."""
-HOLD_S = 600.0
-"""How long one challenge may keep devices, loading not counted: an honest one needs a minute."""
-WINDOW_S = 1800.0
-WITHIN_WINDOW = 3
-"""Challenges of one device in that time: once in ten minutes, whatever a coordinator asks, and yet a few in a row where
-a line breaks or a coordinator is started anew."""
 OFF = "switched off by its owner (gpu.attest)"
 
 
@@ -67,8 +61,9 @@ class Attest:
         self._engine = engine
         self._asked: asyncio.Queue[MatrixAsked] = asyncio.Queue(maxsize=1)
         self._busy = ""
-        self._lately: dict[str, list[float]] = {}
-        """Device → when challenges made room for themselves there, monotonic."""
+        self._budget = Budget()
+        self._held_since: float | None = None
+        """When the challenge that runs last made room for itself, monotonic."""
         self._log = structlog.get_logger("attest")
         self.found: dict[str, Attestation] = {}
         """Device → what the coordinator said last."""
@@ -98,11 +93,10 @@ class Attest:
         try:
             self._refuse_unlent(question)
             self._engine.check(question.devices)
-            self._refuse_too_often(question)
             try:
                 await self._with(question, self._engine)
             finally:
-                self._gate(question, shut=False)
+                self._let_go(question)
         except AttestError as error:
             await self._refuse(question, str(error))
 
@@ -113,7 +107,7 @@ class Attest:
         try:
             free = await self._ready(question, engine)
             proving = asyncio.ensure_future(self._prove(question.challenge_id, free, engine))
-            until = self._spine.clock.monotonic() + HOLD_S
+            until = self._held_until(question)
             while not proving.done():
                 if self._wanted_back(question):
                     raise AttestError(OWNER)
@@ -188,16 +182,27 @@ class Attest:
         if unlent := [device for device in question.devices if device not in lent]:
             raise AttestError(f"no pool of this node is on {', '.join(unlent)}")
 
-    def _refuse_too_often(self, question: MatrixAsked) -> None:
-        """Raises AttestError."""
-        since = self._spine.clock.monotonic() - WINDOW_S
-        for device in question.devices:
-            self._lately[device] = [at for at in self._lately.get(device, ()) if at > since]
-            if len(self._lately[device]) >= WITHIN_WINDOW:
-                raise AttestError(TOO_OFTEN)
+    def _hold(self, question: MatrixAsked) -> None:
+        """No new work comes to these GPUs. Raises AttestError where challenges have had their share of them."""
+        now = self._spine.clock.monotonic()
+        if refusal := self._budget.refusal(question.challenge_id, question.devices, now):
+            raise AttestError(refusal)
+        self._held_since = now
+        self._gate(question, shut=True)
+
+    def _held_until(self, question: MatrixAsked) -> float:
+        """Monotonic; of devices that are held."""
+        assert self._held_since is not None
+        return self._held_since + self._budget.left_s(question.devices, self._held_since)
+
+    def _let_go(self, question: MatrixAsked) -> None:
+        if self._held_since is not None:
+            hold = Hold(question.challenge_id, self._held_since, self._spine.clock.monotonic())
+            self._budget.spend(question.devices, hold)
+            self._held_since = None
+            self._gate(question, shut=False)
 
     def _gate(self, question: MatrixAsked, *, shut: bool) -> None:
-        """Whether new work comes to these GPUs."""
         gpus = _gpus(question)
         if gpus:
             self._spine.feed(ev.DeviceGateChanged(devices=gpus, reason=Reason.ATTESTING, shut=shut, detail=HELD))
@@ -206,11 +211,9 @@ class Attest:
         """Prepare when nothing runs there and the owner needs nothing of it; again when he came meanwhile. Work comes
         for as long as he is what is waited for: he may need but one of these GPUs. Raises AttestError."""
         until = self._spine.clock.monotonic() + question.answer_s
-        for device in question.devices:
-            self._lately[device].append(self._spine.clock.monotonic())
         while True:
             await self._while(lambda: self._is_owners(question), until, OWNER)
-            self._gate(question, shut=True)
+            self._hold(question)
             cleared_by = min(until, self._spine.clock.monotonic() + CLEAR_S)
             await self._while(lambda: self._is_busy(question) and not self._is_owners(question), cleared_by, BUSY)
             if not self._is_owners(question):
@@ -218,7 +221,7 @@ class Attest:
                 if not self._is_owners(question) and not self._is_busy(question):
                     return free
                 await engine.close()
-            self._gate(question, shut=False)
+            self._let_go(question)
 
     async def _while(self, holds: Callable[[], bool], until: float, why: str) -> None:
         """Raises AttestError at `until`, monotonic."""

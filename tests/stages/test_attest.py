@@ -11,6 +11,7 @@ import pytest
 
 from agent.core import events as ev
 from agent.core import wire
+from agent.core.attest.budget import APART_S, MOST_S, WINDOW_S
 from agent.core.attest.messages import (
     CPU,
     Attestation,
@@ -30,7 +31,7 @@ from agent.core.attest.messages import (
 )
 from agent.core.errors import AttestError, LinkError, LinkFault
 from agent.core.model import Reason
-from agent.stages.attest import BUSY, CLEAR_S, HOLD_S, TOO_LONG, TOO_OFTEN, WINDOW_S, WITHIN_WINDOW, Attest
+from agent.stages.attest import BUSY, CLEAR_S, TOO_LONG, Attest
 from tests import builders
 from tests.stages.rig import DOWN, Rig
 
@@ -226,6 +227,7 @@ async def test_a_challenge_that_the_coordinator_forgot_is_dropped_and_the_next_i
         await rig.until(lambda: engine.done[-1:] == ["close"])
         assert reasons(rig) == []
         honest(rig)
+        rig.clock.advance(APART_S)
         attest.asked(msgspec.structs.replace(QUESTION, challenge_id="m-2"))
         await rig.until(lambda: attest.found)
 
@@ -411,27 +413,34 @@ async def test_a_library_that_is_missing_is_noticed_before_anything_makes_room()
         task.cancel()
 
 
-async def test_a_coordinator_that_never_stops_asking_has_a_device_a_few_times_in_half_an_hour() -> None:
+async def test_a_coordinator_that_never_stops_asking_has_a_device_once_in_ten_minutes_and_is_told_why() -> None:
     engine = PaperMatrix()
     engine.fails = "commit"
     async with asked(engine) as (rig, attest):
-        for number in range(1, WITHIN_WINDOW + 3):
+        for number in range(1, 4):
             attest.asked(msgspec.structs.replace(QUESTION, challenge_id=f"m-{number}"))
             await rig.until(lambda: len(refusals(rig)) == number)  # noqa: B023  (awaited at once)
-        assert engine.done.count("prepare") == WITHIN_WINDOW
-        assert refusals(rig)[WITHIN_WINDOW:] == [TOO_OFTEN] * 2
-        rig.clock.advance(WINDOW_S)
+        assert engine.done.count("prepare") == 1
+        assert refusals(rig)[1:] == ["not now: GPU-1 was challenged 0 s ago; once in 10 min 0 s is enough"] * 2
+        rig.clock.advance(APART_S)
         engine.fails = ""
         attest.asked(msgspec.structs.replace(QUESTION, challenge_id="later"))
         await rig.until(lambda: attest.found)
 
 
-async def test_a_coordinator_that_draws_a_challenge_out_has_the_gpu_for_a_bounded_time() -> None:
+async def test_a_coordinator_that_draws_a_challenge_out_has_the_gpu_for_ten_minutes_of_an_hour() -> None:
     engine = PaperMatrix()
     engine.computes.clear()
-    async with asked(engine) as (rig, _):
+    async with asked(engine) as (rig, attest):
         await rig.until(lambda: "commit" in engine.done)
-        rig.clock.advance(HOLD_S)
+        rig.clock.advance(MOST_S)
         rig.spine.wake()
         await rig.until(lambda: refusals(rig) == [TOO_LONG])
         assert (engine.done[-1], reasons(rig)) == ("close", [])
+        engine.computes.set()
+        attest.asked(msgspec.structs.replace(QUESTION, challenge_id="soon"))
+        await rig.until(lambda: len(refusals(rig)) == 2)
+        assert "challenges had GPU-1 for 10 min 0 s lately" in refusals(rig)[1]
+        rig.clock.advance(WINDOW_S)
+        attest.asked(msgspec.structs.replace(QUESTION, challenge_id="later"))
+        await rig.until(lambda: attest.found)

@@ -31,7 +31,19 @@ DRAWN_ROWS = 64
 """In all. A device that left out a part `q` of its rows goes undetected with (1-q)^n, n of them its own: of eight that
 left out half, each is found with 99.6 %."""
 LEAST_DRAWN = 4
+SPARE_BYTES = 2 << 30
+"""Of a GPU, for the factor (64 MiB), a chunk of rows with its 32-bit sums and keys, and the library's own."""
+CONTEXT_BYTES = 512 << 20
+"""What CUDA itself takes of a GPU before anything is computed: 300 to 600 MiB, by card and driver."""
 MAX_ROWS = 1 << 27
+
+
+def shortage(free_bytes: int, needed_bytes: int, reserve_bytes: int) -> str:
+    """Why a GPU with so much free memory is not challenged, with the figures; empty when it can be."""
+    if free_bytes >= needed_bytes + reserve_bytes:
+        return ""
+    needed, reserve, free = (f"{size / (1 << 30):.1f} GiB" for size in (needed_bytes, reserve_bytes, free_bytes))
+    return f"a challenge needs {needed} of GPU memory besides the reserve of {reserve}, and {free} is free"
 
 
 def columns_for(devices: Sequence[str]) -> int:

@@ -51,7 +51,7 @@ Chance = Callable[[], str]
 PATIENCE = 3.0
 """How much longer than allowed an answer is waited for, so that the verdict can tell slow from silent."""
 AGAIN_S = 900.0
-"""Until a node that could not be challenged for a passing reason is asked again. A node bears three in half an hour."""
+"""Until a node that could not be challenged for a passing reason is asked again. A node bears one in ten minutes."""
 STALE = 2
 """A verdict outlives passing reasons until it is so many times as old as it may get."""
 OPEN_S = 120.0

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from agent.core.attest.messages import OpenedRow, Work
+from agent.core.attest.sizing import shortage
 from agent.core.attest.tree import READINGS, Digests, reading_of
 from agent.core.attest.words import (
     DIGEST_BYTES,
@@ -29,9 +30,11 @@ class Arrays(Protocol):
     int8: Any
     chunk_rows: int
     """Rows that are worked on at once."""
+    spare_bytes: int
+    """What is needed besides the memory that is filled with results."""
 
     def free_bytes(self) -> int:
-        """What may be filled with results, besides all else that is needed."""
+        """Of the device now."""
         ...
 
     def count(self, first: int, end: int) -> Array:
@@ -59,11 +62,14 @@ class Answer:
     """The state of one challenge on one device."""
 
     def __init__(self, arrays: Arrays, columns: int, reserve_bytes: int = 0) -> None:
-        """`reserve_bytes`: what is left free of what could be filled."""
+        """`reserve_bytes`: what is left free of what could be filled. Raises ValueError when that is not to be had."""
         self._arrays = arrays
         self._columns = columns
         self._across = arrays.count(0, columns // 4)
-        self.free_bytes = max(arrays.free_bytes() - reserve_bytes, 0)
+        free_bytes = arrays.free_bytes()
+        if why := shortage(free_bytes, arrays.spare_bytes, reserve_bytes):
+            raise ValueError(why)
+        self.free_bytes = free_bytes - arrays.spare_bytes - reserve_bytes
         self._store = arrays.store(self.free_bytes)
         self._work = Work(device="", rows=0, kept=0)
         self._first = Digests(b"")

@@ -14,13 +14,16 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import msgspec
 
 from agent.core.attest.messages import CPU, OpenedRow, Work
+from agent.core.attest.sizing import CONTEXT_BYTES, SPARE_BYTES, shortage
 from agent.core.errors import AttestError
+from agent.core.placement import Room
 from agent.edges.gpu.child import worker_environment
 from agent.edges.gpu.matrix_lines import Commit, Open, Reply, Reread
 from agent.edges.gpu.text import one_line
 
 LOAD_S = 180.0
 """To load torch and CUDA, and fill the memory: a large card on a cold disk takes the best part of a minute."""
+NEEDED_BYTES = CONTEXT_BYTES + SPARE_BYTES
 REAP_S = 0.2
 LINE_BYTES = 4 << 20
 STDERR_BYTES = 4096
@@ -40,17 +43,30 @@ def engine_for(device: str) -> str:
 class MatrixChildren:
     """Implements ports.MatrixEngine."""
 
-    def __init__(self, engine: Engine = engine_for, load_s: float = LOAD_S, reserve_bytes: int = 0) -> None:
-        """`engine` chooses the library of each device; `reserve_bytes` stay free on each GPU."""
+    def __init__(
+        self,
+        engine: Engine = engine_for,
+        load_s: float = LOAD_S,
+        reserve_bytes: int = 0,
+        rooms: Callable[[], Mapping[str, Room]] = dict,
+    ) -> None:
+        """`engine` chooses the library of each device; `reserve_bytes` stay free on each GPU; `rooms` by the latest
+        reading."""
         self._reserve_bytes = reserve_bytes
+        self._rooms = rooms
         self._engine = engine
         self._load_s = load_s
         self._children: list[_Child] = []
 
     def check(self, devices: Sequence[str]) -> None:
-        """Raises AttestError for a library that is not installed."""
+        """Raises AttestError for a library that is not installed, and a GPU that is too full: told before anything is
+        stopped for it, and in figures instead of in CUDA's words."""
+        rooms = self._rooms()
         for device in devices:
             self._engine(device)
+            free_bytes = rooms[device].free_bytes if device in rooms else None
+            if free_bytes is not None and (why := shortage(free_bytes, NEEDED_BYTES, self._reserve_bytes)):
+                raise AttestError(f"{device}: {why}")
 
     async def prepare(self, devices: Sequence[str], columns: int) -> tuple[int, ...]:
         """Start a child for each; what may be filled of each, in bytes. Raises AttestError."""

@@ -17,6 +17,7 @@ class NumpyArrays:
 
     int8 = np.int8
     chunk_rows = 1024
+    spare_bytes = 0
 
     def free_bytes(self) -> int:
         return KEPT_BYTES

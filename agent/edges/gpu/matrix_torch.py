@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
+from agent.core.attest.sizing import SPARE_BYTES
+
 PIECE = 1024
 """Longest sum of products of bytes that 32-bit floats hold exactly: 1024 · 128 · 128 = 2^24."""
 LEAST_ROWS = 32
 """`torch._int_mm` takes no fewer than 17."""
-SPARE_BYTES = 2 << 30
-"""For the factor, a chunk with its sums, and the library's own."""
 
 
 class TorchArrays:
@@ -24,6 +24,7 @@ class TorchArrays:
 
     int8 = torch.int8
     chunk_rows = 8192
+    spare_bytes = SPARE_BYTES
 
     def __init__(self, device: str = "cuda") -> None:
         """Raises RuntimeError where CUDA finds no GPU."""
@@ -35,9 +36,9 @@ class TorchArrays:
 
     def free_bytes(self) -> int:
         if self._device.type == "cpu":
-            return 64 << 20
+            return SPARE_BYTES + (64 << 20)
         free: int = torch.cuda.mem_get_info(self._device)[0]
-        return free - SPARE_BYTES
+        return free
 
     def count(self, first: int, end: int) -> Any:
         return torch.arange(first, end, dtype=torch.int32, device=self._device)

@@ -13,8 +13,12 @@ import pytest
 
 from agent.core.attest.messages import CPU, Work
 from agent.core.errors import AttestError
+from agent.core.gpu import GpuReport
+from agent.core.placement import rooms
 from agent.edges.gpu.matrix_children import MatrixChildren, engine_for
+from agent.edges.gpu.reader import Reader
 from tests.core.attest.matrices import AGAIN, COLUMNS, SEED, WORKS, answered
+from tests.edges.gpu.conftest import HOSTS
 from tests.patience import PATIENCE_S
 
 DEVICES = tuple(work.device for work in WORKS)
@@ -96,6 +100,32 @@ def test_a_gpu_without_torch_says_what_to_install() -> None:
 
     with pytest.raises(AttestError, match=r"gpu-agent\[attest\]"):
         engine_for("GPU-1")
+
+
+def test_a_gpu_whose_memory_is_taken_is_refused_in_figures_before_a_child_is_started(in_process) -> None:
+    full = (HOSTS / "geforce.ini").read_text().replace("24146608128 1199570944", "1503238554 23842570338")
+    in_process(full)
+    reader = Reader(monotonic=lambda: 0.0)
+    reader.open()
+    report = GpuReport(gpus=reader.read().gpus)
+    (gpu,) = report.gpus
+    children = MatrixChildren(engine=lambda _device: "numpy", reserve_bytes=1 << 30, rooms=lambda: rooms(report))
+
+    told = "a challenge needs 2.5 GiB of GPU memory besides the reserve of 1.0 GiB, and 1.4 GiB is free"
+    with pytest.raises(AttestError, match=f"^{gpu.uuid}: {told}$"):
+        children.check((gpu.uuid,))
+    children.check(("GPU-that-tells-nothing", CPU))
+
+
+async def test_a_gpu_that_fills_up_meanwhile_is_told_in_figures_too() -> None:
+    greedy = MatrixChildren(engine=lambda _device: "numpy", reserve_bytes=1 << 40)
+    try:
+        with pytest.raises(
+            AttestError, match=r"a challenge needs 0\.0 GiB .* reserve of 1024\.0 GiB, and 0\.1 GiB is free"
+        ):
+            await greedy.prepare(("GPU-1",), COLUMNS)
+    finally:
+        await greedy.close()
 
 
 def test_what_is_not_installed_is_told_before_a_child_is_started() -> None:
