@@ -17,7 +17,7 @@ from agent.devnet.core.proofs.records import Case
 from agent.devnet.core.records import Settlement
 from agent.devnet.core.rules import Refused
 from agent.devnet.desk import Desk
-from agent.devnet.keys import KeyPair, verify
+from agent.devnet.keys import KeyPair
 from agent.devnet.store import settlement_of
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Examiner:
 
     def _look(self, case: Case, settlement: Settlement) -> _Looked:
         bundle = bundle_of(self._desk, settlement, case)
-        found = look(bundle, verify, () if case.whole else cases.asked_leaves(case))
+        found = look(bundle, self._desk.book.verify, cases.asked_leaves(case))
         wanted = opening.goes_on(found, self._desk.book.rules.proofs)
         evidence = evidence_of(bundle) if wanted else b""
         if not 0 < len(evidence) <= MAX_BLOB_BYTES:  # nobody could fetch it
@@ -79,7 +79,7 @@ class Examiner:
             return None
         node = KeyPair(secrets.token_bytes(32))
         ours, its = canaries.Keys(book.key, book.sign), canaries.Keys(node.public, node.sign)
-        return canaries.made_of(case, bundle, verify, ours, its, chance[8:])
+        return canaries.made_of(case, bundle, book.verify, ours, its, chance[8:])
 
     async def _give_out_canary(self, case: Case, bundle: ReceiptBundle) -> None:
         """Now and then: a wrong answer that is made of this one, for other validators."""

@@ -161,6 +161,11 @@ class ScriptedNode:
     async def put_blob(self, name: str, body: bytes) -> Answer:
         return await self.post(f"/v1/blobs/{name}", body, method="PUT")
 
+    async def get_blob(self, name: str) -> bytes:
+        answer = await self.post(f"/v1/blobs/{name}", method="GET")
+        assert answer.status == 200, answer.raw
+        return answer.raw
+
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         async for message in socket:
             frame = wire.decode_down(message.data)

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from agent.core import wire
 from agent.core.errors import ProofError
 from agent.core.model import TaskKind
-from agent.core.proof.drawing import drawn_leaves, is_drawn
+from agent.core.proof.drawing import is_drawn, leaves_until
 
-MAX_LEVEL = 32
-"""Each doubles the leaves: more than 2³² of them has no transcript."""
+MAX_LEVEL = 12
+"""Each doubles the leaves: of four there are 16,384 then, as many as one check may name."""
 
 Kept = Callable[[wire.BeaconPromise, wire.Beacon], None]
 """`core.proof.beacon.kept`: raises ProofError for a beacon that is not the promised one."""
@@ -67,5 +67,5 @@ def _spared(challenge: wire.Challenge, papers: Papers, promise: wire.BeaconPromi
         return ""
     if level > MAX_LEVEL:
         return f"level {level} is beyond {MAX_LEVEL}"
-    drawn = drawn_leaves(value, commitment.root, task_id, commitment.leaves, promise.leaves, level)
+    drawn = leaves_until(value, commitment.root, task_id, commitment.leaves, promise.leaves, level)
     return "" if set(challenge.leaves) == set(drawn) else f"the beacon draws other leaves at level {level}"

@@ -40,6 +40,12 @@ def drawn_leaves(beacon: bytes, root: str, task_id: str, leaves: int, wanted: in
     return tuple(sorted([*ends, *_sample(between, missing, words)]))
 
 
+def leaves_until(beacon: bytes, root: str, task_id: str, leaves: int, wanted: int, level: int) -> tuple[int, ...]:
+    """All that is repeated at a level, in order: what was drawn there and below, so that a doubt is looked at again."""
+    drawn = (drawn_leaves(beacon, root, task_id, leaves, wanted, below) for below in range(level + 1))
+    return tuple(sorted(set().union(*drawn)))
+
+
 def _sample(among: range, count: int, words: Iterator[int]) -> list[int]:
     """`count` of `among`, each set as likely as any other (Fisher and Yates).
 

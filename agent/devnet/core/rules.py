@@ -30,6 +30,9 @@ class ProofRules(Value):
     it would pay to call everything so."""
     leaves: int = 4
     """Repeated of every challenged result; each escalation doubles it."""
+    whole_bytes: int = 16 << 20
+    """All leaves of a challenged result are asked for where they take less (51,000 tokens with 40 candidates), so that
+    draws can be replayed. Of longer ones those that the beacon drew, and more with each escalation."""
     epoch_s: float = 60.0
     """How long a secret beacon is kept: a challenge follows a result after this time at the latest."""
     answer_s: float = 3600.0

@@ -11,7 +11,7 @@ from agent.core import wire
 from agent.core.model import Blob, Commitment, Outcome, Reason, VerifyInput
 from agent.core.proof.beacon import kept
 from agent.core.proof.challenged import Papers, objection
-from agent.core.proof.drawing import drawn_leaves
+from agent.core.proof.drawing import drawn_leaves, leaves_until
 from tests import builders
 from tests.fakes.examiner import BEACON, SECRET, challenge, promise
 
@@ -44,7 +44,7 @@ def asked(**changes: Any) -> wire.Challenge:
 
 
 def drawn(level: int) -> tuple[int, ...]:
-    return drawn_leaves(SECRET, ROOT, "task-1", LEAVES, 2, level)
+    return leaves_until(SECRET, ROOT, "task-1", LEAVES, 2, level)
 
 
 @pytest.mark.parametrize("level", [0, 1, 3])
@@ -71,6 +71,11 @@ LIES: dict[str, tuple[dict[str, Any], wire.BeaconPromise | None, str]] = {
     "one leaf more": ({"leaves": (*drawn(0), 5)}, promise(), "draws other leaves at level 0"),
     "one leaf less": ({"leaves": drawn(0)[1:]}, promise(), "draws other leaves at level 0"),
     "leaves of another level": ({"leaves": drawn(2), "level": 1}, promise(), "draws other leaves at level 1"),
+    "leaves of one level alone": (
+        {"leaves": drawn_leaves(SECRET, ROOT, "task-1", LEAVES, 2, 2), "level": 2},
+        promise(),
+        "draws other leaves at level 2",
+    ),
     "a level without measure": ({"leaves": (0,), "level": 2**53 - 1}, promise(), "is beyond"),
 }
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.proof.drawing import _below, _key, _words, drawn_leaves, is_drawn
+from agent.core.proof.drawing import _below, _key, _words, drawn_leaves, is_drawn, leaves_until
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "proof" / "draws.json"
 BEACON = hashlib.sha256(b"beacon").digest()

@@ -202,7 +202,7 @@ def _drawn(source: Case, leaves: list[bytes], forged: set[int]) -> Transcript | 
         made = root([*hashes, before, leaf_hash(leaves[-1])]).hex()
         if is_drawn(value, made, source.task_id, source.promise.rate_micros):
             case = msgspec.structs.replace(source, root=made)
-            if len(forged & set(validating.leaves_at(case, 0))) >= min(2, len(forged)):
+            if len(forged & set(cases.leaves_at(case, 0))) >= min(2, len(forged)):
                 return Transcript(tuple(leaves), made, ProofKind.TOKENS_F32)
     return None
 

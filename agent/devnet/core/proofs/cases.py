@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.core.proof.drawing import drawn_leaves
+from agent.core.proof.drawing import leaves_until
 from agent.core.wire import Challenge, ChallengeKind
 from agent.devnet.core.book import Book
-from agent.devnet.core.effects import DropCase, PushTo, SaveCase
-from agent.devnet.core.proofs.docket import challenged
+from agent.devnet.core.effects import Discard, DropCase, PushTo, SaveCase
+from agent.devnet.core.proofs.docket import challenged, exhibits
 from agent.devnet.core.proofs.records import Case, CaseState
 from agent.devnet.core.rules import Instant
 
@@ -18,17 +18,15 @@ _S = CaseState
 MOVES: Final[dict[CaseState, frozenset[CaseState]]] = {
     _S.WAITING: frozenset({_S.CHALLENGED, _S.JUDGED}),
     _S.CHALLENGED: frozenset({_S.CHECKING, _S.JUDGED}),
-    _S.CHECKING: frozenset({_S.REVEALING, _S.JUDGED}),
-    _S.REVEALING: frozenset({_S.CHECKING, _S.JUDGED}),
+    _S.CHECKING: frozenset({_S.REVEALING, _S.CHALLENGED, _S.JUDGED}),
+    _S.REVEALING: frozenset({_S.CHECKING, _S.CHALLENGED, _S.JUDGED}),
     _S.JUDGED: frozenset(),
 }
-"""Where a case may go. REVEALING → CHECKING is a closer look. One that WAITs for a beacon may also be dropped, or is
-judged void when the beacon never comes."""
+"""Where a case may go. REVEALING → CHECKING is a closer look; → CHALLENGED one at leaves that are not here yet.
+One that WAITs for a beacon may also be dropped, or is judged void when the beacon never comes."""
 
 MAX_OPENING_BYTES = 32 << 20
 """Read, it takes sixteen times as much memory; as base64 in the evidence it still fits into a blob."""
-MAX_WHOLE_BYTES = 16 << 20
-"""All leaves are asked for where they take less: 51,000 tokens with 40 candidates."""
 MAX_CHALLENGES = 16
 """In the answer to one beat; the others come with the next."""
 
@@ -51,6 +49,13 @@ def keep(book: Book, when: Instant, case: Case, **changes: Any) -> Case:
     return _put(book, when, case, msgspec.structs.replace(case, **changes))
 
 
+def challenge(book: Book, when: Instant, case: Case, **changes: Any) -> None:
+    """Ask the node for its leaves; `changes` says at which level."""
+    answer_s = book.rules.proofs.answer_s
+    case = move(book, when, case, CaseState.CHALLENGED, due_at=when.at + int(answer_s), **changes)
+    book.docket.alarms.set(when.now + answer_s, case.case_id, case.level)
+
+
 def drop(book: Book, case: Case) -> None:
     """Its beacon did not draw it."""
     book.docket.drop(case)
@@ -66,6 +71,8 @@ def challenges_for(book: Book, when: Instant, node_id: str) -> tuple[Challenge, 
 def _put(book: Book, when: Instant, before: Case, after: Case) -> Case:
     book.docket.put(after)
     book.write(SaveCase(case=after))
+    if gone := {it.sha256 for it in exhibits(before) if not book.docket.names(it.sha256)}:
+        book.tell(Discard(sha256s=tuple(sorted(gone))))
     known = challenged(before)
     for name, node_id in challenged(after).items():
         if name not in known:
@@ -80,7 +87,7 @@ def _challenge(when: Instant, name: str, case: Case) -> Challenge:
             key=case.key,
             kind=ChallengeKind.DRAWN,
             answer_s=max(case.due_at - when.at, 0),
-            leaves=() if case.whole else asked_leaves(case),
+            leaves=asked_leaves(case),
             beacon=case.beacon,
             level=case.level,
         )
@@ -92,7 +99,12 @@ def _challenge(when: Instant, name: str, case: Case) -> Challenge:
 
 
 def asked_leaves(case: Case) -> tuple[int, ...]:
-    """The leaves that the beacon draws to be repeated, at the level of now."""
+    """The leaves that the node is to show, at the level of now; none means all."""
+    return () if case.whole else leaves_at(case, case.level)
+
+
+def leaves_at(case: Case, level: int) -> tuple[int, ...]:
+    """The leaves that are repeated at a level."""
     assert case.beacon is not None
     beacon = bytes.fromhex(case.beacon.value)
-    return drawn_leaves(beacon, case.root, case.task_id, case.leaves, case.promise.leaves, case.level)
+    return leaves_until(beacon, case.root, case.task_id, case.leaves, case.promise.leaves, level)

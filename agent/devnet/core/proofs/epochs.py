@@ -23,7 +23,7 @@ from agent.devnet.core.book import Book
 from agent.devnet.core.effects import SaveEpoch
 from agent.devnet.core.proofs import cases
 from agent.devnet.core.proofs.level_two import repeatable
-from agent.devnet.core.proofs.records import Case, CaseState, Epoch
+from agent.devnet.core.proofs.records import Case, Epoch
 from agent.devnet.core.proofs.standing import standing_of, work_of
 from agent.devnet.core.records import Task
 from agent.devnet.core.rules import Instant
@@ -111,7 +111,7 @@ def consider(book: Book, task: Task, result: ResultBody, receipt: ReceiptBody) -
         leaves=commitment.leaves,
         model_digest=task.model_digest,
         promise=promise,
-        whole=_opening_bytes(header, commitment.leaves) <= cases.MAX_WHOLE_BYTES,
+        whole=_opening_bytes(header, commitment.leaves) <= book.rules.proofs.whole_bytes,
         work=work_of(header),
     )
     cases.add(book, case)
@@ -122,16 +122,9 @@ def arrived(book: Book, when: Instant, beacon: Beacon) -> None:
     for case_id in tuple(book.docket.waiting.get((beacon.source, beacon.round), ())):
         case = book.docket.cases[case_id]
         if is_drawn(bytes.fromhex(beacon.value), case.root, case.task_id, case.promise.rate_micros):
-            challenge(book, when, case, beacon)
+            cases.challenge(book, when, case, beacon=beacon)
         else:
             cases.drop(book, case)
-
-
-def challenge(book: Book, when: Instant, case: Case, beacon: Beacon) -> None:
-    """Ask the node for its leaves."""
-    answer_s = book.rules.proofs.answer_s
-    book.docket.alarms.set(when.now + answer_s, case.case_id, case.level)
-    cases.move(book, when, case, CaseState.CHALLENGED, beacon=beacon, due_at=when.at + int(answer_s))
 
 
 def paid_micros(book: Book, node_id: str, price_micros: int, kind: TaskKind, commitment: Commitment | None) -> int:

@@ -78,6 +78,8 @@ def examined(book: Book, when: Instant, case_id: str, found: Found, evidence: Bl
     elif evidence is not None:
         case = cases.keep(book, when, case, evidence=evidence)
         validating.begin(book, when, case, found.figures, found.determinism, found.known)
+    elif case.level:
+        judge(book, when, case, Judgement.VOID, "validators doubted it, and nobody could look at more of it")
     else:
         passed = found.verdict is Verdict.PASS
         detail = "; ".join(filter(None, (found.said(), "no model was run")))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from agent.core.payloads import Beacon, BeaconSource, Judgement
 from agent.core.proof.drand import QUICKNET
 from agent.devnet.core.book import Book
-from agent.devnet.core.effects import Decision, Discard
+from agent.devnet.core.effects import Decision
 from agent.devnet.core.granting import conclude
 from agent.devnet.core.proofs import cases, epochs, opening, validating
 from agent.devnet.core.proofs.docket import not_needed
@@ -46,13 +46,9 @@ def _hopeless(book: Book, when: Instant) -> list[Case]:
 
 
 def _discard(book: Book, when: Instant) -> None:
-    """Two cases may have the same leaves: the same prompt and seed draw the same tokens."""
     for case in list(_old(book, when)):
-        gone = {blob.sha256 for blob in not_needed(case)}
-        opened = None if case.opening and case.opening.sha256 in gone else case.opening
-        cases.keep(book, when, case, evidence=None, opening=opened)
-        if unnamed := tuple(sorted(sha256 for sha256 in gone if not book.docket.names(sha256))):
-            book.tell(Discard(sha256s=unnamed))
+        gone = not_needed(case)
+        cases.keep(book, when, case, evidence=None, opening=None if case.opening in gone else case.opening)
 
 
 def _old(book: Book, when: Instant) -> Iterator[Case]:

@@ -13,7 +13,6 @@ import msgspec
 
 from agent.core.model import Reason, Sampling, TaskSpec, Usage, VerifyInput
 from agent.core.payloads import Judgement, RecomputedLeaf
-from agent.core.proof.drawing import drawn_leaves
 from agent.core.text import plain
 from agent.core.wire import Opening, ResultBody
 from agent.devnet.core.asking import live
@@ -43,24 +42,13 @@ def begin(
     determinism: str,
     known: Iterable[int] = (),
 ) -> None:
-    """The evidence is written down: ask validators. `figures`: digests of what the node claims, of any leaves; `known`:
-    leaves of which nobody passes the claim without figures of his own.
+    """The evidence of this level is written down: ask validators. `figures`: digests of what the node claims, of any
+    leaves; `known`: leaves of which nobody passes the claim without figures of his own.
     """
-    wanted = {leaf for level in range(book.rules.proofs.escalations + 1) for leaf in leaves_at(case, level)}
+    wanted = {leaf for level in range(book.rules.proofs.escalations + 1) for leaf in cases.leaves_at(case, level)}
     claimed, known = tuple(it for it in figures if it.leaf in wanted), tuple(it for it in known if it in wanted)
     case = cases.keep(book, when, case, claimed=claimed, determinism=determinism, known=known)
     _ask(book, when, case, _validators(book))
-
-
-def leaves_at(case: Case, level: int) -> tuple[int, ...]:
-    """What is repeated at a level: all that was drawn so far, so that a doubt of a lower level is looked at again."""
-    assert case.beacon is not None
-    beacon = bytes.fromhex(case.beacon.value)
-    drawn = (
-        drawn_leaves(beacon, case.root, case.task_id, case.leaves, case.promise.leaves, below)
-        for below in range(level + 1)
-    )
-    return tuple(sorted({leaf for leaves in drawn for leaf in leaves}))
 
 
 def sealed(book: Book, when: Instant, task: Task, body: ResultBody, determinism: str) -> None:
@@ -90,7 +78,9 @@ def _advertised(book: Book, node_id: str) -> set[str]:
 def revealed(book: Book, when: Instant, case: Case, message: Opening, content: bytes) -> None:
     """A validator shows what it had sealed; `content` is what it uploaded. Anything else is as if it were silent."""
     check = next(it for it in case.checks if it.task_id == message.challenge_id)
-    verdict = read_revealed(content, check, case, leaves_at(case, check.level)) if message.blob is not None else None
+    verdict = (
+        read_revealed(content, check, case, cases.leaves_at(case, check.level)) if message.blob is not None else None
+    )
     state = CheckState.REVEALED if verdict else CheckState.GONE
     if verdict is None:
         shown = "what it shows is not that, or no answer" if message.blob else "it does not open it"
@@ -183,7 +173,7 @@ def _room(book: Book, case: Case) -> Room:
     rules, others = book.rules.proofs, available(book, case)
     return Room(
         ask=len(_of_level(case)) < 2 * rules.validators + 1 and others > 0,
-        escalate=case.whole and case.level < rules.escalations and others > 0,
+        escalate=case.level < rules.escalations and others > 0,
         validators=rules.validators,
     )
 
@@ -199,7 +189,7 @@ def _ask(book: Book, when: Instant, case: Case, count: int, level: int | None = 
     """`count` more validators, at this level or the next."""
     level = case.level if level is None else level
     assert case.evidence is not None
-    asked = VerifyInput(evidence=case.evidence, leaves=leaves_at(case, level))
+    asked = VerifyInput(evidence=case.evidence, leaves=cases.leaves_at(case, level))
     names = [_name(case, number) for number in range(len(case.checks), len(case.checks) + count)]
     for name in names:
         _submit(book, when, name, asked, case.model_digest)
@@ -242,8 +232,10 @@ def _conclude(book: Book, when: Instant, case: Case, room: Room) -> None:
     match ruling.next:
         case Next.ASK:
             _ask(book, when, case, 1)
-        case Next.ESCALATE:
+        case Next.ESCALATE if case.whole:
             _ask(book, when, case, min(room.validators, available(book, case)), case.level + 1)
+        case Next.ESCALATE:
+            cases.challenge(book, when, case, level=case.level + 1, evidence=None)
         case Next.END:
             _end(book, when, case, ruling, opinions)
 
