@@ -50,6 +50,13 @@ def test_the_first_and_the_last_leaf_with_output_are_always_drawn(leaves: int, w
     assert not drawn or (drawn[0], drawn[-1]) == (0, leaves - 2)
 
 
+@given(leaves=st.integers(1, 200), wanted=st.integers(1, 20), level=st.integers(0, 5))
+def test_a_level_repeats_all_that_was_drawn_below_it(leaves: int, wanted: int, level: int) -> None:
+    until = leaves_until(BEACON, ROOT, "t-1", leaves, wanted, level)
+    drawn = [drawn_leaves(BEACON, ROOT, "t-1", leaves, wanted, below) for below in range(level + 1)]
+    assert until == tuple(sorted({leaf for each in drawn for leaf in each}))
+
+
 @given(leaves=st.integers(3, 60), wanted=st.integers(0, 60))
 def test_taking_out_of_what_is_left_in_order_draws_the_same(leaves: int, wanted: int) -> None:
     """As docs/proof.md, Challenges, says it: the one at w mod c of those that are left."""
