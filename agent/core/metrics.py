@@ -1,52 +1,26 @@
 """What the node counts and measures, as Prometheus reads it (text exposition format 0.0.4).
 
-Everything is read from the same values as `gpu-agent status`; nothing is kept here. Base units, except for readings of
-GPUs: these have the names, units and labels of dcgm-exporter's default set, so that its dashboards and alerts go
-on working. Labels are bounded by the configuration, the machine and closed enums: no task and no peer makes a series.
+Everything is read from the same values as `gpu-agent status`; nothing is kept here. Labels are bounded by the
+configuration, the machine and closed enums: no task and no peer makes a series.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from agent.core.challenges import ChallengeOutcome
+from agent.core.families import Family, Sample, Scene
 from agent.core.gates import IDLE_REASONS
-from agent.core.gpu import Gpu, GpuReport
-from agent.core.health import HealthState
+from agent.core.gpu_metrics import GPU_FAMILIES
 from agent.core.intake import NodeState
 from agent.core.model import Outcome, Reason
 from agent.core.payloads import Judgement, Subject
-from agent.core.status import GpuStatus, PoolStatus, Status
+from agent.core.status import PoolStatus, Status
+
+__all__ = ("CONTENT_TYPE", "FAMILIES", "Family", "Sample", "Scene", "exposition")
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-MIB = 1 << 20
-
-
-class Scene(NamedTuple):
-    """All that is told, at one moment."""
-
-    status: Status
-    report: GpuReport
-    """The latest readings."""
-    hostname: str
-
-
-class Sample(NamedTuple):
-    """One value of a family."""
-
-    value: float
-    labels: Mapping[str, str] = {}
-
-
-class Family(NamedTuple):
-    """One metric: its name says the unit, its samples come from a scene."""
-
-    name: str
-    kind: str
-    """`gauge` or `counter`."""
-    help: str
-    samples: Callable[[Scene], Iterable[Sample]]
 
 
 def exposition(scene: Scene) -> str:
@@ -147,66 +121,6 @@ def _build(scene: Scene) -> Iterable[Sample]:
     return (Sample(1, {"version": node.version, "driver": report.driver, "sandbox": scene.status.sandbox.backend}),)
 
 
-# --------------------------------------------------------------------------- GPUs
-
-
-def _labels(gpu: Gpu, scene: Scene) -> dict[str, str]:
-    """As dcgm-exporter's."""
-    return {
-        "gpu": str(gpu.index),
-        "UUID": gpu.uuid,
-        "pci_bus_id": gpu.pci_bus_id,
-        "device": f"nvidia{gpu.index if gpu.minor is None else gpu.minor}",
-        "modelName": gpu.name,
-        "Hostname": scene.hostname,
-    }
-
-
-def _gpu(name: str, kind: str, help: str, read: Callable[[Gpu], float | None]) -> Family:
-    def samples(scene: Scene) -> Iterable[Sample]:
-        for gpu in scene.report.gpus:
-            if (value := read(gpu)) is not None:
-                yield Sample(value, _labels(gpu, scene))
-
-    return Family(name, kind, help, samples)
-
-
-def _per(value: float | None, divisor: float) -> float | None:
-    return None if value is None else value / divisor
-
-
-def _mib(size_bytes: int | None) -> float | None:
-    return None if size_bytes is None else size_bytes // MIB
-
-
-def _judged(
-    read: Callable[[GpuStatus], Iterable[tuple[float, dict[str, str]]]],
-) -> Callable[[Scene], Iterable[Sample]]:
-    def samples(scene: Scene) -> Iterable[Sample]:
-        for gpu in scene.status.gpus:
-            for value, more in read(gpu):
-                yield Sample(value, {"gpu": str(gpu.index), "UUID": gpu.uuid, **more})
-
-    return samples
-
-
-def _health(gpu: GpuStatus) -> Iterable[tuple[float, dict[str, str]]]:
-    return ((gpu.state is state, {"state": state.value}) for state in HealthState)
-
-
-def _xids(scene: Scene) -> Iterable[Sample]:
-    """0 where none was told, as dcgm-exporter has it; nothing where nobody could have told."""
-    deaf = {"events", "kernel_log"} <= scene.report.absent.keys()
-    last = {gpu.uuid: gpu.last_xid for gpu in scene.status.gpus}
-    for gpu in scene.report.gpus:
-        if (code := last.get(gpu.uuid)) is not None or not deaf:
-            yield Sample(code or 0, _labels(gpu, scene))
-
-
-def _findings(gpu: GpuStatus) -> Iterable[tuple[float, dict[str, str]]]:
-    return ((1, {"code": finding.code, "advice": finding.advice.value}) for finding in gpu.findings)
-
-
 FAMILIES: Final = (
     Family("gpu_agent_build_info", "gauge", "What runs here; always 1.", _build),
     Family(
@@ -274,63 +188,6 @@ FAMILIES: Final = (
         "What the latest judgement left of the stake.",
         _one(lambda s: None if s.proofs.stake_micros is None else s.proofs.stake_micros / 1e6),
     ),
-    Family("gpu_agent_gpu_health", "gauge", "1 for the state that the GPU's health is in.", _judged(_health)),
-    Family("gpu_agent_gpu_finding", "gauge", "1 for everything that is wrong with the GPU.", _judged(_findings)),
-    Family("gpu_agent_gpu_paused", "gauge", "1 while its owner paused it.", _judged(lambda g: ((g.paused, {}),))),
-    Family(
-        "gpu_agent_reboot_needed",
-        "gauge",
-        "1 when only a reboot helps this machine's GPUs.",
-        _one(lambda s: bool(s.reboot)),
-    ),
-    _gpu("DCGM_FI_DEV_SM_CLOCK", "gauge", "SM clock frequency (in MHz).", lambda g: g.sample.sm_clock_mhz),
-    _gpu("DCGM_FI_DEV_MEM_CLOCK", "gauge", "Memory clock frequency (in MHz).", lambda g: g.sample.memory_clock_mhz),
-    _gpu("DCGM_FI_DEV_MEMORY_TEMP", "gauge", "Memory temperature (in C).", lambda g: g.sample.memory_temperature_c),
-    _gpu("DCGM_FI_DEV_GPU_TEMP", "gauge", "GPU temperature (in C).", lambda g: g.sample.temperature_c),
-    _gpu("DCGM_FI_DEV_POWER_USAGE", "gauge", "Power draw (in W).", lambda g: _per(g.sample.power_mw, 1000)),
-    _gpu(
-        "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
-        "counter",
-        "Total energy consumption since the driver was loaded (in mJ).",
-        lambda g: g.condition.energy_mj,
-    ),
-    _gpu(
-        "DCGM_FI_DEV_PCIE_REPLAY_COUNTER",
-        "counter",
-        "Total number of PCIe retries.",
-        lambda g: g.condition.pcie_replays,
-    ),
-    _gpu("DCGM_FI_DEV_GPU_UTIL", "gauge", "GPU utilization (in %).", lambda g: g.sample.utilisation_percent),
-    _gpu(
-        "DCGM_FI_DEV_MEM_COPY_UTIL",
-        "gauge",
-        "Memory utilization (in %).",
-        lambda g: g.sample.memory_utilisation_percent,
-    ),
-    _gpu(
-        "DCGM_FI_DEV_FB_FREE", "gauge", "Framebuffer memory free (in MiB).", lambda g: _mib(g.sample.memory_free_bytes)
-    ),
-    _gpu(
-        "DCGM_FI_DEV_FB_USED", "gauge", "Framebuffer memory used (in MiB).", lambda g: _mib(g.sample.memory_used_bytes)
-    ),
-    Family("DCGM_FI_DEV_XID_ERRORS", "gauge", "Value of the last XID error encountered.", _xids),
-    _gpu(
-        "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS",
-        "counter",
-        "Number of remapped rows for uncorrectable errors.",
-        lambda g: g.condition.rows_remapped_uncorrected,
-    ),
-    _gpu(
-        "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS",
-        "counter",
-        "Number of remapped rows for correctable errors.",
-        lambda g: g.condition.rows_remapped_corrected,
-    ),
-    _gpu(
-        "DCGM_FI_DEV_ROW_REMAP_FAILURE",
-        "gauge",
-        "Whether remapping of rows has failed.",
-        lambda g: g.condition.remap_failed,
-    ),
+    *GPU_FAMILIES,
 )
 """Everything that is served, in the order of the page."""

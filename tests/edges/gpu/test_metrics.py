@@ -12,6 +12,8 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.core.attest.consistency import Doubt
+from agent.core.attest.messages import Attestation, Standing
 from agent.core.findings import Advice, Finding, Severity
 from agent.core.gates import IDLE_REASONS
 from agent.core.gpu import GpuReport
@@ -28,6 +30,10 @@ ROOT = Path(__file__).parents[3]
 LOST = Finding(
     code="xid_79", severity=Severity.LOSES, gpu_uuid="GPU-9", evidence="off", advice=Advice.REBOOT, source="nvml"
 )
+DOUBT = Doubt(code="pci_bar", evidence="a window of 1 KiB", advice="look again")
+SAID = Attestation(
+    device="GPU-9", standing=Standing.TOO_SLOW, gops=1_500, memory_bytes=3 << 30, judged_at=1_700_000_000, detail="late"
+)
 Values = dict[str, dict[tuple[tuple[str, str], ...], float]]
 
 
@@ -43,7 +49,8 @@ def scene(seen: GpuReport, **changes: object) -> Scene:
         GpuStatus(uuid=gpu.uuid, name=gpu.name, index=gpu.index, state=HealthState.HEALTHY) for gpu in seen.gpus
     )
     if gpus:
-        gpus = (msgspec.structs.replace(gpus[0], state=HealthState.LOST, findings=(LOST,), paused=True), *gpus[1:])
+        first = msgspec.structs.replace(gpus[0], state=HealthState.LOST, findings=(LOST,), paused=True)
+        gpus = (msgspec.structs.replace(first, doubts=(DOUBT, DOUBT), attestation=SAID), *gpus[1:])
     totals = msgspec.structs.replace(
         STATUS.totals,
         ended=(Ended(outcome=Outcome.FAILED, reason=Reason.ENGINE_CRASHED, count=3),),
@@ -150,6 +157,29 @@ def test_the_health_of_a_gpu_is_one_of_its_states_and_its_findings_say_what_to_d
     assert sum(values["gpu_agent_gpu_health"].values()) == 8
     assert one(values, "gpu_agent_gpu_finding", gpu="0", code="xid_79", advice="reboot") == 1
     assert one(values, "gpu_agent_gpu_paused", gpu="0") == 1
+
+
+def test_what_the_coordinator_said_of_a_gpu_is_one_standing_with_its_figures_and_nothing_before_it_did(
+    values: Values,
+) -> None:
+    told = values["gpu_agent_gpu_attestation"]
+    assert {dict(labels)["standing"]: value for labels, value in told.items()} == {
+        standing.value: float(standing is Standing.TOO_SLOW) for standing in Standing
+    }
+    assert {dict(labels)["gpu"] for labels in told} == {"0"}
+    assert one(values, "gpu_agent_gpu_attestation_time_seconds", gpu="0") == 1_700_000_000
+    assert one(values, "gpu_agent_gpu_attestation_operations_per_second", gpu="0") == 1.5e12
+    assert one(values, "gpu_agent_gpu_attestation_memory_bytes", gpu="0") == 3 << 30
+
+
+def test_a_doubt_is_told_once_by_its_code_without_its_words(values: Values) -> None:
+    assert one(values, "gpu_agent_gpu_doubt", gpu="0", code="pci_bar") == 1
+    assert len(values["gpu_agent_gpu_doubt"]) == 1
+
+
+def test_what_the_driver_lets_a_gpu_draw_is_told_and_left_out_where_it_does_not_say(values: Values, in_process) -> None:
+    assert one(values, "gpu_agent_gpu_power_limit_watts", gpu="0") == 700
+    assert "gpu_agent_gpu_power_limit_watts" not in parsed(exposition(scene(report(in_process, "laptop"))))
 
 
 def test_the_last_xid_is_told_and_0_means_none_where_somebody_would_have_told(in_process) -> None:
