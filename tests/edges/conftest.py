@@ -1,4 +1,4 @@
-"""A tiny real model, and a short place for sockets."""
+"""A tiny real model, a short place for sockets, and a disk that is soon full."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.disks import small_disk as small
 from tests.tiny_model import write_tiny_model
 
 
@@ -23,3 +24,10 @@ def short_dir() -> Iterator[Path]:
     """The address of a unix socket holds 107 bytes; pytest's own directories may be longer."""
     with tempfile.TemporaryDirectory(prefix="ga-") as path:
         yield Path(path)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    with small(tmp_path / "small", "1m") as place:
+        yield place

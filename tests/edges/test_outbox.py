@@ -1,14 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import signal
 import sqlite3
-import subprocess
-import sys
-import textwrap
-import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -19,10 +13,8 @@ from agent.core.errors import ConflictError, StorageError
 from agent.core.model import LeaseKey, Signed
 from agent.edges.database import Database
 from agent.edges.outbox import ANSWER_CHARS, SqliteOutbox, read_bundle, read_ledger
-from agent.edges.sqlite_file import read_only
 from agent.ports import OutboxRow
 from tests.builders import signed
-from tests.patience import PATIENCE_S
 
 
 def row(task_id: str = "t1", *, attempt: int = 1, idem_key: str = "", output: str | None = "out") -> OutboxRow:
@@ -251,96 +243,6 @@ async def test_old_bundles_make_room_but_their_lines_stay(path: Path):
     assert path.stat().st_size < 3 << 20
 
 
-# --------------------------------------------------------------------------- one writer
-
-
-@pytest.mark.parametrize("busy", [False, True], ids=["in one turn of the loop", "while the disk is busy"])
-async def test_writers_at_once_share_one_transaction(path: Path, busy: bool):
-    database = Database(path, [["CREATE TABLE t (x INTEGER UNIQUE) STRICT"]], sound)
-    released = threading.Event()
-    held = asyncio.create_task(database.run(lambda file: released.wait(10))) if busy else None
-    await asyncio.sleep(0)
-
-    def insert(number: int):
-        """Returns how many rows of its own transaction another connection does not see yet."""
-
-        def work(file: sqlite3.Connection) -> int:
-            file.execute("INSERT INTO t VALUES (?)", (number,))
-            return _count(file) - (read_only(path, _count) or 0)
-
-        return work
-
-    writers = [asyncio.create_task(database.run(insert(number))) for number in range(64)]
-    if held:
-        await asyncio.sleep(0)
-        released.set()
-        await held
-    assert await asyncio.gather(*writers) == list(range(1, 65))
-    assert read_only(path, _count) == 64
-    await database.close()
-
-
-async def test_who_looks_waits_for_no_writer(outbox: SqliteOutbox):
-    await outbox.put(row("t1"))
-    released = threading.Event()
-    held = asyncio.create_task(outbox._database.run(lambda file: released.wait(10)))
-    await asyncio.sleep(0)
-    assert await outbox.settled_many([(row("t1").key, "t1:1"), (row("t2").key, "t2:1")]) == [True, False]
-    assert [item.key.task_id for item in await outbox.pending(9)] == ["t1"]
-    assert not held.done()
-    released.set()
-    assert await held
-
-
-async def test_a_caller_that_gives_up_harms_nobody_in_its_group(outbox: SqliteOutbox):
-    puts = [asyncio.create_task(outbox.put(row(f"t{number}"))) for number in range(3)]
-    await asyncio.sleep(0)
-    puts[1].cancel()
-    await asyncio.gather(puts[0], puts[2])
-    assert {"t0", "t2"} <= {item.key.task_id for item in await outbox.pending(9)}
-
-
-def _count(file: sqlite3.Connection) -> int:
-    return file.execute("SELECT count(*) FROM t").fetchone()[0]
-
-
-async def test_one_bad_piece_of_work_harms_no_other(path: Path):
-    database = Database(path, [["CREATE TABLE t (x INTEGER UNIQUE) STRICT"]], sound)
-
-    def insert(number: int):
-        return lambda file: file.execute("INSERT INTO t VALUES (?)", (number,)).rowcount
-
-    def bug(file: sqlite3.Connection) -> None:
-        file.execute("INSERT INTO t VALUES (99)")
-        raise KeyError("a bug")
-
-    outcomes = await asyncio.gather(
-        *(database.run(insert(number)) for number in (1, 2)),
-        database.run(bug),
-        database.run(insert(1)),
-        database.run(insert(3)),
-        return_exceptions=True,
-    )
-    assert outcomes[:2] == [1, 1]
-    assert isinstance(outcomes[2], KeyError)
-    assert isinstance(outcomes[3], StorageError)
-    assert outcomes[4] == 1
-    assert await database.run(lambda file: file.execute("SELECT x FROM t ORDER BY x").fetchall()) == [(1,), (2,), (3,)]
-    await database.close()
-
-
-async def test_closing_finishes_what_was_asked_for_and_refuses_more(path: Path, outbox: SqliteOutbox):
-    puts = [asyncio.create_task(outbox.put(row(f"t{number}"))) for number in range(20)]
-    await asyncio.sleep(0)
-    await outbox.close()
-    await asyncio.gather(*puts)
-    with pytest.raises(StorageError, match="closed"):
-        await outbox.put(row("late"))
-    again = await SqliteOutbox.open(path, sound)
-    assert len(await again.pending(99)) == 20
-    await again.close()
-
-
 async def test_a_newer_schema_is_refused_and_left_alone(path: Path, outbox: SqliteOutbox):
     await outbox.close()
     with closing(sqlite3.connect(path)) as file:
@@ -372,38 +274,6 @@ async def test_a_directory_that_cannot_be_used_is_told_in_words(tmp_path: Path):
     with pytest.raises(StorageError, match="cannot be used") as refused:
         await SqliteOutbox.open(tmp_path / "file" / "outbox.db", sound)
     assert not refused.value.full
-
-
-async def test_a_file_that_another_process_holds_is_told_so_can_be_read_and_works_again_later(path: Path):
-    database = Database(path, [["CREATE TABLE t (x INTEGER) STRICT"]], sound, busy_timeout_s=0.01)
-    await database.run(lambda file: file.execute("INSERT INTO t VALUES (1)"))
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StorageError, match="in use by another process"):
-            await database.run(lambda file: file.execute("INSERT INTO t VALUES (2)"))
-        assert await database.read(_count) == 1  # who only reads waits for nobody
-        other.execute("ROLLBACK")
-    await database.run(lambda file: file.execute("INSERT INTO t VALUES (3)"))
-    assert read_only(path, _count) == 2
-    await database.close()
-
-
-# --------------------------------------------------------------------------- a full disk
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path):
-    """A file system of 1 MiB."""
-    mount = shutil.which("mount")
-    place = tmp_path / "small"
-    place.mkdir()
-    made = mount and subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if not made or made.returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 async def _fill(outbox: SqliteOutbox) -> list[str]:
@@ -459,51 +329,3 @@ async def test_a_small_row_beside_a_large_one_still_fits_when_the_large_one_does
     assert large.full
     assert small is None
     assert [item.key.task_id for item in await outbox.pending(9)] == ["small"]
-
-
-# --------------------------------------------------------------------------- kill -9
-
-_PUTTER = """
-    import asyncio, sys
-    from pathlib import Path
-    from agent.edges.outbox import SqliteOutbox
-    from tests.edges.test_outbox import row, sound
-
-    async def put_for_ever(outbox, writer):
-        number = 0
-        while True:
-            await outbox.put(row(f"w{writer}-{number}"))
-            print(f"w{writer}-{number}", flush=True)
-            number += 1
-
-    async def main():
-        outbox = await SqliteOutbox.open(Path(sys.argv[1]), sound)
-        await asyncio.gather(*(put_for_ever(outbox, writer) for writer in range(8)))
-
-    asyncio.run(main())
-"""
-
-
-@pytest.mark.parametrize("acknowledged", [1, 100, 500])
-def test_everything_acknowledged_before_kill_9_is_there(path: Path, acknowledged: int):
-    putter = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(_PUTTER), str(path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": "."},
-    )
-    assert putter.stdout is not None
-    told = [putter.stdout.readline().strip() for _ in range(acknowledged)]
-    putter.send_signal(signal.SIGKILL)
-    told += [line.strip() for line in putter.stdout if line.endswith("\n")]
-    putter.wait(timeout=PATIENCE_S)
-
-    async def kept() -> set[str]:
-        outbox = await SqliteOutbox.open(path, sound)
-        names = {item.key.task_id for item in await outbox.pending(10**6)}
-        await outbox.close()
-        return names
-
-    assert "" not in told
-    assert set(told) <= asyncio.run(kept())

@@ -22,9 +22,9 @@ from agent.core.model import Outcome, Reason
 from agent.edges.outbox import SqliteOutbox, read_bundle, read_ledger
 from agent.ports import OutboxRow
 from tests.builders import signed
-from tests.edges.test_outbox import path, receipt, row, small_disk, sound
+from tests.edges.test_outbox import path, receipt, row, sound
 
-__all__ = ["path", "small_disk"]
+__all__ = ["path"]
 
 
 def _filled(path: Path) -> bytes:

@@ -1,13 +1,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +16,7 @@ from agent.edges.segments.files import SUFFIX
 from agent.edges.segments.log import SEGMENT_BYTES, SEGMENT_RECORDS, SPAN_S, SegmentLog
 from agent.edges.segments.records import MAGIC, Packing, encode, packed, scan
 from agent.edges.transcripts import FileTranscripts, read_transcript
-from tests.patience import PATIENCE_S
+from tests.disks import small_disk
 
 
 def key(task_id: str = "t1", attempt: int = 1) -> LeaseKey:
@@ -261,21 +257,13 @@ async def test_any_time_can_be_kept(tmp_path: Path, until: float):
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path):
-    """A file system of 64 KiB."""
-    mount, place = shutil.which("mount"), tmp_path / "small"
-    place.mkdir()
-    made = mount and subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if not made or made.returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "small", "64k") as place:
+        yield place
 
 
-async def test_a_full_disk_is_told_as_such_and_what_fits_is_kept(small_disk: Path):
-    transcripts = FileTranscripts(small_disk)
+async def test_a_full_disk_is_told_as_such_and_what_fits_is_kept(tiny_disk: Path):
+    transcripts = FileTranscripts(tiny_disk)
     large, small = await asyncio.gather(
         transcripts.keep(key("large"), noise(100_000), 50),
         transcripts.keep(key("small"), noise(1000), 50),
@@ -285,23 +273,23 @@ async def test_a_full_disk_is_told_as_such_and_what_fits_is_kept(small_disk: Pat
     assert large.full
     assert small is None
     assert await transcripts.read(key("small")) == noise(1000)
-    assert shutil.disk_usage(small_disk).free > 40_000  # nothing is taken ahead where there is little
+    assert shutil.disk_usage(tiny_disk).free > 40_000  # nothing is taken ahead where there is little
     await transcripts.close()
 
 
-async def test_an_agent_starts_on_a_disk_that_is_full(small_disk: Path, tmp_path: Path):
+async def test_an_agent_starts_on_a_disk_that_is_full(tiny_disk: Path, tmp_path: Path):
     await filled(tmp_path / "t", 3)
     (path,) = segments(tmp_path / "t")
-    (small_disk / path.name).write_bytes(path.read_bytes()[: list(scan(path.read_bytes()))[-1].end])
-    with (small_disk / "ballast").open("wb", buffering=0) as ballast:
-        while ballast.write(bytes(4096)) == 4096 and shutil.disk_usage(small_disk).free:
+    (tiny_disk / path.name).write_bytes(path.read_bytes()[: list(scan(path.read_bytes()))[-1].end])
+    with (tiny_disk / "ballast").open("wb", buffering=0) as ballast:
+        while ballast.write(bytes(4096)) == 4096 and shutil.disk_usage(tiny_disk).free:
             pass
-    transcripts = FileTranscripts(small_disk)
+    transcripts = FileTranscripts(tiny_disk)
     assert await transcripts.read(key("t2")) == noise(3000, 2)
     with pytest.raises(StorageError) as refused:
         await transcripts.keep(key("more"), noise(9000), 50)
     assert refused.value.full
-    (small_disk / "ballast").unlink()
+    (tiny_disk / "ballast").unlink()
     await transcripts.keep(key("more"), noise(9000), 50)
     await transcripts.close()
 
@@ -357,46 +345,3 @@ def test_the_bytes_of_a_record_are_these():
         "72656331" + "31ccac0e" + "01f1536500000000" + "0200000000000000" + "0300000000000000" + "0500000000000000"
         "0500000000000000" + "86a61036" + "03000000" + "00" + "742d31" + "68656c6c6f"
     )
-
-
-# --------------------------------------------------------------------------- kill -9
-
-_KEEPER = """
-    import asyncio, sys
-    from pathlib import Path
-    from agent.edges.transcripts import FileTranscripts
-    from tests.edges.test_transcripts import key
-
-    async def keep_for_ever(transcripts, writer):
-        number = 0
-        while True:
-            name = f"w{writer}-{number}"
-            await transcripts.keep(key(name), name.encode() * 100, 1000)
-            print(name, flush=True)
-            number += 1
-
-    async def main():
-        transcripts = FileTranscripts(Path(sys.argv[1]))
-        await asyncio.gather(*(keep_for_ever(transcripts, writer) for writer in range(8)))
-
-    asyncio.run(main())
-"""
-
-
-async def test_everything_acknowledged_before_kill_9_is_there(tmp_path: Path):
-    keeper = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(_KEEPER), str(tmp_path)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "PYTHONPATH": "."},
-    )
-    assert keeper.stdout is not None
-    told = [keeper.stdout.readline().strip() for _ in range(300)]
-    keeper.send_signal(signal.SIGKILL)
-    told += [line.strip() for line in keeper.stdout if line.endswith("\n")]
-    keeper.wait(timeout=PATIENCE_S)
-    transcripts = FileTranscripts(tmp_path)
-    assert "" not in told
-    assert [name for name in told if await transcripts.read(key(name)) != name.encode() * 100] == []
-    await transcripts.close()

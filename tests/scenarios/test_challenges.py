@@ -29,7 +29,7 @@ from tests.patience import PATIENCE_S
 from tests.scenarios.conftest import QUICK
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.liar import LEASE_MS, Liar, LyingMind
-from tests.scenarios.test_full_disk import fill, small_disk  # noqa: F401  (a fixture)
+from tests.scenarios.test_full_disk import fill, state_disk  # noqa: F401  (a fixture)
 from tests.scenarios.world import AgentProcess, World, external
 
 POLL = ("--set", "coordinator.transport=poll")
@@ -190,7 +190,7 @@ async def test_a_full_disk_delays_an_opening_at_a_start_and_none_while_the_agent
     examiner: Examiner,
     engine: HeldEngine,
     tmp_path: Path,
-    small_disk: Path,  # noqa: F811
+    state_disk: Path,  # noqa: F811
 ) -> None:
     agent = AgentProcess(tmp_path / "node", external(engine.url), url=examiner.url, token="")
     examiner.enlist(agent)
@@ -198,7 +198,7 @@ async def test_a_full_disk_delays_an_opening_at_a_start_and_none_while_the_agent
     await agent.start()
     try:
         first, second = await did(agent, examiner, "first", "second")
-        filler = fill(small_disk)
+        filler = fill(state_disk)
         mind.ask(challenge(first))
         assert examiner.opened(await mind.answered(1), first)
         await agent.saw("proofs.unwritable", full=True)
@@ -208,7 +208,7 @@ async def test_a_full_disk_delays_an_opening_at_a_start_and_none_while_the_agent
         await agent.saw("proof.judged", serial=1)
         agent.signal(signal.SIGTERM)  # a clean end leaves no log files, for which the next start needs room
         assert await agent.ended() == 0
-        filler = fill(small_disk)
+        filler = fill(state_disk)
         mind.ask(challenge(second))
         await agent.start()
         await agent.saw("storage.unwritable", full=True)

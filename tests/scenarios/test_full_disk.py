@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.devnet.core.records import TaskState
+from tests.disks import small_disk
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.world import AgentProcess, World, external
 
@@ -20,20 +21,10 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """The state directory of the node `node`: 2 MiB and no more."""
-    state = tmp_path / "node" / "state"
-    state.mkdir(parents=True, mode=0o700)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m,mode=0700", "tmpfs", str(state)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    yield state
-    subprocess.run(["umount", "--lazy", str(state)], check=True)
+def state_disk(tmp_path: Path) -> Iterator[Path]:
+    """The state directory of the node `node`."""
+    with small_disk(tmp_path / "node" / "state", "2m") as place:
+        yield place
 
 
 def fill(disk: Path) -> Path:
@@ -52,7 +43,7 @@ async def gates(agent: AgentProcess) -> list[str]:
 
 
 async def test_what_was_computed_waits_for_room_and_is_then_delivered(
-    world: World, engine: HeldEngine, small_disk: Path
+    world: World, engine: HeldEngine, state_disk: Path
 ) -> None:
     agent = await world.agent(external(engine.url))
     node = await world.ready(agent)
@@ -63,7 +54,7 @@ async def test_what_was_computed_waits_for_room_and_is_then_delivered(
     task = await world.ask(model)
     await engine.asked.acquire()
     await engine.asked.acquire()
-    filler = fill(small_disk)
+    filler = fill(state_disk)
     engine.open.set()
     line = await agent.saw("storage.unwritable", full=True)
     assert "Free space" in line["detail"]
@@ -98,10 +89,10 @@ def read_only(disk: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("takes_nothing", [full, read_only])
 async def test_a_first_start_waits_for_a_disk_that_takes_nothing_and_says_so(
-    world: World, engine: HeldEngine, small_disk: Path, takes_nothing: Callable[[Path], AbstractContextManager[None]]
+    world: World, engine: HeldEngine, state_disk: Path, takes_nothing: Callable[[Path], AbstractContextManager[None]]
 ) -> None:
     """Nothing is there yet, not even a key. Ending would be a crash loop, and the service manager gives up on those."""
-    with takes_nothing(small_disk):
+    with takes_nothing(state_disk):
         agent = await world.agent(external(engine.url))
         line = await agent.saw("storage.unwritable", full=True)
         assert "node.key" in line["detail"]
@@ -115,13 +106,13 @@ async def test_a_first_start_waits_for_a_disk_that_takes_nothing_and_says_so(
 
 
 async def test_an_agent_that_starts_again_on_a_full_disk_waits_for_room(
-    world: World, engine: HeldEngine, small_disk: Path
+    world: World, engine: HeldEngine, state_disk: Path
 ) -> None:
     agent = await world.agent(external(engine.url))
     await world.ready(agent)
     agent.signal(signal.SIGTERM)  # a clean end leaves no log files, for which the next start needs room
     assert await agent.ended() == 0
-    filler = fill(small_disk)
+    filler = fill(state_disk)
     await agent.start()
     told = await agent.saw("storage.unwritable", full=True)
     assert "Free space" in told["detail"]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 from agent.core.errors import ModelError, StorageError
 from agent.edges.models.demo import SHA256, assemble, demo_parts
 from agent.edges.models.store import ModelStore
+from tests.disks import small_disk
 
 PIECES = [os.urandom(1 << 20), os.urandom((1 << 20) + 7), b"end"]
 WHOLE = hashlib.sha256(b"".join(PIECES)).hexdigest()
@@ -89,19 +88,8 @@ async def test_a_missing_part_is_told_as_such(tmp_path: Path, parts: list[Path])
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 1 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mount)], check=False, capture_output=True
-    )
-    if made.returncode != 0:
-        pytest.skip("this machine does not let us mount a tmpfs")
-    yield mount
-    with contextlib.suppress(subprocess.CalledProcessError):
-        subprocess.run(["umount", str(mount)], check=True)
+    with small_disk(tmp_path / "disk", "1m") as place:
+        yield place
 
 
 async def test_a_full_disk_is_told_and_leaves_nothing_behind(tiny_disk: Path, parts: list[Path]) -> None:
