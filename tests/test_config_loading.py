@@ -206,6 +206,12 @@ def test_a_misspelt_key_and_a_misspelt_section_get_a_suggestion_everywhere(tmp_p
             MODEL + '[[pools]]\nname="p"\nmodel="m"\nengine="external"\nurl="http://10.0.0.1:1"',
             "pools[0].url: http:// is allowed to this machine only; use https://",
         ),
+        (
+            MODEL + '[[pools]]\nname="p"\nmodel="m"\nengine="external"\nurl="http://localhost"\ntoploc=true',
+            "pools[0].toploc: an external engine tells no hidden states",
+        ),
+        (MODEL + '[[pools]]\nname="p"\nmodel="m"\nkinds=["embedding"]\ntoploc=true', "toploc: is of generated tokens"),
+        (MODEL + '[[pools]]\nname="p"\nmodel="m"\ntoploc=true', 'pools[0].toploc: needs device = "cpu"'),
         ("[exec]\nenabled = true", "exec.trusted_keys: is empty; programs of nobody would be run"),
         (
             '[exec]\ntrusted_keys = ["AB"]',

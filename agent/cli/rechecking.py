@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import tempfile
 from collections.abc import Iterable
@@ -11,17 +12,20 @@ from typing import TYPE_CHECKING, NamedTuple
 from agent.cli.device import CPU, Place, find_place
 from agent.core.checks.claim import claim_with
 from agent.core.checks.claims import chunks
+from agent.core.checks.fingerprints import Fingerprinted, committed
 from agent.core.checks.verdict import Judged, Metrics, Thresholds, Verdict, closeness_limit, judge, long_enough
 from agent.core.engines import SAMPLERS
 from agent.core.errors import EngineError, ProofError
 from agent.core.model import EmbeddingInput, FinishReason, Reason, TaskKind
 from agent.core.proof.header import Header
+from agent.core.proof.toploc import TOP
 from agent.stages.recheck import Claim, with_model, without_model
 
 if TYPE_CHECKING:
     from agent.core.proof.receipt import Case
     from agent.edges.engines.launch import LlamaSettings
     from agent.edges.models.store import ModelStore
+    from agent.ports import Replayer
 
 
 class Model(NamedTuple):
@@ -82,6 +86,7 @@ async def level_three(claim: Claim, asked_digest: str, model: Model, most_chunks
     from agent.edges.models.store import ModelStore
     from agent.edges.sandbox.bubblewrap import Bubblewrap
     from agent.edges.verifier.engine import llama_replayer
+    from agent.edges.verifier.states import WithStates
 
     with tempfile.TemporaryDirectory(prefix="gpu-agent-verify-") as folder:
         home = Path(folder)
@@ -94,7 +99,12 @@ async def level_three(claim: Claim, asked_digest: str, model: Model, most_chunks
         settings = engine_settings(model, asked_digest, home, kinds, place)
         exact = await _same_class(settings, store, claim.header, place)
         sandbox = Bubblewrap(home, place_of=place.node_of)
-        async with llama_replayer(settings, sandbox, SystemClock()) as replayer:
+        async with contextlib.AsyncExitStack() as engines:
+            replayer: Replayer = await engines.enter_async_context(llama_replayer(settings, sandbox, SystemClock()))
+            if committed(claim.leaves):
+                other = engine_settings(model, asked_digest, home, kinds, place, states=True)
+                states = await engines.enter_async_context(llama_replayer(other, sandbox, SystemClock()))
+                replayer = WithStates(replayer, states)
             found = await with_model(claim, replayer, chosen=_choice(_leaves(claim), most_chunks), exact=exact)
     if limits is None and not exact:  # what is equal to the bit needs no limits
         return _rechecked(claim, found, 3)._replace(judged=_certain(found), uncalibrated=lacks)
@@ -122,7 +132,14 @@ def _certain(found: Metrics) -> Judged:
 
 
 def engine_settings(
-    model: Model, digest: str, home: Path, kinds: tuple[TaskKind, ...], place: Place, slots: int = 1
+    model: Model,
+    digest: str,
+    home: Path,
+    kinds: tuple[TaskKind, ...],
+    place: Place,
+    slots: int = 1,
+    *,
+    states: bool = False,
 ) -> LlamaSettings:
     """A llama-server of one's own, with its socket in a fresh directory below `home`. Raises EngineError."""
     from agent.edges.engines.launch import LlamaSettings, find_llama_server, runs_on_nvidia
@@ -147,6 +164,7 @@ def engine_settings(
         slots=slots,
         threads=model.threads,
         args=model.args,
+        states=states,
     )
 
 
@@ -190,6 +208,8 @@ def told(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
     yield from _end(checked)
     if checked.level == 3:
         yield from _repetition(checked)
+    if checked.metrics.fingerprints is not None:
+        yield _fingerprints(checked.metrics.fingerprints, checked.limits)
 
 
 def _rows(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
@@ -250,6 +270,20 @@ def _repetition(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
         yield _closeness(checked)
 
 
+def _fingerprints(found: Fingerprinted, limits: Thresholds) -> tuple[bool | None, str]:
+    if found.faults:
+        return False, f"{len(found.faults)} of {found.committed} fingerprints are of no hidden states"
+    if not found.distances:
+        return None, f"{found.committed} fingerprints of hidden states were not looked at"
+    over = judge(Metrics(fingerprints=found), limits).verdict
+    exponents, steps = max(one.exponents for one in found.distances), max(one.mean for one in found.distances)
+    text = f"{found.committed} fingerprints of hidden states: at most {exponents} of {TOP} exponents differ"
+    return (
+        over is Verdict.PASS,
+        f"{text} (limit {limits.exponents}), mantissas by {steps:.1f} (limit {limits.mantissas})",
+    )
+
+
 def _closeness(checked: Rechecked) -> tuple[bool | None, str]:
     found, limits = checked.metrics, checked.limits
     worst = max(long_enough(found.chunks), key=lambda chunk: chunk.close.mean / closeness_limit(chunk, limits))
@@ -283,6 +317,8 @@ def as_object(checked: Rechecked) -> dict[str, object]:
         "unknown": found.unknown,
         "rows": found.rows and found.rows._asdict(),
         "exact": found.exact and found.exact._asdict(),
+        "toploc": found.fingerprints
+        and {**found.fingerprints._asdict(), "distances": [one._asdict() for one in found.fingerprints.distances]},
         "chunks": [
             {
                 "leaf": one.leaf,

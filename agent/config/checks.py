@@ -35,6 +35,8 @@ def check(config: Config) -> Iterator[Fault]:
         yield from (_external if pool.engine is EngineKind.EXTERNAL else _own)(pool, f"pools[{index}]")
         yield from _kinds(pool, f"pools[{index}]")
         yield from _devices(pool, f"pools[{index}]")
+        if pool.toploc:
+            yield from _toploc(pool, f"pools[{index}].toploc")
 
 
 def _exec(config: Config) -> Iterator[Fault]:
@@ -156,6 +158,15 @@ def _devices(pool: PoolConfig, key: str) -> Iterator[Fault]:
     uuids = pool.device.split("+")
     if len(set(uuids)) < len(uuids):
         yield Fault(key=f"{key}.device", message="names a GPU twice")
+
+
+def _toploc(pool: PoolConfig, key: str) -> Iterator[Fault]:
+    if pool.engine is EngineKind.EXTERNAL:
+        yield Fault(key=key, message="an external engine tells no hidden states; a llama-server of the agent's does")
+    elif TaskKind.EMBEDDING in pool.kinds:
+        yield Fault(key=key, message="is of generated tokens, and this pool makes embeddings; remove it")
+    elif pool.device != "cpu":
+        yield Fault(key=key, message='needs device = "cpu": a GPU has no memory set aside for a second engine')
 
 
 def _kinds(pool: PoolConfig, key: str) -> Iterator[Fault]:

@@ -34,6 +34,13 @@ class Vectors(Value):
     rows: tuple[tuple[float, ...], ...]
 
 
+class Fingerprints(Value):
+    """Of the hidden states of all tokens of one generation (TOPLOC), before Finished."""
+
+    of_leaves: tuple[bytes, ...]
+    """Of each 32 tokens, up to the first that came without its id."""
+
+
 class Finished(Value):
     """The last thing an engine yields."""
 
@@ -79,7 +86,7 @@ class Ran:
     """Why nothing of /out was collected, when it held more than allowed."""
 
 
-EngineOutput = Piece | Vectors | Finished | Printed | Ran
+EngineOutput = Piece | Vectors | Fingerprints | Finished | Printed | Ran
 
 
 class EnginePool(Protocol):

@@ -9,6 +9,7 @@ from agent.core.checks.calibration import Device
 from agent.core.checks.claims import Position
 from agent.core.checks.verdict import Thresholds
 from agent.core.model import ChatInput, CompletionInput
+from agent.core.proof.toploc import Peaks
 
 
 class Replayer(Protocol):
@@ -34,6 +35,12 @@ class Replayer(Protocol):
 
     async def ends(self, token: int) -> bool:
         """Whether this token ends a text."""
+        ...
+
+    async def peaks(self, prefix: Sequence[int], ids: Sequence[int]) -> tuple[Peaks, ...] | None:
+        """What TOPLOC takes of the hidden states of each 32 of `ids` behind `prefix`, computed in one prefill; None
+        where the engine tells no hidden states.
+        """
         ...
 
     async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:

@@ -13,6 +13,7 @@ from agent.core.checks.claim import Claim, answered, sampler_of, without_model
 from agent.core.checks.claims import Chunk, Position
 from agent.core.checks.draw import uniforms
 from agent.core.checks.ending import Ending, Told, check_ending, hidden
+from agent.core.checks.fingerprints import Fingerprinted, check_fingerprints, fingerprinted_ids
 from agent.core.checks.forward import (
     Exactness,
     check_closeness,
@@ -52,7 +53,8 @@ async def with_model(
         return found._replace(prompt=False)
     found = found._replace(prompt=bool(header.prompt_sha256) or None)
     try:
-        return await _repeated(claim, found, prompt, replayer, chosen, exact=exact, apart=apart)
+        found = await _repeated(claim, found, prompt, replayer, chosen, exact=exact, apart=apart)
+        return found._replace(fingerprints=await _fingerprinted(claim, found, prompt, replayer))
     except EngineError:
         if await _has(replayer, prompt, claims.positions(claim.leaves)):
             raise
@@ -87,6 +89,17 @@ async def _repeated(
         chunks=tuple(_replayed(chunk, own, header) for chunk, own in zip(wanted, figures, strict=True)),
         exact=await replay.exactness(figures) if exact else None,
     )
+
+
+async def _fingerprinted(
+    claim: Claim, found: Metrics, prompt: Sequence[int], replayer: Replayer
+) -> Fingerprinted | None:
+    """All of them behind one prefill, also those of leaves that are not shown."""
+    read = found.fingerprints
+    if read is None or read.faults:
+        return read
+    own = await replayer.peaks(prompt, fingerprinted_ids(claim.leaves))
+    return read if own is None else check_fingerprints(claim.leaves, own)
 
 
 class _Replay(NamedTuple):

@@ -12,6 +12,7 @@ import msgspec
 from agent.core.checks.claim import Claim
 from agent.core.checks.claims import chunks
 from agent.core.checks.evidence import Evidence, opened_claim, read_evidence
+from agent.core.checks.fingerprints import Fingerprinted
 from agent.core.checks.forward import figures_sha256
 from agent.core.checks.verdict import Judged, Metrics, Thresholds, Verdict, judge
 from agent.core.errors import EngineError, ProofError
@@ -173,7 +174,12 @@ def is_exact(header: Header, facts: Pool) -> bool:
 
 def _is_certain(found: Metrics, judged: Judged, limits: Thresholds) -> bool:
     """Whether it fails even without what is statistics."""
-    proven = found._replace(chunks=(), candidates=None, rows=found.rows if found.same_class else None)
+    proven = found._replace(
+        chunks=(),
+        candidates=None,
+        rows=found.rows if found.same_class else None,
+        fingerprints=found.fingerprints and found.fingerprints._replace(distances=()),
+    )
     return judged.verdict is Verdict.FAIL and judge(proven, limits).verdict is Verdict.FAIL
 
 
@@ -190,6 +196,7 @@ def _told(found: Metrics) -> str:
         "prompt": found.prompt,
         "exact": found.exact and found.exact._asdict(),
         "unknown": found.unknown,
+        "toploc": found.fingerprints and _told_fingerprints(found.fingerprints),
         "rows": found.rows and {"compared": found.rows.compared, "least": found.rows.least},
         "chunks": [
             {"leaf": one.leaf, "closeness": one.close._asdict(), "plausibility": one.plausible._asdict()}
@@ -200,6 +207,11 @@ def _told(found: Metrics) -> str:
         if figures["sampling"]:
             figures["sampling"][name] = len(figures["sampling"][name])
     return msgspec.json.encode(figures).decode()
+
+
+def _told_fingerprints(found: Fingerprinted) -> dict[str, Any]:
+    told = [one._asdict() for one in found.distances[:TOLD_CHUNKS]]
+    return {"committed": found.committed, "faults": len(found.faults), "distances": told}
 
 
 class _Draft:

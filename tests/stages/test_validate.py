@@ -33,6 +33,7 @@ from agent.core.proof.header import header_of
 from agent.core.proof.leaves import check_leaves, split_leaves
 from agent.core.proof.opening import open_leaves
 from agent.core.proof.sealing import read_verdict
+from agent.core.proof.toploc import FINGERPRINT_BYTES
 from agent.core.proof.transcript import Transcript, TranscriptBuilder
 from agent.ports import Piece
 from tests import builders
@@ -83,6 +84,9 @@ class MadeUp:
     async def ends(self, token: int) -> bool:
         return False
 
+    async def peaks(self, prefix: Sequence[int], ids: Sequence[int]) -> None:
+        """It tells no hidden states."""
+
     async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
         raise AssertionError
 
@@ -91,6 +95,7 @@ def claimed(
     rig: Rig,
     *,
     lie: float = 0.0,
+    fingerprints: tuple[bytes, ...] = (),
     determinism: str = "F-0123456789abcdef",
     last: int | None = None,
     prompt: tuple[int, ...] = (1, 2, 3),
@@ -107,6 +112,7 @@ def claimed(
             listed[0] = last
         ids.append(listed[0])
         builder.add(Piece("", listed[0], None, tuple(listed), figures))
+    builder.add_fingerprints(fingerprints)
     made: Transcript = builder.finish()
     output = msgspec.json.encode({"text": spelled(ids[3:])}).decode()
     offer = builders.offer("their-task", spec=builders.task("their-task", max_tokens=TOKENS, temperature_micros=0))
@@ -181,6 +187,16 @@ async def test_a_token_that_the_model_does_not_have_keeps_nobody_from_a_verdict(
             True,
             ("a token is claimed that this model does not have",),
         )
+
+
+async def test_null_fingerprints_fail_for_certain_also_where_nobody_can_look_at_hidden_states() -> None:
+    async with validating() as rig:
+        offer = offered(rig, claimed(rig, fingerprints=(bytes(FINGERPRINT_BYTES),) * 2))
+        await rig.coordinator.saw(wire.Result)
+        said = read_verdict(split_leaves(rig.transcripts.kept[offer.key]))
+        assert (said.verdict, said.certain, len(said.reasons)) == ("fail", True, 2)
+        assert said.reasons[0].startswith("leaf 0: this fingerprint is null")
+        assert msgspec.json.decode(said.metrics)["toploc"] == {"committed": 2, "faults": 2, "distances": []}
 
 
 async def test_without_a_calibration_another_node_gets_it() -> None:

@@ -87,6 +87,10 @@ class PoolConfig(Value):
         bool | None,
         says("Whether it also checks what other nodes computed; as proof.validate when not set.", example=True),
     ] = None
+    toploc: Annotated[
+        bool,
+        says("Fingerprint hidden states (docs/proof.md, TOPLOC) on a second engine beside it, with memory of its own."),
+    ] = False
 
 
 class ProofConfig(Value):

@@ -8,10 +8,12 @@ from math import exp, sqrt
 from typing import NamedTuple
 
 from agent.core.checks.ending import Ending
+from agent.core.checks.fingerprints import Fingerprinted
 from agent.core.checks.forward import Closeness, Exactness, Plausibility
 from agent.core.checks.rows import Rows
 from agent.core.checks.sampling import Sampled
 from agent.core.model import Value
+from agent.core.proof.toploc import TOP
 
 
 class Verdict(StrEnum):
@@ -49,6 +51,10 @@ class Thresholds(Value):
     """Chunks over a limit that make a failure of a suspicion."""
     parallel: float = 0.995
     """Least cosine of a row with one's own."""
+    exponents: int = 38
+    """TOPLOC: of 128, how many may differ."""
+    mantissas: float = 10.0
+    """TOPLOC: mean steps (of 1/128) between mantissas."""
     candidates: int = 20
     """Fewest a token that must be committed to: with few, neither S nor F shows anything. Engines give 20 at least."""
 
@@ -85,6 +91,7 @@ class Metrics(NamedTuple):
     """Of an embedding, beside one's own."""
     same_class: bool = False
     """Whether rows must be equal."""
+    fingerprints: Fingerprinted | None = None
     vocabulary: bool = True
     """False: a token is claimed that the model does not have, so that nothing could be repeated."""
 
@@ -115,6 +122,10 @@ def _doubts(found: Metrics, limits: Thresholds) -> Iterable[str]:
     for chunk in long_enough(found.chunks):
         if reason := _over(chunk, limits):
             yield reason
+    for at, far in enumerate(found.fingerprints.distances if found.fingerprints else ()):
+        if far.exponents > limits.exponents or far.mean > limits.mantissas:
+            figures = f"{far.exponents} of {TOP} exponents differ, mantissas are {far.mean:.1f} steps off on average"
+            yield f"fingerprint {at}: {figures}; {limits.exponents} and {limits.mantissas:g} at most"
     for at, cosine in enumerate(found.rows.cosines if found.rows else ()):
         if cosine < limits.parallel:
             yield f"row {at} is only {cosine:.4f} parallel, {limits.parallel} at least is wanted"
@@ -156,6 +167,8 @@ def _certain(found: Metrics) -> Iterable[str]:
         yield f"{len(found.sampled.mismatches)} tokens are not what the seed draws, the first is token {first}"
     if found.ending:
         yield from found.ending.faults
+    if found.fingerprints:
+        yield from found.fingerprints.faults
     if found.rows and found.same_class and found.rows.equal < found.rows.compared:
         yield f"{found.rows.compared - found.rows.equal} of {found.rows.compared} rows differ from an exact repetition"
     if found.exact and found.exact.equal < found.exact.compared:

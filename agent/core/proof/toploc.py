@@ -79,8 +79,8 @@ def fingerprint(of: Peaks) -> bytes:
 
 
 def distance(claimed: bytes, own: Peaks) -> Distance:
-    """Own states against a fingerprint. Raises ProofError("toploc") for bytes that are the fingerprint of no states."""
-    modulus, coefficients = _read(claimed)
+    """Own states against a fingerprint. Raises as `read_fingerprint` does."""
+    modulus, coefficients = read_fingerprint(claimed)
     values = [_evaluated(coefficients, place % modulus) for place in own.places]
     pairs = list(zip(values, own.bits, strict=True))
     apart = sorted(
@@ -139,7 +139,8 @@ def _evaluated(coefficients: Sequence[int], place: int) -> int:
     return value
 
 
-def _read(raw: bytes) -> tuple[int, list[int]]:
+def read_fingerprint(raw: bytes) -> tuple[int, list[int]]:
+    """Modulus and coefficients. Raises ProofError("toploc") for bytes that no hidden states give, such as a null one."""
     if len(raw) != FINGERPRINT_BYTES:
         raise ProofError("toploc", f"a fingerprint has {FINGERPRINT_BYTES} bytes, this one {len(raw)}")
     modulus, *coefficients = (int.from_bytes(raw[at : at + 2]) for at in range(0, len(raw), 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -18,6 +19,7 @@ from agent.core.model_memory import Need, need
 from agent.core.placement import plan_of
 from agent.edges.durable import make_private_directory
 from agent.edges.engines.external import ExternalPool, ExternalSettings
+from agent.edges.engines.fingerprinted import FingerprintedPool
 from agent.edges.engines.launch import (
     CPU,
     LlamaSettings,
@@ -88,8 +90,9 @@ async def build_pools(
             pools.append(_external(config, pool, verified[pool.model], clock))
             room.expects(pool.name, await asyncio.to_thread(_estimate, model, pool))
         else:
-            made = _llama(config, pool, model, verified[pool.model], store, sandbox, clock, gpus, room, calibrations)
-            pools.append(made)
+            made = partial(_llama, config, pool, model, verified[pool.model], store, sandbox, clock, gpus, room)
+            answers = made(calibrations)
+            pools.append(FingerprintedPool(answers, made(calibrations, states=True)) if pool.toploc else answers)
     return Built(tuple(pools), tuple(found.facts for found in verified.values()))
 
 
@@ -160,25 +163,29 @@ def _llama(
     gpus: Sequence[str],
     room: GpuRoom,
     calibrations: Calibrations,
+    *,
+    states: bool = False,
 ) -> LlamaPool:
+    """`states`: the pool's second engine, which tells hidden states."""
     if model.path is None:
         raise ConfigError([f"pools.{pool.name}: model {model.name} has no path, which llama-server needs"])
-    binary = find_llama_server(pool.binary)
+    binary, name = find_llama_server(pool.binary), f"{pool.name}-states" if states else pool.name
     try:
         settings = LlamaSettings(
-            name=pool.name,
+            name=name,
             binary=binary,
             model=pool.model,
             model_digest=verified.facts.digest,
             weights=model.path,
             chat_template=model.chat_template,
-            socket_dir=_socket_dir(config.node.runtime_dir, pool.name),
+            socket_dir=_socket_dir(config.node.runtime_dir, name),
             gpus=_gpus(pool.device, binary, gpus),
             kinds=pool.kinds,
-            slots=pool.slots,
+            slots=1 if states else pool.slots,
             context_tokens=pool.context_tokens,
             threads=pool.threads,
             args=pool.args,
+            states=states,
             limits=_limits(config, pool),
         )
     except ValueError as fault:

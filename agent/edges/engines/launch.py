@@ -42,6 +42,8 @@ class LlamaSettings(Value):
     """Of one slot."""
     threads: int | None = None
     args: tuple[str, ...] = ()
+    states: bool = False
+    """Whether it tells hidden states, and is asked nothing else."""
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:
@@ -153,7 +155,10 @@ def _determining(settings: LlamaSettings) -> list[str]:
         argv += ["--tensor-split", ",".join(map(str, settings.tensor_split)), "--main-gpu", "0"]
     if settings.embeds:
         argv.append("--embeddings")
-    return [*argv, *settings.args]
+    argv += settings.args
+    if settings.states:  # without pooling a text is read in one go or not at all
+        argv += ["--embeddings", "--pooling", "none", "-b", str(total), "-ub", str(total)]
+    return argv
 
 
 def computes_on(settings: LlamaSettings, processor: str, cards: str) -> str:

@@ -151,27 +151,24 @@ class LlamaPool:
 
     async def generate(self, task: TaskSpec) -> AsyncGenerator[EngineOutput, None]:
         """Raises EngineError; ENGINE_CRASHED when the engine died on the way. Closing it stops the engine's work."""
-        life = self._life
-        if life is None or not self._facts.ready:
-            raise EngineError(Reason.ENGINE_UNAVAILABLE, f"the engine is not ready: {self._facts.detail}")
-        async with self._mourned(life), contextlib.aclosing(life.client.generate(task)) as outputs:
+        async with self._alive() as life, contextlib.aclosing(life.client.generate(task)) as outputs:
             async for output in outputs:
                 yield output
 
     @contextlib.asynccontextmanager
     async def replayer(self) -> AsyncIterator[Replayer]:
         """See the port."""
-        life = self._life
-        if life is None or not self._facts.ready:
-            raise EngineError(Reason.ENGINE_UNAVAILABLE, f"the engine is not ready: {self._facts.detail}")
-        async with self._mourned(life):
+        async with self._alive() as life:
             yield life.client.replayer()
 
     @contextlib.asynccontextmanager
-    async def _mourned(self, life: _Life) -> AsyncIterator[None]:
+    async def _alive(self) -> AsyncIterator[_Life]:
         """What breaks off because the engine died is told as that."""
+        life = self._life
+        if life is None or not self._facts.ready:
+            raise EngineError(Reason.ENGINE_UNAVAILABLE, f"the engine is not ready: {self._facts.detail}")
         try:
-            yield
+            yield life
         except EngineError as fault:
             if fault.reason in (Reason.ENGINE_UNAVAILABLE, Reason.ENGINE_GARBAGE) and await self._died(life):
                 raise EngineError(Reason.ENGINE_CRASHED, life.epitaph()) from fault
@@ -261,6 +258,7 @@ class LlamaPool:
             connector=lambda: SandboxConnector(socket, limit=0, force_close=True),
             top_logprobs=self._top,
             patience=self._patience,
+            states=self._settings.states,
         )
 
     async def _until_loaded(self, life: _Life) -> None:

@@ -25,6 +25,7 @@ from agent.core.model import (
     TaskSpec,
     Value,
 )
+from agent.core.proof.transcript import LEAF_TOKENS
 from agent.core.text import line
 from agent.edges.engines.http import EngineHttp, classified
 from agent.edges.verifier.llama import LlamaReplayer
@@ -60,8 +61,11 @@ class OpenAIClient:
         top_logprobs: int = 40,
         api_key: str = "",
         patience: Patience | None = None,
+        states: bool = False,
     ) -> None:
+        """`states`: a llama-server that tells hidden states, and is asked nothing else."""
         self.profile = profile
+        self._states = states
         self.model = model
         self._top = top_logprobs
         self._patience = patience or Patience()
@@ -174,7 +178,7 @@ class OpenAIClient:
     def replayer(self) -> Replayer:
         """On this client's connections. Raises EngineError(UNSUPPORTED_KIND)."""
         if self.profile.tokenizes:
-            return LlamaReplayer(self._http)
+            return LlamaReplayer(self._http, states=self._states)
         if self.profile.scores_prompts:
             return PromptLogprobsReplayer(self._http, self.model, most=self.profile.completion_top_logprobs)
         raise EngineError(Reason.UNSUPPORTED_KIND, f"{self.profile.name} cannot repeat what another engine said")
@@ -190,7 +194,11 @@ class OpenAIClient:
         return True
 
     async def canary(self, kinds: tuple[TaskKind, ...]) -> None:
-        """Really makes one token, or one embedding. Raises EngineError."""
+        """Really makes one token, one embedding, or hidden states of a chunk. Raises EngineError."""
+        if self._states:
+            [token, *_] = await self.replayer().prompt_ids(CompletionInput(prompt="Hi"))
+            await self.replayer().peaks((), (token,) * LEAF_TOKENS)
+            return
         given: TaskInput = ChatInput(messages=(Message(role="user", content="Hi"),))
         if TaskKind.CHAT not in kinds:
             given = CompletionInput(prompt="Hi")

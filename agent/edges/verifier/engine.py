@@ -32,7 +32,7 @@ async def llama_replayer(settings: LlamaSettings, sandbox: Sandbox, clock: Clock
     http = EngineHttp("http://engine", lambda: SandboxConnector(settings.socket, limit=0, force_close=True))
     try:
         await _loaded(handle, http, clock)
-        yield LlamaReplayer(http)
+        yield LlamaReplayer(http, states=settings.states)
     finally:
         await http.close()
         await handle.stop(_STOP_S)

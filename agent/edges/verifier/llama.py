@@ -9,7 +9,9 @@ from agent.core import engine_replies, engines, replays
 from agent.core.checks.claims import Position
 from agent.core.errors import EngineError
 from agent.core.model import ChatInput, CompletionInput
+from agent.core.proof.toploc import Peaks
 from agent.edges.engines.http import EngineHttp
+from agent.edges.verifier.states import states_peaks
 
 _BROKEN = "\ufffd"
 _LOOKS_SPECIAL = re.compile(r"[<\[|].*[>\]|]", re.DOTALL)
@@ -29,8 +31,10 @@ async def embedded(
 class LlamaReplayer:
     """Implements ports.Replayer. One request at a time, so that nothing else disturbs the figures."""
 
-    def __init__(self, http: EngineHttp, *, patience_s: float = 600.0) -> None:
+    def __init__(self, http: EngineHttp, *, states: bool = False, patience_s: float = 600.0) -> None:
+        """`states`: it was started to tell hidden states."""
         self._http = http
+        self._states = states
         self._patience_s = patience_s
         self._pieces: dict[int, str] = {}
         """Texts of tokens: asked once each. Control tokens have none."""
@@ -58,6 +62,10 @@ class LlamaReplayer:
     async def ends(self, token: int) -> bool:
         """Raises EngineError."""
         return replays.ends(await self._http.exchange("/completion", replays.ends_request(token), self._patience_s))
+
+    async def peaks(self, prefix: Sequence[int], ids: Sequence[int]) -> tuple[Peaks, ...] | None:
+        """Raises EngineError."""
+        return await states_peaks(self._http, prefix, ids, self._patience_s) if self._states else None
 
     async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
         """Raises EngineError."""

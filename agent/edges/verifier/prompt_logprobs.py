@@ -51,6 +51,9 @@ class PromptLogprobsReplayer:
         body = replays.vllm_ends_request(self._model, token)
         return replays.vllm_ends(await self._http.exchange("/v1/completions", body, self._patience_s))
 
+    async def peaks(self, prefix: Sequence[int], ids: Sequence[int]) -> None:
+        """vLLM tells no hidden states."""
+
     async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
         """Raises EngineError."""
         request = engines.embedding_request(self._model, texts)

@@ -15,6 +15,7 @@ from agent.core.gpu import Gpu, GpuReport, MigSlice
 from agent.core.model import TaskKind
 from agent.edges.clock import SystemClock
 from agent.edges.engines.build import Built, build_pools, processor
+from agent.edges.engines.fingerprinted import FingerprintedPool
 from agent.edges.engines.launch import LlamaSettings, computes_on, determinism_class, find_llama_server, sandbox_spec
 from agent.edges.engines.placement import GpuRoom
 from agent.edges.sandbox.bubblewrap import Bubblewrap
@@ -35,6 +36,19 @@ async def test_a_pool_offers_its_verified_model(short_dir: Path, tiny_model: Pat
     assert facts.model_digest == built.models[0].digest
     assert (facts.device, facts.slots, facts.ready) == ("cpu", 2, False)
     assert built.models[0].license == "CC0"
+
+
+async def test_a_pool_with_fingerprints_is_one_pool_with_two_engines(short_dir: Path, tiny_model: Path) -> None:
+    pool = PoolConfig(name="main", model="tiny", device="cpu", slots=2, toploc=True)
+    [made] = (await build(short_dir, ModelConfig(name="tiny", path=tiny_model), pools=(pool,))).pools
+    assert isinstance(made, FingerprintedPool)
+    assert (made.facts.name, made.facts.slots) == ("main", 2)
+    assert sorted(entry.name for entry in (short_dir / "run" / "engines").iterdir()) == ["main", "main-states"]
+
+
+def test_an_engine_for_hidden_states_reads_a_whole_context_in_one_go(tiny_model: Path) -> None:
+    argv = sandbox_spec(llama(tiny_model, states=True, context_tokens=512, args=("-ub", "64"))).argv
+    assert argv[-7:] == ("--embeddings", "--pooling", "none", "-b", "512", "-ub", "512")
 
 
 async def test_a_wrong_digest_is_refused_before_anything_runs(short_dir: Path, tiny_model: Path) -> None:

@@ -25,7 +25,7 @@ from agent.edges.engines.llama import EngineFacts, LlamaPool
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from agent.edges.verifier.engine import llama_replayer
 from agent.edges.verifier.llama import LlamaReplayer
-from agent.ports import Limits
+from agent.ports import EnginePool, Limits
 from agent.stages.generation import Generation
 from agent.stages.recheck import Claim
 from tests import builders
@@ -53,29 +53,26 @@ def settings(weights: Path, socket_dir: Path, **changes: Any) -> LlamaSettings:
     return LlamaSettings(**{**fields, **changes})
 
 
-@contextlib.asynccontextmanager
-async def pool(weights: Path, home: Path, **changes: Any) -> AsyncIterator[LlamaPool]:
-    """A ready pool."""
-
-    await asyncio.to_thread(require_sandbox)
+def made(asked: LlamaSettings, home: Path) -> LlamaPool:
+    """A pool that nobody runs yet."""
 
     async def measured() -> EngineFacts:
         return EngineFacts("e" * 64, "some processor")
 
+    return LlamaPool(asked, sandbox=Bubblewrap(home), clock=SystemClock(), measure=measured, top_logprobs=N_PROBS)
+
+
+@contextlib.asynccontextmanager
+async def pool(weights: Path, home: Path, **changes: Any) -> AsyncIterator[LlamaPool]:
+    """A ready pool."""
+    await asyncio.to_thread(require_sandbox)
     with tempfile.TemporaryDirectory(dir=home) as folder:
-        made = LlamaPool(
-            settings(weights, Path(folder), **changes),
-            sandbox=Bubblewrap(home),
-            clock=SystemClock(),
-            measure=measured,
-            top_logprobs=N_PROBS,
-        )
-        ready = asyncio.Event()
-        running = asyncio.create_task(made.run(lambda: ready.set() if made.facts.ready else None))
+        begun, ready = made(settings(weights, Path(folder), **changes), home), asyncio.Event()
+        running = asyncio.create_task(begun.run(lambda: ready.set() if begun.facts.ready else None))
         try:
             async with asyncio.timeout(PATIENCE_S):
                 await ready.wait()
-            yield made
+            yield begun
         finally:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -87,8 +84,8 @@ async def replayer(weights: Path, home: Path, **changes: Any) -> AsyncIterator[L
     """A replayer on an engine of its own."""
     await asyncio.to_thread(require_sandbox)
     with tempfile.TemporaryDirectory(dir=home) as folder:
-        made = settings(weights, Path(folder), name="verifier", **changes)
-        async with asyncio.timeout(PATIENCE_S), llama_replayer(made, Bubblewrap(home), SystemClock()) as ready:
+        asked = settings(weights, Path(folder), name="verifier", **changes)
+        async with asyncio.timeout(PATIENCE_S), llama_replayer(asked, Bubblewrap(home), SystemClock()) as ready:
             yield ready
 
 
@@ -112,13 +109,13 @@ class Done(NamedTuple):
         return bundle(self.offer, output=self.output, result=fields)
 
 
-async def claim(made: LlamaPool, given: Given = STORY, **how: Any) -> Claim:
+async def claim(of: EnginePool, given: Given = STORY, **how: Any) -> Claim:
     """What a node would have to show for one task."""
-    return (await done(made, given, **how)).claim
+    return (await done(of, given, **how)).claim
 
 
 async def done(
-    made: LlamaPool, given: Given = STORY, *, max_tokens: int = 40, model: str = builders.MODEL, **how: Any
+    of: EnginePool, given: Given = STORY, *, max_tokens: int = 40, model: str = builders.MODEL, **how: Any
 ) -> Done:
     """One task, from the offer to the commitment."""
     if isinstance(given, str):
@@ -126,13 +123,13 @@ async def done(
     offer = builders.offer(spec=builders.task(task_input=given, model=model, max_tokens=max_tokens, **how))
     generation = Generation(offer, SystemClock(), top_logprobs=N_PROBS)
     async with asyncio.timeout(PATIENCE_S):
-        async for output in made.generate(offer.task):
+        async for output in of.generate(offer.task):
             generation.take(output)
     product = generation.product()
     transcript = product.builder.finish()
     header = header_of(
         offer,
-        made.facts,
+        of.facts,
         node_key=NODE_KEYS.public_key,
         n_probs=product.finished.n_probs,
         finish=product.finished.finish,

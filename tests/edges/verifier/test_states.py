@@ -1,0 +1,98 @@
+"""TOPLOC with real engines: one that answers, one that tells hidden states, and a verifier with its own."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from agent.core.checks.fingerprints import read_fingerprints
+from agent.core.checks.verdict import Metrics, Thresholds, Verdict, judge
+from agent.core.errors import EngineError
+from agent.core.proof.commitment import commit
+from agent.core.proof.leaves import check_leaves
+from agent.core.proof.toploc import TOP, Distance, distance, fingerprint
+from agent.edges.engines.fingerprinted import FingerprintedPool
+from agent.edges.engines.llama import LlamaPool
+from agent.edges.verifier.states import WithStates
+from agent.stages.recheck import Claim, with_model
+from tests.edges.verifier import claiming
+from tests.tiny_model import write_tiny_model
+
+SAME = Distance(0, 0.0, 0.0)
+
+
+class Engines(NamedTuple):
+    pool: FingerprintedPool
+    answers: LlamaPool
+    states: LlamaPool
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It shows every token where the likeliest is taken."""
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "letters.gguf", letters_only=True)
+
+
+@contextlib.asynccontextmanager
+async def running(weights: Path, home: Path) -> AsyncIterator[Engines]:
+    async with (
+        claiming.pool(weights, home) as answers,
+        claiming.pool(weights, home, name="test-states", context_tokens=256, states=True) as states,
+    ):
+        yield Engines(FingerprintedPool(answers, states), answers, states)
+
+
+async def claim(pool: FingerprintedPool | LlamaPool) -> Claim:
+    """Three leaves, the last one short."""
+    done = await claiming.done(pool, max_tokens=70, temperature_micros=0)
+    check_leaves(done.transcript.leaves, commit(done.claim.header, done.transcript))
+    return done.claim
+
+
+async def test_a_fingerprint_of_each_leaf_is_committed_to_and_a_verifier_finds_the_same(
+    letters: Path, short_dir: Path, tmp_path: Path
+) -> None:
+    async with running(letters, short_dir) as engines:
+        made, plain = await claim(engines.pool), await claim(engines.answers)
+        async with engines.pool.replayer() as replayer, engines.answers.replayer() as answers:
+            found = (await with_model(made, replayer, chosen=(0,))).fingerprints
+            unseen = (await with_model(made, answers, chosen=(0,))).fingerprints
+            prompt = await replayer.prompt_ids(made.given)
+            ids = [token for leaf in made.leaves[:-1] for token in leaf.ids]
+            edited = await replayer.peaks((prompt[0], *prompt[2:]), ids)
+            with pytest.raises(EngineError):  # more than it can read in one go
+                await replayer.peaks(prompt, ids * 4)
+        other = write_tiny_model(tmp_path / "other.gguf", seed=8, letters_only=True)
+        async with (
+            claiming.replayer(other, short_dir, states=True, context_tokens=256) as cheap,
+            engines.answers.replayer() as answers,
+        ):
+            cheat = (await with_model(made, WithStates(answers, cheap), chosen=(0,))).fingerprints
+    assert found is not None
+    assert (found.committed, found.faults, found.distances) == (3, (), (SAME,) * 3)
+    # What an engine without hidden states cannot tell is not told, and nothing is committed to without them.
+    assert unseen == read_fingerprints(made.leaves)
+    assert read_fingerprints(plain.leaves) is None
+    # Other weights, and a token less in the prompt, are seen in every leaf.
+    assert cheat is not None
+    assert judge(Metrics(fingerprints=cheat), Thresholds()).verdict is Verdict.FAIL
+    assert edited is not None
+    end = made.leaves[-1]
+    assert all(distance(one, own) != SAME for one, own in zip(end.fingerprints, edited, strict=True))
+    assert [len(fingerprint(own)) for own in edited] == [2 + 2 * TOP] * 3
+
+
+async def test_a_pool_takes_work_only_while_both_engines_are_ready(letters: Path, short_dir: Path) -> None:
+    async with claiming.pool(letters, short_dir) as answers:
+        (short_dir / "states").mkdir()
+        settings = claiming.settings(letters, short_dir / "states", states=True)
+        never = FingerprintedPool(answers, claiming.made(settings, short_dir))
+        assert answers.facts.ready
+        assert (never.facts.ready, never.facts.detail) == (False, "hidden states: the engine has not been started")
+        with pytest.raises(EngineError, match="not ready"):
+            async with never.replayer():
+                raise AssertionError
