@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, assert_never
 
 from agent.core.attempt import Action, Attempt, Event
 from agent.core.fingerprint import Pool
 from agent.core.health import HealthState
-from agent.core.model import LeaseKey, Reason, Signed
+from agent.core.model import LeaseKey, Reason, Signed, Value
 from agent.core.orders import Voice
 from agent.core.wire import OfferBody
 
 # --------------------------------------------------------------------------- events
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OfferArrived:
+class OfferArrived(Value):
     """A verified offer; `settled` when the outbox or ledger already knows its key."""
 
     offer: OfferBody
@@ -26,8 +24,7 @@ class OfferArrived:
     settled: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Happened:
+class Happened(Value):
     """Something happened to one attempt."""
 
     key: LeaseKey
@@ -39,8 +36,7 @@ class Happened:
     """Passed through to the command that follows; core never looks inside."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BeatAcked:
+class BeatAcked(Value):
     """The coordinator answered a beat that was sent at monotonic `asked_at`."""
 
     asked_at: float
@@ -50,23 +46,20 @@ class BeatAcked:
     cancelled: tuple[LeaseKey, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Welcomed:
+class Welcomed(Value):
     """A session opened: of the leases we claimed, the coordinator still wants these."""
 
     claimed: tuple[LeaseKey, ...]
     wanted: tuple[LeaseKey, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolChanged:
+class PoolChanged(Value):
     """New facts of one pool."""
 
     pool: Pool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuMoved:
+class GpuMoved(Value):
     """A GPU may take work, or may not any more."""
 
     devices: tuple[str, ...]
@@ -75,8 +68,7 @@ class GpuMoved:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateChanged:
+class GateChanged(Value):
     """Something outside attempts and pools began or ceased to keep the node from taking work."""
 
     reason: Reason
@@ -84,8 +76,7 @@ class GateChanged:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceGateChanged:
+class DeviceGateChanged(Value):
     """The owner's side began or ceased to keep pools off a device."""
 
     devices: tuple[str, ...]
@@ -95,13 +86,11 @@ class DeviceGateChanged:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ticked:
+class Ticked(Value):
     """`Node.next_deadline()` has come."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DrainAsked:
+class DrainAsked(Value):
     """Take nothing new; after `limit_s` hand back what still runs."""
 
     limit_s: float
@@ -110,8 +99,7 @@ class DrainAsked:
     by: Voice = Voice.OWNER
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AbortAsked:
+class AbortAsked(Value):
     """Hand back now what runs: everything, or what runs on some devices."""
 
     reason: Reason
@@ -119,8 +107,7 @@ class AbortAsked:
     """UUIDs; none means the whole node."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PauseAsked:
+class PauseAsked(Value):
     """Take nothing new."""
 
     for_s: float | None = None
@@ -135,8 +122,7 @@ class PauseAsked:
     """Single devices are paused by their owner alone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResumeAsked:
+class ResumeAsked(Value):
     """End pauses and drains: all of them, or those that the coordinator asked for."""
 
     devices: tuple[str, ...] = ()
@@ -144,8 +130,7 @@ class ResumeAsked:
     by: Voice = Voice.OWNER
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerLimitChanged:
+class BreakerLimitChanged(Value):
     """So many failures in a row open a breaker from now on."""
 
     failures: int
@@ -171,8 +156,7 @@ NodeEvent = (
 # --------------------------------------------------------------------------- commands
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConfirmStart:
+class ConfirmStart(Value):
     """Look closer, then ask the coordinator whether the lease still stands."""
 
     key: LeaseKey
@@ -180,16 +164,14 @@ class ConfirmStart:
     offer: OfferBody
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stage:
+class Stage(Value):
     """Wait until the pool's engine is ready."""
 
     key: LeaseKey
     pool: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generate:
+class Generate(Value):
     """Run the task on the pool's engine."""
 
     key: LeaseKey
@@ -197,15 +179,13 @@ class Generate:
     offer: OfferBody
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopWork:
+class StopWork(Value):
     """Stop whatever runs for this attempt."""
 
     key: LeaseKey
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prove:
+class Prove(Value):
     """Commit to what was generated."""
 
     key: LeaseKey
@@ -216,16 +196,14 @@ class Prove:
     """Monotonic; after it the result is worthless, and nothing is waited for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreResult:
+class StoreResult(Value):
     """Put the attempt's outcome into the outbox; `sealed` is the proved product, None without one."""
 
     attempt: Attempt
     sealed: Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReturnOffer:
+class ReturnOffer(Value):
     """Give an offer back that was not started."""
 
     key: LeaseKey
@@ -233,35 +211,30 @@ class ReturnOffer:
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeliverNow:
+class DeliverNow(Value):
     """A session is open: what waits for a retry need wait no longer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptMoved:
+class AttemptMoved(Value):
     """To be logged: the attempt changed its state."""
 
     attempt: Attempt
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Closed:
+class Closed(Value):
     """To be logged: the attempt ended."""
 
     attempt: Attempt
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeMoved:
+class NodeMoved(Value):
     """To be logged, shown and told to the coordinator: the node changed its state."""
 
     before: str
     after: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BreakerMoved:
+class BreakerMoved(Value):
     """To be logged: a pool stopped itself, or tries again (core.breaker)."""
 
     pool: str
@@ -269,15 +242,13 @@ class BreakerMoved:
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DevicesPaused:
+class DevicesPaused(Value):
     """To be logged: the owner paused a GPU."""
 
     devices: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DevicesResumed:
+class DevicesResumed(Value):
     """To be logged: the pause of a GPU ended."""
 
     devices: tuple[str, ...]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from agent.core.fingerprint import Pool
-from agent.core.model import Blob, Commitment, Reason, Timings, Usage
+from agent.core.model import Blob, Commitment, Reason, Timings, Usage, Value
 from agent.core.proof.commitment import AnyHeader
 from agent.core.proof.header import Header, header_of
 from agent.core.proof.program import Ended, ProgramHeader, program_header
@@ -44,8 +43,7 @@ class Made(Protocol):
     ) -> AnyHeader: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Product:
+class Product(Value):
     """What an engine made of one task."""
 
     output: str
@@ -79,8 +77,7 @@ class Product:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgramProduct:
+class ProgramProduct(Value):
     """What a program left."""
 
     output: str
@@ -107,8 +104,7 @@ class ProgramProduct:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerdictProduct:
+class VerdictProduct(Value):
     """A verdict under seal: the output tells its root alone."""
 
     output: str
@@ -125,8 +121,7 @@ class VerdictProduct:
         return verdict_header(offer, pool, node_key=node_key, output_sha256=output_sha256)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sealed:
+class Sealed(Value):
     """A product with its commitment: ready to be released."""
 
     output: str
