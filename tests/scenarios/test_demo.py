@@ -139,10 +139,16 @@ async def test_keep_goes_on_until_ctrl_c_and_finishes_the_running_task(demo: Dem
     assert "left with status 0" in demo.text
 
 
-async def test_a_second_demo_at_the_same_time_says_so(demo: Demo, cache: Path) -> None:
-    await demo.start("--keep")
+async def test_a_second_demo_at_the_same_time_says_so_and_ctrl_c_ends_the_first_at_once(
+    demo: Demo, cache: Path
+) -> None:
+    await demo.start()
     await demo.read_until("Parts")
     other = Demo(cache)
     await other.start()
     assert await other.finish() != 0
     assert "another demo is running" in other.text
+    demo.process.send_signal(signal.SIGINT)
+    assert await demo.finish() == 130, demo.text
+    assert "Traceback" not in demo.text
+    assert "Summary" not in demo.text

@@ -33,7 +33,7 @@ STOP_LIMIT_S = 90.0
 async def play(*, keep: bool) -> int:
     """Returns the exit status."""
     screen, interrupted = Screen(), asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupted.set)
+    _listen_for_the_end(interrupted if keep else None)
     screen.title("gpu-agent demo: probe → advertise → pull → execute → prove → report, on this machine, for real")
     home = open_home()
     try:
@@ -45,6 +45,14 @@ async def play(*, keep: bool) -> int:
             return await _with_coordinator(screen, home, coordinator, weights, interrupted if keep else None)
     finally:
         close_home(home)
+
+
+def _listen_for_the_end(interrupted: asyncio.Event | None) -> None:
+    """Ctrl-C sets `interrupted`, or without it ends the demo at once; SIGTERM does. Its nodes never outlive it."""
+    loop, played = asyncio.get_running_loop(), asyncio.current_task()
+    assert played is not None
+    loop.add_signal_handler(signal.SIGINT, interrupted.set if interrupted else played.cancel)
+    loop.add_signal_handler(signal.SIGTERM, played.cancel)
 
 
 async def _with_coordinator(
