@@ -78,8 +78,11 @@ def report(findings: Sequence[Finding]) -> Iterable[str]:
     for finding in findings:
         mark, colour = marks[finding.severity]
         actual, required = (" ".join(plain(text, _TEXT).split()) for text in (finding.actual, finding.required))
-        yield f"{click.style(mark, fg=colour)}  {finding.id:<{width}}  {actual}"
-        if finding.severity is not Severity.OK:
+        told = f"{click.style(mark, fg=colour)}  {finding.id:<{width}}  {actual}"
+        if finding.severity is Severity.OK:
+            yield told + click.style(f"  required: {required}", dim=True)
+        else:
+            yield told
             indent = " " * (width + 8)
             yield f"{indent}required: {required} (for {finding.purpose})"
             yield f"{indent}→ {' '.join(plain(finding.remedy, _TEXT).split())}"

@@ -180,7 +180,7 @@ def clock_offset(offset_s: float | None, why_unknown: str) -> Finding:
     if offset_s is None:
         actual, level = f"unknown: {why_unknown}", Severity.WARN
     else:
-        actual = f"{offset_s:+.0f} s"
+        actual = f"{round(offset_s):+d} s" if round(offset_s) else "0 s"
         level = Severity.FAIL if abs(offset_s) > CLOCK_FAIL_S else unless(abs(offset_s) <= CLOCK_WARN_S, Severity.WARN)
     return judged(
         "clock.offset",
