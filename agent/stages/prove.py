@@ -78,6 +78,8 @@ class Prove:
             self._spine.feed(
                 ev.Happened(key=command.key, event=Event.PROVED, reason=command.product.reason, product=sealed)
             )
+            if self._artifacts is not None and command.key not in self._spine.node.attempts:
+                self._artifacts.drop(command.key)  # cancelled meanwhile: nobody will deliver it
 
     async def _keep(self, command: ev.Prove, leaves: bytes, artifact: Artifact | None) -> None:
         """A full disk is waited for while the result is worth anything: what was computed is not thrown away."""

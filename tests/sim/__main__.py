@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="with --seed: play it with this variant")
     parser.add_argument("--faults", type=_numbers, help="with --seed: only these faults")
     parser.add_argument("--tasks", type=_numbers, help="with --seed: only these tasks")
+    parser.add_argument("--quick", action="store_true", help="with --seed: do not look for a smaller failure")
     parser.add_argument("--noise", help="with --seed: only these kinds of noise")
     args = parser.parse_args()
     if args.mutants:
@@ -50,7 +51,7 @@ def replay(args: argparse.Namespace) -> int:
         outcome = play(plan)
         print("\n".join(outcome.trace))
         print(_line(outcome))
-        if outcome.violation and args.faults is None:
+        if outcome.violation and args.faults is None and not args.quick:
             shrink(outcome, args.steps, args.mutant)
     return 1 if outcome.violation else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,36 +13,25 @@ from agent.core.model import Value
 from agent.devnet.core import leasing
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision
+from agent.devnet.core.proofs import sweeping as proving
 from agent.devnet.core.restoring import restore
 from agent.devnet.core.rules import Instant, Refused, Rules
 from agent.devnet.desk import Desk
+from agent.devnet.examining import Examiner
 from agent.devnet.reception import Reception, read_frame
-from agent.devnet.sessions import Sessions
+from agent.devnet.sessions import Session, Sessions
 from tests.sim.clock import SimClock
-from tests.sim.disk import SimStore, StoreDisk
+from tests.sim.files import SimBlobs, SimExhibits
 from tests.sim.keys import key_of, sign, verify
 from tests.sim.loop import Owner
-from tests.sim.network import Request
+from tests.sim.network import CONTENT, Request
+from tests.sim.store import SimStore, StoreDisk
 
 if TYPE_CHECKING:
     from tests.sim.world import World
 
 KEY = key_of("coordinator")
 SWEEP_S = 0.25
-
-
-class NoBlobs:
-    """All outputs of the simulation go inline."""
-
-    def size_of(self, blob: str | None) -> int | None:
-        return None
-
-    def adopt(self, blob: str) -> None:
-        raise AssertionError(blob)
-
-
-class NoExhibits:
-    """Nothing is challenged in the simulation."""
 
 
 class WatchedDesk(Desk):
@@ -74,12 +64,16 @@ class Authority:
         self.store = SimStore(self.disk, self._chance, self._broken)
         self.book = Book(self._rules, KEY, partial(sign, KEY), verify)
         restore(self.book, Instant(self.clock.monotonic(), int(self.clock.wall())), self.disk.remembered())
-        self.desk = WatchedDesk(self.book, self.store, NoBlobs(), NoExhibits(), self.clock)  # type: ignore[arg-type]
+        self.blobs, exhibits = SimBlobs(self.disk, self._chance), SimExhibits(self.disk, self._chance)
+        exhibits.clear(self.book.docket.names)
+        self.desk = WatchedDesk(self.book, self.store, self.blobs, exhibits, self.clock)  # type: ignore[arg-type]
         self.desk.truth = world.truth
+        self.started_at = world.loop.time()
         self.sessions = Sessions(world.plan.session_s, 60.0, self._chance.randbytes)
         self.reception = Reception(self.desk, self.sessions, self.clock)
         self._lines: dict[str, Any] = {}
-        self.owner.spawn(self._sweep(), "sweep")
+        self.owner.spawn(self._sweep(), "sweep").add_done_callback(self._ended)
+        self.owner.spawn(Examiner(self.desk).run(), "examine").add_done_callback(self._ended)
         world.note(f"coordinator started, life {self._lives}")
 
     def crash(self) -> None:
@@ -99,8 +93,13 @@ class Authority:
             await self.clock.sleep(SWEEP_S)
             try:
                 self.desk.begin(leasing.sweep(self.book, self.desk.when()))
+                self.desk.begin(proving.sweep(self.book, self.desk.when(), self._chance.randbytes(32).hex()))
             except Refused:
                 return
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._world.truth.violated("coordinator fault", f"{task.get_name()}: {error!r}")
 
     def _broken(self, fault: StorageError) -> None:
         self.desk.broken(fault)
@@ -108,20 +107,41 @@ class Authority:
 
     async def _serve(self, request: Request) -> None:
         try:
-            reply = await self._answer(request)
+            raw = await (self._gave(request) if request.route == "get" else self._answered(request))
         except Refused as error:
-            reply = wire.DownFrame(
-                msg=wire.Refusal(code=error.code, message=error.message, retry_after_s=error.retry_after_s)
-            )
+            raw = wire.encode(wire.DownFrame(msg=error.told()))
         except Exception as error:  # whatever it is, it is a fault of the coordinator
             self._world.truth.violated("coordinator fault", f"{request.route}: {error!r}")
             raise
         if request.route != "chunk":
-            self._world.network.reply(request, wire.encode(reply))
+            self._world.network.reply(request, raw)
+
+    async def _answered(self, request: Request) -> bytes:
+        return wire.encode(await self._answer(request))
+
+    async def _gave(self, request: Request) -> bytes:
+        """As `NodeRoutes._give`."""
+        node_id, sha256 = self._session(request).node_id, request.raw.decode()
+        path = self.desk.path_of(sha256) if leasing.may_read(self.book, node_id, sha256) else None
+        await asyncio.sleep(self._chance.random() * 0.01)
+        if path is None:
+            raise Refused(wire.RefusalCode.NOT_FOUND, "no task that this node holds names such a blob")
+        return CONTENT + path.read_bytes()
+
+    async def _took(self, request: Request) -> wire.DownFrame:
+        """As `NodeRoutes._blob`."""
+        node_id = self._session(request).node_id
+        await self.blobs.put(node_id, request.raw[:64].decode(), request.raw[64:])
+        return wire.DownFrame(msg=wire.Ack())
+
+    def _session(self, request: Request) -> Session:
+        return self.sessions.find(self.desk.when().now, request.token)
 
     async def _answer(self, request: Request) -> wire.DownFrame:
         if request.route == "nonce":
             return wire.DownFrame(msg=self.reception.nonce())
+        if request.route == "put":
+            return await self._took(request)
         frame = read_frame(request.raw)
         if request.route == "hello":
             return wire.DownFrame(msg=await self._hello(request, frame), re=0)

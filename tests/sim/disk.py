@@ -1,4 +1,4 @@
-"""Disks that survive their process: a node's outbox and transcripts, and the coordinator's store.
+"""What a node's disk holds when its process is gone: outbox, transcripts, and what it remembers of challenges.
 
 A write takes time. Until it is acknowledged a crash may lose it or keep it, whole: both are transactions.
 """
@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from agent.core import wire
+from agent.core.challenges import ChallengeLine, ChallengeOutcome, ProofStory, ProofTotals
 from agent.core.errors import StorageError
-from agent.core.model import LeaseKey, Signed
-from agent.devnet.core import effects as e
-from agent.devnet.core.records import Demand, LedgerLine, NodeRecord, Progress, Settlement
-from agent.devnet.core.restoring import Remembered
-from agent.ports import OutboxRow, Room
+from agent.core.model import Blob, LeaseKey, Signed
+from agent.ports import Delivered, OutboxRow, Room
 
 if TYPE_CHECKING:
     from tests.sim.truth import Truth
@@ -30,10 +29,20 @@ class NodeDisk:
 
     rows: dict[str, OutboxRow] = field(default_factory=dict)
     ledger: dict[str, wire.ReceiptBody] = field(default_factory=dict)
+    papers: dict[LeaseKey, Delivered] = field(default_factory=dict)
+    """What is signed about each attempt that ended here."""
     transcripts: dict[LeaseKey, tuple[bytes, float]] = field(default_factory=dict)
     """With the wall time until which each is kept."""
     unflushed: list[OutboxRow] = field(default_factory=list)
     """Settled since the last flush, in order: a power cut may undo the latest, though they were acknowledged."""
+    lines: dict[str, ChallengeLine] = field(default_factory=dict)
+    unflushed_lines: list[tuple[str, ChallengeLine | None]] = field(default_factory=list)
+    """What was noted since the last flush, and what stood there before."""
+    judged: list[Signed] = field(default_factory=list)
+    spool: dict[LeaseKey, tuple[Blob, bytes]] = field(default_factory=dict)
+    """What programs left, until the coordinator has it."""
+    stock: set[str] = field(default_factory=set)
+    """Bundles, by their digests."""
     full: bool = False
     write_s: float = 0.004
     faulted_at: float = float("-inf")
@@ -45,12 +54,19 @@ class NodeDisk:
         for row in lost:
             del self.ledger[row.idem_key]
             self.rows[row.idem_key] = row
+            self.papers[row.key] = Delivered(offer=row.offer, result=row.result)
         self.unflushed.clear()
+        for name, before in reversed(self.unflushed_lines[chance.randint(0, len(self.unflushed_lines)) :]):
+            if before is None:
+                del self.lines[name]
+            else:
+                self.lines[name] = before
+        self.unflushed_lines.clear()
         return len(lost)
 
 
 class SimOutbox:
-    """Implements ports.Outbox over a NodeDisk, for one life of the node."""
+    """Implements ports.Outbox and ports.Ledger over a NodeDisk, for one life of the node."""
 
     def __init__(self, disk: NodeDisk, node: int, truth: Truth, chance: random.Random) -> None:
         self._disk, self._node, self._truth, self._chance = disk, node, truth, chance
@@ -59,6 +75,7 @@ class SimOutbox:
         await self._write()
         if row.idem_key not in self._disk.rows and row.idem_key not in self._disk.ledger:
             self._disk.rows[row.idem_key] = row
+            self._disk.papers[row.key] = Delivered(offer=row.offer, result=row.result)
         self._disk.unflushed.clear()
         await self._acknowledged()
         self._truth.stored(self._node, row)
@@ -75,6 +92,7 @@ class SimOutbox:
         if row.idem_key in self._disk.rows:
             del self._disk.rows[row.idem_key]
             self._disk.ledger[row.idem_key] = body
+            self._disk.papers[row.key] = Delivered(offer=row.offer, result=row.result, receipt=receipt)
             self._disk.unflushed.append(row)
             self._truth.settled(self._node, row, body)
         await self._acknowledged()
@@ -85,12 +103,16 @@ class SimOutbox:
         ended |= {(body.task_id, body.attempt) for body in self._disk.ledger.values()}
         return idem_key in self._disk.rows or idem_key in self._disk.ledger or (key.task_id, key.attempt) in ended
 
+    async def delivered(self, key: LeaseKey) -> Delivered | None:
+        await asyncio.sleep(self._chance.random() * 0.001)
+        return self._disk.papers.get(key)
+
     async def settled_many(self, offers: Sequence[tuple[LeaseKey, str]]) -> Sequence[bool]:
         return [await self.settled(key, idem_key) for key, idem_key in offers]
 
     async def _write(self) -> None:
         await asyncio.sleep(self._disk.write_s * self._chance.random())
-        _room(self._disk)
+        room_on(self._disk)
 
     async def _acknowledged(self) -> None:
         """A crash between the write and its acknowledgement is the last write that may or may not be there."""
@@ -105,12 +127,13 @@ class SimTranscripts:
 
     async def keep(self, key: LeaseKey, transcript: bytes, until: float) -> None:
         await asyncio.sleep(self._disk.write_s * self._chance.random())
-        _room(self._disk)
+        room_on(self._disk)
         self._disk.transcripts[key] = transcript, until
         self._truth.kept(self._node, key)
         await asyncio.sleep(self._disk.write_s * self._chance.random())
 
     async def read(self, key: LeaseKey) -> bytes | None:
+        await asyncio.sleep(self._disk.write_s * self._chance.random())
         found = self._disk.transcripts.get(key)
         return found and found[0]
 
@@ -126,107 +149,52 @@ class SimTranscripts:
         return len(past)
 
 
-def _room(disk: NodeDisk) -> None:
+class SimProofs:
+    """Implements ports.Proofs over a NodeDisk, for one life of the node."""
+
+    def __init__(self, disk: NodeDisk, node: int, truth: Truth, chance: random.Random) -> None:
+        self._disk, self._node, self._truth, self._chance = disk, node, truth, chance
+
+    async def note(self, lines: Sequence[ChallengeLine]) -> ProofTotals:
+        await self._write()
+        for line in lines:
+            before = self._disk.lines.get(line.challenge_id)
+            if before is None or line.outcome is not ChallengeOutcome.ASKED:
+                self._disk.lines[line.challenge_id] = line
+                self._disk.unflushed_lines.append((line.challenge_id, before))
+                self._truth.proofs.noted(self._node, line)
+        return self._totals()
+
+    async def keep(self, judgement: Signed, body: wire.JudgementBody) -> ProofTotals:
+        await self._write()
+        if body.serial == len(self._disk.judged) + 1:
+            self._disk.judged.append(judgement)
+            self._disk.unflushed_lines.clear()
+            self._truth.proofs.heard(self._node, judgement, body)
+        await asyncio.sleep(self._disk.write_s * self._chance.random())
+        return self._totals()
+
+    async def recall(self, now: float) -> tuple[ProofTotals, Sequence[ChallengeLine]]:
+        asked = [line for line in self._disk.lines.values() if line.outcome is ChallengeOutcome.ASKED]
+        for line in asked:
+            if line.due_at <= now:
+                missed = msgspec.structs.replace(line, outcome=ChallengeOutcome.MISSED)
+                self._disk.lines[line.challenge_id] = missed
+        return self._totals(), [line for line in asked if line.due_at > now]
+
+    async def story(self, limit: int) -> ProofStory:
+        return ProofStory(totals=self._totals())
+
+    def _totals(self) -> ProofTotals:
+        return ProofTotals(serial=len(self._disk.judged))
+
+    async def _write(self) -> None:
+        await asyncio.sleep(self._disk.write_s * self._chance.random())
+        room_on(self._disk)
+
+
+def room_on(disk: NodeDisk) -> None:
+    """Raises StorageError on a full disk."""
     if disk.full:
         disk.faulted_at = asyncio.get_running_loop().time()
         raise StorageError("no space left", full=True, remedy="Make room")
-
-
-class StoreDisk:
-    """What the coordinator has written down; every write is looked at by `truth`."""
-
-    def __init__(self, truth: Truth) -> None:
-        self._truth = truth
-        self.fence = 0
-        self.demands: dict[str, Demand] = {}
-        self.progress: dict[str, Progress] = {}
-        self.settlements: dict[str, Settlement] = {}
-        self.ledger: list[LedgerLine] = []
-        self.nodes: dict[str, NodeRecord] = {}
-        self.write_s = 0.004
-        self.fails = False
-
-    def apply(self, writes: Iterable[e.Write]) -> None:
-        """One transaction."""
-        for write in writes:
-            match write:
-                case e.SaveDemand(demand=demand):
-                    self.demands[demand.spec.task_id] = demand
-                case e.SaveProgress(task_id=task_id, fence=fence, progress=progress):
-                    self._truth.progressed(self, task_id, progress)
-                    self.progress[task_id] = progress
-                    self.fence = fence
-                case e.SaveSettlement(settlement=it):
-                    self._truth.settlement(self, it)
-                    self.settlements[it.idem_key] = it
-                case e.SaveLedgerLine(line=line):
-                    self._truth.paid(self, line)
-                    self.ledger.append(line)
-                case e.SaveNode(record=record):
-                    self.nodes[record.node_id] = record
-
-    def remembered(self) -> Remembered:
-        """What a coordinator reads back."""
-        return Remembered(
-            fence=self.fence,
-            demands=tuple(self.demands.values()),
-            progress=dict(self.progress),
-            receipts=tuple(it.receipt_body for it in self.settlements.values()),
-            nodes=tuple(self.nodes.values()),
-        )
-
-
-class SimStore:
-    """As devnet.store.Store to the desk: commits in order, one transaction for all that wait."""
-
-    def __init__(self, disk: StoreDisk, chance: random.Random, broken: object) -> None:
-        self._disk, self._chance, self._broken = disk, chance, broken
-        self._waiting: deque[tuple[tuple[e.Write, ...], asyncio.Future[None]]] = deque()
-        self._batch: list[tuple[tuple[e.Write, ...], asyncio.Future[None]]] = []
-        self._latest: asyncio.Future[None] | None = None
-
-    def commit(self, writes: Iterable[e.Write]) -> asyncio.Future[None]:
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((tuple(writes), done))
-        self._latest = done
-        if not self._batch:
-            self._begin()
-        return done
-
-    @property
-    def latest(self) -> asyncio.Future[None] | None:
-        return self._latest if self._latest and not self._latest.done() else None
-
-    def crash(self) -> None:
-        """The transaction that was on its way is on the disk or it is not."""
-        if self._batch and self._chance.random() < 0.5:
-            self._apply()
-        self._batch.clear()
-        self._waiting.clear()
-
-    def _begin(self) -> None:
-        self._batch = list(self._waiting)
-        self._waiting.clear()
-        asyncio.get_running_loop().call_later(self._disk.write_s * self._chance.random(), self._written)
-
-    def _written(self) -> None:
-        batch = self._batch
-        if self._disk.fails:
-            fault = StorageError("no space left on the coordinator", full=True)
-            self._broken(fault)
-            for _, done in batch:
-                if not done.done():
-                    done.set_exception(fault)
-                    done.exception()
-            return
-        self._apply()
-        self._batch = []
-        for _, done in batch:
-            if not done.done():
-                done.set_result(None)
-        if self._waiting:
-            self._begin()
-
-    def _apply(self) -> None:
-        for writes, _ in self._batch:
-            self._disk.apply(writes)

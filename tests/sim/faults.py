@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 DOOM_STEPS = 60
 """A crash comes so many steps of its victim after its time, at most: in the middle of something."""
 
+JUMP_S = 35.0
+"""A clock is set forth or back by so much at most. Twice that is less than transcripts are kept beyond need."""
+
 
 class Faults:
     """Each begins something and returns how to end it, or None when it ends by itself."""
 
     def __init__(self, world: World) -> None:
         self.loop, self.network, self.authority = world.loop, world.network, world.authority
-        self.machines, self.note = world.machines, world.note
+        self.machines, self.note, self.proofs = world.machines, world.note, world.truth.proofs
 
     async def strike(self, fault: Fault) -> None:
         await asyncio.sleep(fault.at)
@@ -48,6 +51,15 @@ class Faults:
             self.loop.call_later(fault.lasts, self._coordinator_again)
 
         self.authority.owner.die_after(int(fault.amount * DOOM_STEPS), dies)
+
+    _node_gone = _node_crash
+
+    def _node_trap(self, fault: Fault, machine: Machine):
+        """It dies soon after the next step of any case."""
+        self.proofs.traps.append(lambda: self._node_crash(fault, machine))
+
+    def _coordinator_trap(self, fault: Fault, machine: Machine):
+        self.proofs.traps.append(lambda: self._coordinator_crash(fault, machine))
 
     def _coordinator_again(self) -> None:
         if not self.authority.alive:
@@ -100,8 +112,16 @@ class Faults:
         return lambda: self.network.stragglers.discard(machine.index)
 
     def _wall_jump(self, fault: Fault, machine: Machine):
+        return self._clock_set(machine, 2 * JUMP_S * (fault.amount - 0.5))
+
+    def _wall_wild(self, fault: Fault, machine: Machine):
+        """By more than transcripts are kept: what was kept before goes at the next start, as docs/proof.md says."""
+        machine.clock_is_wild = True
+        return self._clock_set(machine, 7200 * (fault.amount - 0.5))
+
+    def _clock_set(self, machine: Machine, by_s: float):
         before = machine.clock.wall_offset
-        machine.clock.wall_offset += 7200 * (fault.amount - 0.5)
+        machine.clock.wall_offset += by_s
 
         def back() -> None:
             machine.clock.wall_offset = before

@@ -15,6 +15,9 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
+THREAD_S = 0.05
+"""What a thread takes at most for its work."""
+
 
 class Owner:
     """One process. A killed one never runs again, not even its `finally`: as after SIGKILL."""
@@ -205,6 +208,24 @@ class SimLoop(asyncio.AbstractEventLoop):
         return handle
 
     call_soon_threadsafe = call_soon
+
+    def run_in_executor(self, _executor: object, func: Callable[..., Any], *args: Any) -> SimFuture:
+        """A thread of the process that asks: it is done in a moment, and never when that process dies before."""
+        done = self.create_future()
+        self.call_later(THREAD_S * self._chance.random(), self._in_thread, done, func, *args)
+        return done
+
+    @staticmethod
+    def _in_thread(done: SimFuture, func: Callable[..., Any], *args: Any) -> None:
+        try:
+            result = func(*args)
+        except Exception as error:  # noqa: BLE001  (whoever waits for the thread gets it)
+            if not done.done():
+                done.set_exception(error)
+                done.exception()
+        else:
+            if not done.done():
+                done.set_result(result)
 
     def call_later(
         self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from agent.core.gpu import GpuReport
 from agent.core.health import Health
 from agent.core.model import State
 from agent.core.node import Node, NodeState
+from agent.core.proof.beacon import kept
 from agent.core.watchdog import Pulse
 from agent.devnet.core.presence import node_id_of
 from agent.devnet.core.records import NodeRecord
@@ -25,6 +27,7 @@ from agent.stages.calls import Caller
 from agent.stages.deliver import Deliver
 from agent.stages.drain import BYE_S, HAND_BACK_GRACE_S, RECEIPT_GRACE_S, Drain
 from agent.stages.execute import Execute
+from agent.stages.hearing import Hearing
 from agent.stages.herald import Herald
 from agent.stages.probe import Probe, fingerprint
 from agent.stages.prove import Prove
@@ -33,15 +36,19 @@ from agent.stages.report import Report
 from agent.stages.spine import Spine
 from agent.stages.storage import StorageGate
 from agent.stages.stream import Stream
+from agent.stages.supply import Supply
+from agent.stages.validate import Validate
 from agent.stages.vitals import Vitals
 from agent.stages.watch import Watch
 from tests.sim.authority import KEY
 from tests.sim.clock import SimClock
-from tests.sim.disk import NodeDisk, SimOutbox, SimTranscripts
+from tests.sim.disk import NodeDisk, SimOutbox, SimProofs, SimTranscripts
 from tests.sim.engine import SimEngine
 from tests.sim.keys import SimIdentity, key_of
 from tests.sim.loop import Owner, SimTask
+from tests.sim.model import LIMITS, TOP
 from tests.sim.network import SimLink
+from tests.sim.programs import SimArtifacts, SimPrograms, SimStock
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -110,6 +117,8 @@ class Machine:
         self.clock = SimClock(world.loop, drift=drift, offset=float(chance.randrange(10, 10_000)))
         self._key = key_of(f"node {index}")
         self.node_id = node_id_of(self._key)
+        self.clock_is_wild = False
+        """It was set by hours: nothing can be said of what is kept by it."""
         self.alive = False
         self.leaving = False
         self.owner: Owner
@@ -155,7 +164,7 @@ class Machine:
         identity = SimIdentity(self.node_id, self._key, KEY)
         outbox = SimOutbox(self.disk, self.index, world.truth, chance)
         self.engine = SimEngine(world, self.index, self._slots, chance)
-        pools = {POOL: self.engine}
+        self._pools = pools = {POOL: self.engine, "programs": SimPrograms(world, self.index, self.disk, chance)}
         self.pulse = pulse = Pulse(BOUNDS_S, started=clock.monotonic())
         self.node = Node(self.node_id)
         self.spine = spine = Spine(self.node, clock)
@@ -167,13 +176,34 @@ class Machine:
         self.link = link = SimLink(world, self.index, herald, clock)
         caller, stream = Caller(link, clock, pulse, chance), Stream(link)
         storage = StorageGate(spine)
-        execute = Execute(spine, caller, pools, stream, top_logprobs=2)
-        self.deliver = deliver = Deliver(spine, caller, identity, outbox, pulse, storage)
+        limits = lambda *_: LIMITS  # noqa: E731
+        execute = Execute(
+            spine,
+            caller,
+            pools,
+            stream,
+            top_logprobs=TOP,
+            supply=Supply(caller, SimStock(self.disk, chance)),
+            validate=Validate(caller, identity, pools, limits, clock, lambda: chance.randbytes(32).hex()),
+        )
+        artifacts = SimArtifacts(self.disk, chance)
+        self.deliver = deliver = Deliver(spine, caller, identity, outbox, pulse, storage, artifacts)
         report = Report(spine, caller, identity, outbox, storage, deliver)
         transcripts = SimTranscripts(self.disk, self.index, world.truth, chance)
-        prove = Prove(spine, identity, pools, transcripts, retention_s=RETENTION_S, storage=storage)
+        proofs = SimProofs(self.disk, self.index, world.truth, chance)
+        self.hearing = hearing = Hearing(clock, caller, identity, outbox, transcripts, proofs, kept)
+        prove = Prove(
+            spine,
+            identity,
+            pools,
+            transcripts,
+            retention_s=RETENTION_S,
+            storage=storage,
+            artifacts=artifacts,
+            swept_until=hearing.swept_until,
+        )
         pull = Pull(spine, caller, identity, outbox)
-        advertise = Advertise(spine, caller, herald, pulse, chance, drain_limit_s=20)
+        advertise = Advertise(spine, caller, herald, pulse, chance, drain_limit_s=20, hearing=hearing)
         probe = Probe(
             spine,
             herald,
@@ -191,17 +221,19 @@ class Machine:
         self._parts = {
             "probe": probe.run,
             "advertise": advertise.run,
-            "pull": lambda: pull.run([POOL]),
+            "pull": lambda: pull.run(list(pools)),
             "execute": execute.run,
             "stream": stream.run,
             "prove": prove.run,
             "report": report.run,
             "deliver": deliver.run,
+            "hearing": hearing.run,
             "watch": Watch(spine, pulse).run,
         }
 
     async def _run(self) -> None:
         self._herald.owes(await self.deliver.recall())
+        await self.hearing.recall()
         for name, part in self._parts.items():
             task = self.owner.spawn(part(), name)
             task.add_done_callback(self._ended)
@@ -245,9 +277,9 @@ class Machine:
     def look(self) -> None:
         """Slots are never given twice, and no attempt is in two places."""
         truth = self._world.truth
-        busy = 0
+        busy = Counter[str]()
         for key, attempt in self.node.attempts.items():
-            busy += attempt.state in OCCUPIES_SLOT
+            busy[attempt.pool] += attempt.state in OCCUPIES_SLOT
             if attempt.state in WORKS:
                 truth.deadlines[self.index, key] = self.clock.virtual(attempt.lease_deadline)
             if attempt.state is not State.REPORTING:
@@ -257,8 +289,9 @@ class Machine:
             if (place := self._open.get(attempt.offer.idem_key)) != attempt.state:
                 self._open[attempt.offer.idem_key] = attempt.state
                 self._world.note(f"n{self.index} {attempt.offer.idem_key} {place or ''}>{attempt.state}")
-        if busy > self._slots:
-            truth.violated("credits", f"n{self.index}: {busy} attempts hold {self._slots} slots")
+        for name, pool in self._pools.items():
+            if busy[name] > pool.facts.slots:
+                truth.violated("credits", f"n{self.index}: {busy[name]} attempts hold {pool.facts.slots} slots")
 
     def ask_to_serve(self) -> None:
         """After everything is mended a directive may still have been on its way."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ENDPOINT = Endpoint("http://127.0.0.1:1")
 LIMITS = LinkLimits()
+CONTENT = b"\0"
+"""Before the bytes of a blob, where a frame would begin otherwise."""
 
 
 class Request:
@@ -142,7 +144,11 @@ class SimLink:
         )
 
     async def put_blob(self, sha256: str, body: bytes) -> None:
-        raise NotImplementedError
+        limit_s = LIMITS.blob_limit_s(len(body))
+        await self._gate.run(lambda session: self._post("put", sha256.encode() + body, limit_s, session.token))
+
+    async def get_blob(self, sha256: str, size: int, write: Callable[[bytes], None]) -> None:
+        write(await self._gate.run(lambda session: self._fetched(session, sha256, size)))
 
     def pushes(self) -> AsyncIterator[wire.Push]:
         return self.mailbox.read()
@@ -166,15 +172,27 @@ class SimLink:
         frame = await self._post(wire.tag_of(message), raw, LIMITS.reply_limit_s(message), session.token)
         return checked(frame, seq, message, ENDPOINT)
 
+    async def _fetched(self, session: Session, sha256: str, size: int) -> bytes:
+        raw = await self._answer("get", sha256.encode(), LIMITS.blob_limit_s(size), session.token)
+        if not raw.startswith(CONTENT):
+            self._read(raw)
+        return raw.removeprefix(CONTENT)
+
     async def _post(self, route: str, raw: bytes, limit_s: float, token: str = "") -> wire.DownFrame:
+        return self._read(await self._answer(route, raw, limit_s, token))
+
+    async def _answer(self, route: str, raw: bytes, limit_s: float, token: str) -> bytes:
         request = self._world.network.request(self._node, route, raw, token)
         try:
             async with asyncio.timeout(limit_s):
-                frame = wire.decode_down(await request.answer)
+                return await request.answer
         except TimeoutError as error:
             raise unreachable(f"no answer in time ({route})") from error
         finally:
             self._world.network.abandon(request)
+
+    def _read(self, raw: bytes) -> wire.DownFrame:
+        frame = wire.decode_down(raw)
         if isinstance(frame.msg, wire.Refusal):
             raise refused(frame.msg)
         return frame

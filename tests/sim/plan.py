@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
-NODES = 3
+NODES = (2, 3, 3, 4)
 QUIET_S = 200.0
 """After the last fault: longer than the longest backoff, a lease and a deadline together."""
 
@@ -20,6 +20,7 @@ class TaskPlan:
     token_s: float
     deadline_s: float
     cancel_after_s: float | None = None
+    program: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,10 @@ class Plan:
     lease_s: float
     unstarted_s: float
     session_s: float
+    rate_micros: int
+    """Of results that are challenged."""
+    answer_s: float
+    validators: int
     tasks: tuple[TaskPlan, ...]
     faults: tuple[Fault, ...]
     noise: Noise
@@ -76,6 +81,9 @@ class Plan:
 KINDS = {
     # kind: (weight, shortest, longest) in seconds
     "node_crash": (6, 0.5, 25),
+    "node_gone": (2, 60, 150),
+    "node_trap": (4, 0.5, 25),
+    "coordinator_trap": (4, 0.2, 30),
     "coordinator_crash": (4, 0.2, 30),
     "freeze_node": (4, 1, 60),
     "freeze_coordinator": (2, 1, 30),
@@ -86,7 +94,8 @@ KINDS = {
     "slow_down": (4, 5, 60),
     "fade": (8, 20, 100),
     "straggler": (6, 30, 90),
-    "wall_jump": (5, 5, 120),
+    "wall_jump": (4, 5, 120),
+    "wall_wild": (2, 5, 120),
     "disk_full": (3, 1, 60),
     "disk_slow": (3, 1, 60),
     "store_slow": (2, 1, 30),
@@ -99,7 +108,7 @@ KINDS = {
 }
 
 
-STEPS_A_SECOND = 65
+STEPS_A_SECOND = 105
 """Measured: steps that a run takes for each second of its faults, the quiet at the end included."""
 
 
@@ -111,7 +120,7 @@ def plan_for(seed: int, steps: int) -> Plan:
 def plan_of(seed: int, horizon_s: float) -> Plan:
     """Draw everything from the seed."""
     chance = random.Random(seed)
-    nodes = chance.randint(2, NODES)
+    nodes = chance.choice(NODES)
     bad = chance.random() < 0.7
     noise = Noise(
         drop=chance.uniform(0, 0.08) * bad,
@@ -128,6 +137,9 @@ def plan_of(seed: int, horizon_s: float) -> Plan:
         lease_s=chance.choice([20.0, 40.0, 40.0]),
         unstarted_s=10.0,
         session_s=chance.choice([20.0, 90.0, 600.0]),
+        rate_micros=chance.choice([1_000_000, 1_000_000, 500_000]),
+        answer_s=chance.choice([60.0, 200.0]),
+        validators=chance.choice([0, 1, 2, 2]),
         tasks=tuple(_tasks(chance, horizon_s, nodes)),
         faults=tuple(_faults(chance, horizon_s, nodes)),
         noise=noise,
@@ -138,7 +150,7 @@ def _tasks(chance: random.Random, horizon_s: float, nodes: int) -> list[TaskPlan
     count = max(4, int(horizon_s * nodes / 12))
     tasks = []
     for number in range(count):
-        tokens = chance.choice([1, 3, 8, 12])
+        tokens = chance.choice([1, 3, 12, 40])
         lasts_s = chance.choice([0.1, 2.0, 15.0, 50.0, 90.0])
         tasks.append(
             TaskPlan(
@@ -148,6 +160,7 @@ def _tasks(chance: random.Random, horizon_s: float, nodes: int) -> list[TaskPlan
                 token_s=round(lasts_s / tokens, 3),
                 deadline_s=chance.choice([30.0, 120.0, 600.0, 600.0]),
                 cancel_after_s=round(chance.uniform(0, 60), 3) if chance.random() < 0.1 else None,
+                program=chance.random() < 0.25,
             )
         )
     return sorted(tasks, key=lambda task: task.at)

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from agent.core.program import RUNTIME
 from agent.core.wire import RefusalCode
 from agent.devnet.core import asking
 from agent.devnet.core.effects import Decision
@@ -14,8 +15,10 @@ from agent.devnet.core.records import TaskState
 from agent.devnet.core.rules import Refused
 from agent.devnet.desk import Desk
 from tests import builders
+from tests.sim.files import sha256_of
 from tests.sim.loop import Owner
 from tests.sim.plan import TaskPlan
+from tests.sim.programs import BUNDLES, program
 
 if TYPE_CHECKING:
     from tests.sim.world import World
@@ -56,13 +59,7 @@ class SimRequester:
         self._open -= 1
 
     async def _submit(self, task: TaskPlan) -> str:
-        asked = asking.TaskAsked(
-            model_digest=builders.MODEL,
-            input=self._world.prompt(task.number),
-            max_tokens=64,
-            deadline_s=task.deadline_s,
-            request_key=f"r{task.number}",
-        )
+        asked = self._asked(task)
         tries = 0
 
         def submit(desk: Desk) -> Decision[str]:
@@ -73,6 +70,22 @@ class SimRequester:
             )
 
         return await self._until_answered(submit)
+
+    def _asked(self, task: TaskPlan) -> asking.TaskAsked:
+        key, deadline_s = f"r{task.number}", task.deadline_s
+        if task.program:
+            self._world.authority.disk.files.update({sha256_of(it): it for it in BUNDLES})  # brought before
+            return asking.TaskAsked(
+                model_digest=RUNTIME, input=program(task), max_tokens=0, deadline_s=deadline_s, request_key=key
+            )
+        return asking.TaskAsked(
+            model_digest=builders.MODEL,
+            input=self._world.prompt(task.number),
+            max_tokens=task.tokens,
+            sampling=asking.SamplingAsked(temperature_micros=0),
+            deadline_s=deadline_s,
+            request_key=key,
+        )
 
     async def _until_answered(self, decide: Callable[[Desk], Decision[Any]]) -> Any:
         while True:

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agent.core import wire
-from agent.core.model import LeaseKey, Outcome, Reason
+from agent.core.model import Blob, ExecInput, LeaseKey, Outcome, Reason
 from agent.core.wire import ReceiptStatus
 from agent.devnet.core.effects import Decision, Moved
-from agent.devnet.core.records import ENDED, LedgerLine, Progress, Settlement, TaskState
+from agent.devnet.core.records import ENDED, LedgerKind, LedgerLine, Progress, Settlement, TaskState
 from agent.ports import OutboxRow
-from tests.sim.disk import StoreDisk
+from tests.sim.faults import JUMP_S
+from tests.sim.files import sha256_of
+from tests.sim.proof_truth import ProofTruth
+from tests.sim.store import StoreDisk
 
 if TYPE_CHECKING:
     from tests.sim.machine import Machine
@@ -26,9 +29,10 @@ MARGIN_S = 1.0
 """A node's right to compute ends so much earlier, at least, than the coordinator gives its lease up. The smallest
 margin is 2 s; drift, a turn of the watch and the stop of an engine come off it."""
 KEPT_S = 300.0
-"""So long a node must keep a transcript, by its own wall clock: the RETENTION_S of the machines, written down again."""
-SWEEP_SLACK_S = 10.0
-"""A transcript's time counts from when it was proven, a sweep's from when it began: each a write earlier."""
+"""So long a node must keep a transcript: the RETENTION_S of the machines, written down again."""
+SWEEP_SLACK_S = 10.0 + 2 * JUMP_S
+"""A transcript's time counts from when it was proven, a sweep's from when it began: each a write earlier. Between the
+two the node may have started anew by a clock that was set."""
 _offers = msgspec.json.Decoder(wire.OfferBody)
 
 
@@ -68,8 +72,9 @@ class Truth:
         self._asked: set[str] = set()
         self._ended: dict[str, TaskState] = {}
         self._due: dict[tuple[int, LeaseKey], float] = {}
-        """Until when a transcript must be kept, by its node's wall clock."""
+        """Until when a transcript must be kept."""
         self._swept: set[tuple[int, LeaseKey]] = set()
+        self.proofs = ProofTruth(world, self.violated)
 
     def violated(self, name: str, detail: str) -> None:
         found = Violation(name, detail, self._world.loop.time())
@@ -182,7 +187,21 @@ class Truth:
             )
         if missing := self._provable(it.receipt_body):
             self.violated("accepted without a transcript", missing)
+        if missing := self._whole(disk, it):
+            self.violated("accepted without its artifact", missing)
         self.counts["settlements"] += 1
+
+    def _whole(self, disk: StoreDisk, it: Settlement) -> str:
+        """What a program left and is not there; empty when it is."""
+        if not isinstance(disk.demands[it.task_id].spec.input, ExecInput) or not it.receipt_body.commitment_root:
+            return ""
+        if (blob := it.artifact) is None:
+            return f"{it.idem_key} names none"
+        content = disk.files.get(blob.sha256)
+        if content is None or Blob(sha256=sha256_of(content), bytes=len(content)) != blob:
+            return f"{it.idem_key}: {content and len(content)} bytes of {blob.bytes}"
+        self.counts["artifacts"] += 1
+        return ""
 
     def _provable(self, it: wire.ReceiptBody) -> str:
         """Why the transcript of an accepted result is not there; empty when it is, or its time is over."""
@@ -195,7 +214,7 @@ class Truth:
         return f"n{node} has no transcript of {it.idem_key}"
 
     def paid(self, disk: StoreDisk, line: LedgerLine) -> None:
-        if any(old.task_id == line.task_id for old in disk.ledger):
+        if any((old.task_id, old.kind) == (line.task_id, line.kind) for old in disk.ledger):
             self.violated("paid twice", line.task_id)
 
     # ------------------------------------------------------------------ the requester
@@ -216,13 +235,16 @@ class Truth:
 
     def kept(self, node: int, key: LeaseKey) -> None:
         """A transcript is on the disk."""
-        self._due[node, key] = self._world.machines[node].clock.wall() + KEPT_S
+        self._due[node, key] = self._world.loop.time() + KEPT_S
 
     def swept(self, node: int, key: LeaseKey) -> None:
-        """Not before its time, however often and far the clock jumps."""
-        now, due = self._world.machines[node].clock.wall(), self._due[node, key]
+        """Not before its time."""
+        now, due = self._world.loop.time(), self._due[node, key]
         self._swept.add((node, key))
         self.counts["swept"] += 1
+        if self._world.machines[node].clock_is_wild:
+            return
+        self.proofs.swept(node, key)
         if now < due - SWEEP_SLACK_S:
             self.violated("transcript swept early", f"n{node} {key} {due - now:.0f} s before its time")
 
@@ -273,17 +295,21 @@ class Truth:
         for it in disk.settlements.values():
             if missing := self._provable(it.receipt_body):
                 self.violated("transcript lost", missing)
+            if missing := self._whole(disk, it):
+                self.violated("artifact lost", missing)
         self._books_agree(disk, ledgers)
+        self.proofs.at_the_end(disk)
 
     def _books_agree(self, disk: StoreDisk, ledgers: dict[str, wire.ReceiptBody]) -> None:
-        paid = {line.idem_key: line.amount_micros for line in disk.ledger}
+        earnings = [line for line in disk.ledger if line.kind is LedgerKind.EARNED]
+        paid = {line.idem_key: line.amount_micros for line in earnings if line.amount_micros}
         earned = {key: body.amount_micros for key, body in ledgers.items() if body.amount_micros}
         if paid != earned:
             differs = sorted(set(paid.items()) ^ set(earned.items()))
             self.violated("money", f"coordinator and nodes differ in {differs}")
         settled = sorted(it for it, progress in disk.progress.items() if progress.state is TaskState.SETTLED)
-        if sorted(line.task_id for line in disk.ledger) != settled:
-            self.violated("money", f"settled {settled}, paid {sorted(line.task_id for line in disk.ledger)}")
+        if sorted(line.task_id for line in earnings) != settled:
+            self.violated("money", f"settled {settled}, paid {sorted(line.task_id for line in earnings)}")
 
     def _name(self, node_id: str) -> str:
         return f"n{self._world.index_of(node_id)}"

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import logging
 import random
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,9 +16,8 @@ import structlog
 
 from agent.core.model import ChatInput, Message, TaskSpec
 from agent.devnet.core.records import ENDED
-from agent.devnet.core.rules import Rules
+from agent.devnet.core.rules import ProofRules, Rules
 from tests.sim.authority import Authority
-from tests.sim.disk import StoreDisk
 from tests.sim.engine import number_of
 from tests.sim.faults import Faults
 from tests.sim.loop import Owner, SimLoop
@@ -25,8 +25,11 @@ from tests.sim.machine import Machine
 from tests.sim.network import Network
 from tests.sim.plan import QUIET_S, Noise, Plan, TaskPlan
 from tests.sim.requester import SimRequester
+from tests.sim.store import StoreDisk
 from tests.sim.truth import Truth, Violation
 
+COURT_S = 500.0
+"""An epoch, an answer, and rounds of validators who are replaced."""
 PROBES = 3
 """Tasks that are asked for after everything is mended: all of them must be done."""
 
@@ -58,8 +61,8 @@ class World:
         self.truth = Truth(self)
         self.network = Network(self, self.chance("network"))
         store = StoreDisk(self.truth)
-        rules = Rules(lease_s=plan.lease_s, unstarted_s=plan.unstarted_s, price_micros_per_million_tokens=1_000_000)
-        self.authority = Authority(self, store, rules, self.chance("coordinator"))
+        self.rules = _rules(plan)
+        self.authority = Authority(self, store, self.rules, self.chance("coordinator"))
         self.machines = [
             Machine(self, index, slots, plan.drifts[index], self.chance(f"node {index}"))
             for index, slots in enumerate(plan.slots)
@@ -98,6 +101,22 @@ class World:
         for fault in self.plan.faults:
             self.loop.root.spawn(faults.strike(fault), f"fault {fault.number}")
         self.loop.root.spawn(self._course(), "course")
+        self.loop.root.spawn(self._see_who_is_able(), "able")
+
+    async def _see_who_is_able(self) -> None:
+        while True:
+            for machine in self.machines:
+                self.truth.proofs.able(machine.index, able=self._is_able(machine))
+            await asyncio.sleep(1)
+
+    def _is_able(self, machine: Machine) -> bool:
+        """Whether no fault hinders it, or the coordinator."""
+        index, network, authority = machine.index, self.network, self.authority
+        line = index not in network.cut_up | network.cut_down and index not in network.slow_up | network.slow_down
+        disks = not machine.disk.full and machine.disk.write_s < 1 and authority.disk.write_s < 1
+        runs = machine.alive and not machine.owner.frozen and not machine.leaving
+        serves = authority.alive and not authority.owner.frozen and not authority.desk.fault
+        return line and disks and runs and serves
 
     async def _course(self) -> None:
         await asyncio.sleep(self.plan.horizon_s + 2)
@@ -111,7 +130,7 @@ class World:
             )
             self._plans[number] = probe
             self.requester.plan(probe)
-        limit = self.loop.time() + QUIET_S + 2 * work_s
+        limit = self.loop.time() + QUIET_S + COURT_S + 2 * work_s
         while not self._quiet(first):
             await asyncio.sleep(1)
             if self.loop.time() > limit:
@@ -156,13 +175,32 @@ class World:
             and all(it.state in ENDED for it in progress.values())
             and all(not it.disk.rows and not it.node.attempts for it in self.machines)
             and all(self.requester.settled(number) for number in range(first, first + PROBES))
+            and self.truth.proofs.is_quiet(self.authority.disk)
         )
 
     def _what_is_open(self, first: int) -> str:
         tasks = {it: p.state.value for it, p in self.authority.disk.progress.items() if p.state not in ENDED}
         nodes = {it.index: (it.node.state.value, list(it.disk.rows), len(it.node.attempts)) for it in self.machines}
         probes = [self.requester.settled(number) for number in range(first, first + PROBES)]
-        return f"tasks {tasks}, nodes {nodes}, probes {probes}, requester idle {self.requester.idle}"
+        cases = self.truth.proofs.what_is_open(self.authority.disk)
+        return f"tasks {tasks}, nodes {nodes}, probes {probes}, requester idle {self.requester.idle}, {cases}"
+
+
+def _rules(plan: Plan) -> Rules:
+    return Rules(
+        lease_s=plan.lease_s,
+        unstarted_s=plan.unstarted_s,
+        price_micros_per_million_tokens=1_000_000,
+        proofs=ProofRules(
+            rate_micros=plan.rate_micros,
+            epoch_s=15.0,
+            answer_s=plan.answer_s,
+            verify_s=40.0,
+            validators=plan.validators,
+            canary_micros=0,
+            keep_s=60.0,
+        ),
+    )
 
 
 @contextlib.contextmanager
@@ -171,7 +209,8 @@ def told_faults(told: list[str]) -> Iterator[None]:
 
     def keep(_logger: object, _method: str, event: structlog.types.EventDict) -> str:
         if event["event"] in ("attempt.fault", "attempt.impossible"):
-            told.append(repr(event))
+            error = sys.exc_info()[1]
+            told.append(f"{event} {error!r}")
         raise structlog.DropEvent
 
     before = structlog.get_config()

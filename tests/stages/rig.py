@@ -404,6 +404,7 @@ class Rig:
             self.transcripts,
             retention_s=3600,
             storage=storage,
+            artifacts=self.artifacts,
             swept_until=hearing.swept_until,
         )
         self.pull = Pull(self.spine, self.caller, self.identity, self.outbox)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.core import wire
 from agent.core.errors import LinkError, LinkFault, StorageError
+from agent.core.model import Reason, State
 from agent.ports import OutboxRow
 from tests import builders
 from tests.stages.rig import Rig
@@ -66,3 +67,16 @@ async def test_a_second_result_of_one_attempt_takes_its_artifact_with_it_unless_
             rig.engine.go.set()
             await rig.until(lambda rig=rig: not rig.node.held() or not rig.node.attempts)
             assert list(rig.artifacts.kept) == [KEY] * waits
+
+
+async def test_what_a_program_left_goes_when_its_task_is_cancelled_while_it_is_being_kept() -> None:
+    async with Rig() as rig:
+        rig.transcripts.fails = StorageError("no space left", full=True)
+        rig.coordinator.offer(builders.offer())
+        await rig.until(lambda: KEY in rig.node.attempts and rig.node.attempts[KEY].state is State.PROVING)
+        rig.artifacts.kept[KEY] = b"made"
+        rig.coordinator.push(wire.Cancel(key=KEY, reason=Reason.CANCELLED_BY_REQUESTER))
+        await rig.until(lambda: not rig.node.attempts)
+        rig.transcripts.fails = None
+        await rig.pass_time(10.0, step_s=1.0)
+        assert rig.artifacts.kept == {}

@@ -1,0 +1,186 @@
+"""What the coordinator's disk holds when its process is gone, and the store that writes it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from agent.core.errors import StorageError
+from agent.devnet.core import effects as e
+from agent.devnet.core.proofs.records import Case, Epoch, Judged, Standing
+from agent.devnet.core.records import Demand, LedgerLine, NodeRecord, Progress, Settlement
+from agent.devnet.core.restoring import Remembered
+
+if TYPE_CHECKING:
+    from tests.sim.truth import Truth
+
+Writes = tuple[e.Write, ...]
+
+
+class StoreDisk:
+    """What the coordinator has written down; every write is looked at by `truth`."""
+
+    def __init__(self, truth: Truth) -> None:
+        self._truth = truth
+        self.fence = 0
+        self.demands: dict[str, Demand] = {}
+        self.progress: dict[str, Progress] = {}
+        self.settlements: dict[str, Settlement] = {}
+        self.ledger: list[LedgerLine] = []
+        self.nodes: dict[str, NodeRecord] = {}
+        self.epochs: dict[int, Epoch] = {}
+        self.cases: dict[str, Case] = {}
+        self.standings: dict[str, Standing] = {}
+        self.judged: dict[tuple[str, int], Judged] = {}
+        self.files: dict[str, bytes] = {}
+        """Blobs, by their digests."""
+        self.exhibits: dict[str, bytes] = {}
+        self.write_s = 0.004
+        self.fails = False
+
+    def apply(self, writes: Writes) -> None:
+        """One transaction."""
+        for write in writes:
+            self._one(write)
+        self._truth.proofs.committed(self, writes)
+
+    def _one(self, write: e.Write) -> None:
+        match write:
+            case e.SaveDemand(demand=demand):
+                self.demands[demand.spec.task_id] = demand
+            case e.SaveProgress(task_id=task_id, fence=fence, progress=progress):
+                self._truth.progressed(self, task_id, progress)
+                self.progress[task_id] = progress
+                self.fence = fence
+            case e.SaveSettlement(settlement=it):
+                self._truth.settlement(self, it)
+                self.settlements[it.idem_key] = it
+            case e.SaveLedgerLine(line=line):
+                self._truth.paid(self, line)
+                self.ledger.append(line)
+            case e.SaveNode(record=record):
+                self.nodes[record.node_id] = record
+            case e.SaveToken():
+                raise AssertionError("nobody enrols here")
+            case _:
+                self._proof(write)
+
+    def _proof(self, write: e.ProofWrite) -> None:
+        proofs = self._truth.proofs
+        match write:
+            case e.SaveEpoch(epoch=epoch):
+                self.epochs[epoch.number] = epoch
+            case e.SaveCase(case=case):
+                proofs.moved(self, case)
+                self.cases[case.case_id] = case
+            case e.DropCase(case_id=case_id):
+                proofs.dropped(self.cases.pop(case_id))
+            case e.SaveStanding(standing=standing):
+                self.standings[standing.node_id] = standing
+            case e.SaveJudged(judged=judged):
+                proofs.judged(self, judged)
+                self.judged[judged.node_id, judged.serial] = judged
+
+    def remembered(self) -> Remembered:
+        """What a coordinator reads back."""
+        return Remembered(
+            fence=self.fence,
+            demands=tuple(self.demands.values()),
+            progress=dict(self.progress),
+            receipts=tuple(it.receipt_body for it in self.settlements.values()),
+            nodes=tuple(self.nodes.values()),
+            epoch=self.epochs[max(self.epochs)] if self.epochs else None,
+            cases=tuple(self.cases.values()),
+            standings=tuple(self.standings.values()),
+            judged=tuple(self.judged[key] for key in sorted(self.judged)),
+        )
+
+    def files_in_use(self) -> frozenset[str]:
+        """Blobs that a result or a task names."""
+        writes: list[e.Write] = [e.SaveSettlement(settlement=it) for it in self.settlements.values()]
+        writes += [e.SaveDemand(demand=it) for it in self.demands.values()]
+        return frozenset(name for write in writes for name in e.blobs_named(write))
+
+
+class _Rows:
+    """The one table that is asked by its key."""
+
+    def __init__(self, disk: StoreDisk) -> None:
+        self._disk = disk
+        self._row: tuple[bytes] | None = None
+
+    def execute(self, query: str, arguments: tuple[str]) -> _Rows:
+        assert "FROM settlements WHERE idem_key" in query
+        found = self._disk.settlements.get(arguments[0])
+        self._row = None if found is None else (msgspec.json.encode(found),)
+        return self
+
+    def fetchone(self) -> tuple[bytes] | None:
+        return self._row
+
+
+class SimStore:
+    """As devnet.store.Store to the desk: commits in order, one transaction for all that wait."""
+
+    def __init__(self, disk: StoreDisk, chance: random.Random, broken: Callable[[StorageError], None]) -> None:
+        self._disk, self._chance, self._broken = disk, chance, broken
+        self._waiting: deque[tuple[Writes, asyncio.Future[None]]] = deque()
+        self._batch: list[tuple[Writes, asyncio.Future[None]]] = []
+        self._latest: asyncio.Future[None] | None = None
+
+    def commit(self, writes: Iterable[e.Write]) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((tuple(writes), done))
+        self._latest = done
+        if not self._batch:
+            self._begin()
+        return done
+
+    @property
+    def latest(self) -> asyncio.Future[None] | None:
+        return self._latest if self._latest and not self._latest.done() else None
+
+    async def read(self, work: Callable[[Any], Any]) -> Any:
+        if done := self.latest:
+            await asyncio.shield(done)
+        await asyncio.sleep(self._disk.write_s * self._chance.random())
+        return work(_Rows(self._disk))
+
+    def crash(self) -> None:
+        """The transaction that was on its way is on the disk or it is not."""
+        if self._batch and self._chance.random() < 0.5:
+            self._apply()
+        self._batch.clear()
+        self._waiting.clear()
+
+    def _begin(self) -> None:
+        self._batch = list(self._waiting)
+        self._waiting.clear()
+        asyncio.get_running_loop().call_later(self._disk.write_s * self._chance.random(), self._written)
+
+    def _written(self) -> None:
+        batch = self._batch
+        if self._disk.fails:
+            fault = StorageError("no space left on the coordinator", full=True)
+            self._broken(fault)
+            for _, done in batch:
+                if not done.done():
+                    done.set_exception(fault)
+                    done.exception()
+            return
+        self._apply()
+        self._batch = []
+        for _, done in batch:
+            if not done.done():
+                done.set_result(None)
+        if self._waiting:
+            self._begin()
+
+    def _apply(self) -> None:
+        for writes, _ in self._batch:
+            self._disk.apply(writes)
