@@ -102,7 +102,8 @@ async def level_three(claim: Claim, asked_digest: str, model: Model, most_chunks
         async with contextlib.AsyncExitStack() as engines:
             replayer: Replayer = await engines.enter_async_context(llama_replayer(settings, sandbox, SystemClock()))
             if committed(claim.leaves):
-                other = engine_settings(model, asked_digest, home, kinds, place, states=True)
+                needed = model._replace(context_tokens=min(model.context_tokens, _tokens(claim.header)))
+                other = engine_settings(needed, asked_digest, home, kinds, place, states=True)
                 states = await engines.enter_async_context(llama_replayer(other, sandbox, SystemClock()))
                 replayer = WithStates(replayer, states)
             found = await with_model(claim, replayer, chosen=_choice(_leaves(claim), most_chunks), exact=exact)
@@ -124,6 +125,11 @@ def _limits(header: Header, digest: str, model: Model, judging: Judging) -> tupl
     if found is None and judging.uncalibrated:
         found = Thresholds()
     return found, f"there is no calibration for this model on {header.engine}: --calibration, or --uncalibrated"
+
+
+def _tokens(header: Header) -> int:
+    """What an engine for hidden states has to read in one go; its memory grows with that."""
+    return max(256, header.prompt_tokens + header.completion_tokens)
 
 
 def _certain(found: Metrics) -> Judged:

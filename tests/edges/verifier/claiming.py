@@ -20,6 +20,7 @@ from agent.core.proof.leaves import read_leaf
 from agent.core.proof.transcript import Transcript
 from agent.core.wire import OfferBody, ReceiptBundle
 from agent.edges.clock import SystemClock
+from agent.edges.engines.fingerprinted import FingerprintedPool
 from agent.edges.engines.launch import LlamaSettings, find_llama_server
 from agent.edges.engines.llama import EngineFacts, LlamaPool
 from agent.edges.sandbox.bubblewrap import Bubblewrap
@@ -77,6 +78,21 @@ async def pool(weights: Path, home: Path, **changes: Any) -> AsyncIterator[Llama
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await running
+
+
+class Fingerprinted(NamedTuple):
+    """A ready pool with two engines, and the one of them that answers."""
+
+    pool: FingerprintedPool
+    answers: LlamaPool
+
+
+@contextlib.asynccontextmanager
+async def fingerprinted(weights: Path, home: Path) -> AsyncIterator[Fingerprinted]:
+    """Texts of 256 tokens at most."""
+    second = {"name": "test-states", "context_tokens": 256, "states": True}
+    async with pool(weights, home) as answers, pool(weights, home, **second) as states:
+        yield Fingerprinted(FingerprintedPool(answers, states), answers)
 
 
 @contextlib.asynccontextmanager

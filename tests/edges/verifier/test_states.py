@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -25,25 +22,10 @@ from tests.tiny_model import write_tiny_model
 SAME = Distance(0, 0.0, 0.0)
 
 
-class Engines(NamedTuple):
-    pool: FingerprintedPool
-    answers: LlamaPool
-    states: LlamaPool
-
-
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """It shows every token where the likeliest is taken."""
     return write_tiny_model(tmp_path_factory.mktemp("model") / "letters.gguf", letters_only=True)
-
-
-@contextlib.asynccontextmanager
-async def running(weights: Path, home: Path) -> AsyncIterator[Engines]:
-    async with (
-        claiming.pool(weights, home) as answers,
-        claiming.pool(weights, home, name="test-states", context_tokens=256, states=True) as states,
-    ):
-        yield Engines(FingerprintedPool(answers, states), answers, states)
 
 
 async def claim(pool: FingerprintedPool | LlamaPool) -> Claim:
@@ -56,7 +38,7 @@ async def claim(pool: FingerprintedPool | LlamaPool) -> Claim:
 async def test_a_fingerprint_of_each_leaf_is_committed_to_and_a_verifier_finds_the_same(
     letters: Path, short_dir: Path, tmp_path: Path
 ) -> None:
-    async with running(letters, short_dir) as engines:
+    async with claiming.fingerprinted(letters, short_dir) as engines:
         made, plain = await claim(engines.pool), await claim(engines.answers)
         async with engines.pool.replayer() as replayer, engines.answers.replayer() as answers:
             found = (await with_model(made, replayer, chosen=(0,))).fingerprints
