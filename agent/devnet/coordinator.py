@@ -10,9 +10,11 @@ import os
 import secrets
 import ssl
 import time
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -28,6 +30,7 @@ from agent.core.wire import Directive
 from agent.devnet.attest import Attester
 from agent.devnet.beacons import RELAYS, DrandRelays
 from agent.devnet.blobs import Blobs
+from agent.devnet.case_store import exhibits_of_judged
 from agent.devnet.core import leasing, presence
 from agent.devnet.core.book import Book
 from agent.devnet.core.proofs import sweeping as proving
@@ -43,6 +46,7 @@ from agent.devnet.reception import Reception
 from agent.devnet.requester_routes import RequesterRoutes, new_token
 from agent.devnet.sessions import Sessions
 from agent.devnet.store import Store, blobs_in_use
+from agent.devnet.tidying import Tidier
 from agent.devnet.web import MAX_LINE_BYTES, refusing
 from agent.devnet.websocket import WebSocketRoute
 
@@ -124,14 +128,11 @@ class Coordinator:
             self._attester = Attester(self.desk, self._options.cards)
             stack.push_async_callback(self._attester.close)
             self.sweep()  # the secret of an epoch is there before the first result
-            examiner = asyncio.create_task(Examiner(self.desk).run(), name="coordinator-examiner")
-            examiner.add_done_callback(self._ended_early)
-            stack.push_async_callback(_ended, examiner)
+            self._run(Examiner(self.desk).run(), "examiner", stack)
+            self._run(Tidier(self.desk, self._clock).run(), "tidier", stack)
             await self._draw_by_drand(stack)
             await self._serve(stack, tls)
-            sweeper = asyncio.create_task(self._sweep_for_ever(), name="coordinator-sweeper")
-            sweeper.add_done_callback(self._ended_early)
-            stack.push_async_callback(_ended, sweeper)
+            self._run(self._sweep_for_ever(), "sweeper", stack)
             self._stack = stack.pop_all()
         return self
 
@@ -172,6 +173,12 @@ class Coordinator:
             except Refused:
                 return  # it stops, or its store failed
 
+    def _run(self, loop: Coroutine[Any, Any, None], name: str, stack: AsyncExitStack) -> None:
+        """Until everything else has stopped."""
+        task = asyncio.create_task(loop, name=f"coordinator-{name}")
+        task.add_done_callback(self._ended_early)
+        stack.push_async_callback(_ended, task)
+
     def _ended_early(self, task: asyncio.Task[None]) -> None:
         """Without the sweeper no lease would ever end, without the examiner no case: a bug must not pass unseen."""
         if not task.cancelled() and (error := task.exception()):
@@ -190,7 +197,8 @@ class Coordinator:
         book = Book(self._options.rules, keys.public, keys.sign, verify)
         restore(book, Instant(self._clock.monotonic(), int(self._clock.wall())), remembered)
         exhibits = Exhibits(self._state_dir / "exhibits")
-        exhibits.clear(book.docket.names)
+        judged = await store.read(exhibits_of_judged)
+        exhibits.clear(lambda sha256: sha256 in judged or book.docket.names(sha256))
         return Desk(book, store, blobs, exhibits, self._clock)
 
     async def _draw_by_drand(self, stack: AsyncExitStack) -> None:
@@ -204,9 +212,7 @@ class Coordinator:
         relays = DrandRelays(session, self._options.bls, relays=self._options.drand_relays, sleep=self._clock.sleep)
         drawing = Drawing(self.desk, relays, self._clock)
         await drawing.look()  # before the first promise
-        fetching = asyncio.create_task(drawing.run(), name="coordinator-beacons")
-        fetching.add_done_callback(self._ended_early)
-        stack.push_async_callback(_ended, fetching)
+        self._run(drawing.run(), "beacons", stack)
 
     def _broken(self, fault: StorageError) -> None:
         self.desk.broken(fault)

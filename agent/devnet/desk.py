@@ -12,9 +12,11 @@ from typing import Protocol, TypeVar, assert_never
 from agent.core.errors import StorageError
 from agent.core.wire import Chunk, Offers, Pull, Push, RefusalCode
 from agent.devnet.blobs import Blobs
+from agent.devnet.case_store import judged_case
 from agent.devnet.core import leasing
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Discard, Examine, Granted, Moved, Notice, PushTo, blobs_named
+from agent.devnet.core.proofs.records import Case
 from agent.devnet.core.rules import Instant, Refused
 from agent.devnet.exhibits import Exhibits
 from agent.devnet.store import Store
@@ -43,6 +45,8 @@ class Desk:
         self.exhibits = exhibits
         self.unexamined: asyncio.Queue[str] = asyncio.Queue()
         """Cases with an opening that nobody has looked at; for `Examiner`."""
+        self.discarded: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
+        """Exhibits that a case named and does not any more; for `Tidier`."""
         self.streams = Streams()
         self.fault: StorageError | None = None
         """Set when the store failed: nothing is decided any more."""
@@ -98,6 +102,12 @@ class Desk:
         """Streamed text, shown to followers when the lease is live and dropped otherwise."""
         if self.book.held_by(node_id, chunk.key):
             self.streams.chunk(chunk)
+
+    async def case_of(self, task_id: str) -> Case | None:
+        """The case of a task's result, from memory while it is open."""
+        if case_id := self.book.docket.of_task.get(task_id):
+            return self.book.docket.cases[case_id]
+        return await self.store.read(judged_case(task_id))
 
     def path_of(self, sha256: str) -> Path | None:
         """Where a blob or an exhibit lies; None when it is not here."""
@@ -156,6 +166,6 @@ class Desk:
                 case Examine(case_id=case_id):
                     self.unexamined.put_nowait(case_id)
                 case Discard(sha256s=sha256s):
-                    self.exhibits.discard(sha256s)
+                    self.discarded.put_nowait(sha256s)
                 case _:
                     assert_never(notice)

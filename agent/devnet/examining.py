@@ -15,7 +15,7 @@ from agent.devnet.core.proofs.canaries import Canary
 from agent.devnet.core.proofs.level_two import Found, evidence_of, look
 from agent.devnet.core.proofs.records import Case
 from agent.devnet.core.records import Settlement
-from agent.devnet.core.rules import Refused
+from agent.devnet.core.rules import ProofRules, Refused
 from agent.devnet.desk import Desk
 from agent.devnet.keys import KeyPair
 from agent.devnet.store import settlement_of
@@ -36,12 +36,17 @@ class Examiner:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
+    @property
+    def _rules(self) -> ProofRules:
+        return self._desk.book.rules.proofs
+
     async def run(self) -> None:
         """Until it is cancelled, or nothing may be decided any more."""
         while True:
-            case = self._desk.book.docket.cases[await self._desk.unexamined.get()]
+            case = self._desk.book.docket.cases.get(await self._desk.unexamined.get())
             try:
-                await self._examine(case)
+                if case is not None:
+                    await self._examine(case)
             except Refused:
                 return  # it stops, or its store failed
 
@@ -57,42 +62,40 @@ class Examiner:
             why = f"it could not be examined here: {type(error).__name__}"
             await desk.carry_out(opening.unexaminable(desk.book, desk.when(), case.case_id, why))
             return
-        decision = opening.examined(desk.book, desk.when(), case.case_id, looked.found, evidence)
-        await desk.carry_out(decision)
-        after = desk.book.docket.cases[case.case_id]
-        logger.info("case.examined %s node=%s state=%s %s", case.case_id, case.node_id, after.state, after.detail)
-        if looked.evidence is not None:
+        if looked.evidence is not None and canaries.wanted(secrets.token_bytes(32), self._rules.canary_micros):
+            canaries.begin(desk.book, case)
+        await desk.carry_out(opening.examined(desk.book, desk.when(), case.case_id, looked.found, evidence))
+        logger.info("case.examined %s node=%s %s", case.case_id, case.node_id, looked.found.said())
+        if case.case_id in desk.book.docket.copied:
             await self._give_out_canary(case, looked.bundle)
 
     def _look(self, case: Case, settlement: Settlement) -> _Looked:
         bundle = bundle_of(self._desk, settlement, case)
         found = look(bundle, self._desk.book.verify, cases.asked_leaves(case))
-        wanted = opening.goes_on(found, self._desk.book.rules.proofs)
+        wanted = opening.goes_on(found, self._rules)
         evidence = evidence_of(bundle) if wanted else b""
         if not 0 < len(evidence) <= MAX_BLOB_BYTES:  # nobody could fetch it
             return _Looked(bundle, found, None)
         return _Looked(bundle, found, evidence)
 
     def _canary(self, case: Case, bundle: ReceiptBundle) -> Canary | None:
-        chance, book = secrets.token_bytes(64), self._desk.book
-        if not canaries.wanted(chance, book.rules.proofs.canary_micros):
-            return None
+        book = self._desk.book
         node = KeyPair(secrets.token_bytes(32))
         ours, its = canaries.Keys(book.key, book.sign), canaries.Keys(node.public, node.sign)
-        return canaries.made_of(case, bundle, book.verify, ours, its, chance[8:])
+        return canaries.made_of(case, bundle, book.verify, ours, its, secrets.token_bytes(32))
 
     async def _give_out_canary(self, case: Case, bundle: ReceiptBundle) -> None:
         """Now and then: a wrong answer that is made of this one, for other validators."""
-        desk = self._desk
+        desk, canary = self._desk, None
         try:
             canary = await asyncio.to_thread(self._canary, case, bundle)
         except Exception:  # as above: what was examined stands without it
             logger.exception("case.no_canary %s", case.case_id)
-            return
         if canary is None:
+            await desk.carry_out(canaries.give_up(desk.book, desk.when(), case.case_id))
             return
         evidence = await desk.exhibits.write(evidence_of(canary.bundle))
-        await desk.carry_out(canaries.give_out(desk.book, desk.when(), canary, evidence))
+        await desk.carry_out(canaries.give_out(desk.book, desk.when(), case.case_id, canary, evidence))
 
     async def _kept(self, looked: _Looked) -> Blob | None:
         return None if looked.evidence is None else await self._desk.exhibits.write(looked.evidence)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
-from itertools import islice
+from itertools import chain, islice
 from typing import Final
 
 from agent.core.model import Value
@@ -66,7 +67,7 @@ class Proofs(Value):
     """`GET /v1/proofs`."""
 
     cases: tuple[CaseView, ...]
-    """Newest first; those whose beacon is not known yet are left out."""
+    """Open ones, then judged ones, each newest first; those whose beacon is not known yet are left out."""
     standings: tuple[Standing, ...]
     rate_micros: int
     """With which probability results of nodes in good standing are challenged."""
@@ -87,9 +88,11 @@ _VERDICTS: Final = {
 }
 
 
-def proofs(book: Book, most: int) -> Proofs:
-    """The newest `most` cases, and all records."""
-    told = (case for case in reversed(book.docket.cases.values()) if _is_told(case))
+def proofs(book: Book, open_: Sequence[Case], judged: Sequence[Case], most: int) -> Proofs:
+    """Of the cases `most`. `open_`: all of them, oldest first; `judged`: the latest, newest first. One that was judged
+    just now may be in both."""
+    ended = {case.case_id for case in judged}
+    told = chain((it for it in reversed(open_) if _is_told(it) and it.case_id not in ended), judged)
     return Proofs(
         cases=tuple(map(case_view, islice(told, most))),
         standings=tuple(standing_of(book, node_id) for node_id in book.nodes),
@@ -98,16 +101,14 @@ def proofs(book: Book, most: int) -> Proofs:
 
 
 def _is_told(case: Case) -> bool:
-    """Nobody may know of a canary before its validators have spoken."""
-    return case.state is CaseState.JUDGED or not (case.state is CaseState.WAITING or case.canary)
+    """Of those in memory. Nobody may know of a canary before its validators have spoken."""
+    return case.state not in (CaseState.WAITING, CaseState.JUDGED) and not case.canary
 
 
-def task_proof(book: Book, task_id: str, promise: BeaconPromise | None) -> TaskProof | None:
-    """Where the proof of a result is; None when none was promised."""
+def task_proof(book: Book, promise: BeaconPromise | None, case: Case | None) -> TaskProof | None:
+    """Where the proof of a result is; None when none was promised. `case`: the result's, if there is one."""
     if promise is None:
         return None
-    case_id = book.docket.of_task.get(task_id)
-    case = book.docket.cases[case_id] if case_id else None
     if case is None or case.state is CaseState.WAITING:
         return _undecided(book, promise)
     view = case_view(case)

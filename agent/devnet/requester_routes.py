@@ -17,6 +17,7 @@ from agent.core.program import blobs_of
 from agent.core.wire import Directive, ReceiptBundle, RefusalCode
 from agent.devnet.blobs import REQUESTER
 from agent.devnet.bundles import proof_of
+from agent.devnet.case_store import last_judged
 from agent.devnet.core import asking, presence
 from agent.devnet.core.proofs.records import CaseState
 from agent.devnet.core.records import ENDED, Settlement, Task, TaskState
@@ -177,15 +178,17 @@ class RequesterRoutes:
 
     async def _proof(self, request: web.Request) -> web.StreamResponse:
         settlement = await self._settlement(self._task(request))
-        docket = self._desk.book.docket
-        case = docket.cases.get(docket.of_task.get(settlement.task_id, ""))
+        case = await self._desk.case_of(settlement.task_id)
         if case is None or case.state is CaseState.WAITING:  # which of the two is nobody's business yet
             raise Refused(RefusalCode.NOT_FOUND, f"task {settlement.task_id} was not challenged, or not yet")
         content = await asyncio.to_thread(proof_of, self._desk, settlement, case)
         return web.Response(body=content, content_type="application/json")
 
     async def _proofs(self, request: web.Request) -> web.StreamResponse:
-        return json(proofs(self._desk.book, _most(request)))
+        most = _most(request)
+        open_ = tuple(self._desk.book.docket.cases.values())
+        judged = await self._desk.store.read(last_judged(most))
+        return json(proofs(self._desk.book, open_, judged, most))
 
     # ----------------------------------------------------------------------- the rest
 
@@ -219,7 +222,9 @@ class RequesterRoutes:
     async def _view(self, task: Task) -> TaskView:
         progress = task.progress
         settlement = await self._desk.store.read(settlement_of(progress.settled_by)) if progress.settled_by else None
-        return task_view(self._desk.book, task, settlement)
+        promised = settlement is not None and settlement.receipt_body.beacon is not None
+        case = await self._desk.case_of(task.task_id) if promised else None
+        return task_view(self._desk.book, task, settlement, case)
 
     async def _settlement(self, task: Task) -> Settlement:
         key = task.progress.settled_by

@@ -15,23 +15,18 @@ import msgspec
 
 from agent.core.errors import StorageError
 from agent.core.wire import ReceiptBody, encode
+from agent.devnet import case_store
 from agent.devnet.core.effects import (
-    DropCase,
-    ProofWrite,
-    SaveCase,
     SaveDemand,
-    SaveEpoch,
-    SaveJudged,
     SaveLedgerLine,
     SaveNode,
     SaveProgress,
     SaveSettlement,
-    SaveStanding,
     SaveToken,
     Write,
     blobs_named,
 )
-from agent.devnet.core.proofs.records import Case, Epoch, Judged, Standing
+from agent.devnet.core.proofs.records import Epoch, Judged, Standing
 from agent.devnet.core.records import Demand, LedgerLine, NodeRecord, Progress, Settlement, UsedToken
 from agent.devnet.core.restoring import Remembered
 
@@ -49,11 +44,6 @@ CREATE TABLE IF NOT EXISTS artifacts (idem_key TEXT PRIMARY KEY, sha256 TEXT NOT
 CREATE TABLE IF NOT EXISTS ledger (line INTEGER PRIMARY KEY, idem_key TEXT NOT NULL UNIQUE, doc BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS nodes (node_id TEXT PRIMARY KEY, doc BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS tokens (sha256 TEXT PRIMARY KEY, node_id TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS epochs (number INTEGER PRIMARY KEY, doc BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS cases (line INTEGER PRIMARY KEY, case_id TEXT NOT NULL UNIQUE, doc BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS standings (node_id TEXT PRIMARY KEY, doc BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS judged
-    (node_id TEXT NOT NULL, serial INTEGER NOT NULL, doc BLOB NOT NULL, PRIMARY KEY (node_id, serial));
 """
 
 R = TypeVar("R")
@@ -207,7 +197,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version not in (0, SCHEMA_VERSION):
         raise StorageError(f"{path} has schema {version}, this version reads {SCHEMA_VERSION}")
-    connection.executescript(_SCHEMA)
+    connection.executescript(_SCHEMA + case_store.SCHEMA)
     connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
     return connection
 
@@ -247,24 +237,7 @@ def _apply_one(connection: sqlite3.Connection, write: Write) -> None:
         case SaveToken(token=token):
             connection.execute("REPLACE INTO tokens VALUES (?, ?)", (token.sha256, token.node_id))
         case _:
-            _apply_proof(connection, write)
-
-
-def _apply_proof(connection: sqlite3.Connection, write: ProofWrite) -> None:
-    match write:
-        case SaveEpoch(epoch=epoch):
-            connection.execute("REPLACE INTO epochs VALUES (?, ?)", (epoch.number, encode(epoch)))
-        case SaveCase(case=it):
-            upsert = (
-                "INSERT INTO cases (case_id, doc) VALUES (?, ?) ON CONFLICT (case_id) DO UPDATE SET doc = excluded.doc"
-            )
-            connection.execute(upsert, (it.case_id, encode(it)))
-        case DropCase(case_id=case_id):
-            connection.execute("DELETE FROM cases WHERE case_id = ?", (case_id,))
-        case SaveStanding(standing=standing):
-            connection.execute("REPLACE INTO standings VALUES (?, ?)", (standing.node_id, encode(standing)))
-        case SaveJudged(judged=judged):
-            connection.execute("INSERT INTO judged VALUES (?, ?, ?)", (judged.node_id, judged.serial, encode(judged)))
+            case_store.apply(connection, write)
 
 
 # --------------------------------------------------------------------------- queries
@@ -304,7 +277,7 @@ def _remembered(connection: sqlite3.Connection) -> Remembered:
         nodes=_decoded(connection, "SELECT doc FROM nodes", NodeRecord),
         tokens=tuple(UsedToken(sha256=sha256, node_id=node_id) for sha256, node_id in tokens),
         epoch=next(iter(_decoded(connection, "SELECT doc FROM epochs ORDER BY number DESC LIMIT 1", Epoch)), None),
-        cases=_decoded(connection, "SELECT doc FROM cases ORDER BY line", Case),
+        cases=case_store.open_cases(connection),
         standings=_decoded(connection, "SELECT doc FROM standings", Standing),
         judged=_decoded(connection, "SELECT doc FROM judged ORDER BY node_id, serial", Judged),
     )

@@ -9,7 +9,7 @@ from agent.core.fingerprint import Fingerprint
 from agent.core.model import Blob, Usage, Value
 from agent.core.wire import PoolLoad
 from agent.devnet.core.book import Book
-from agent.devnet.core.proofs.records import Standing
+from agent.devnet.core.proofs.records import Case, Standing
 from agent.devnet.core.proofs.standing import standing_of
 from agent.devnet.core.records import Episode, LedgerLine, Node, Settlement, Task, TaskState
 from agent.devnet.proof_views import TaskProof, task_proof
@@ -100,8 +100,8 @@ class Health(Value):
     status: str
 
 
-def task_view(book: Book, task: Task, settlement: Settlement | None) -> TaskView:
-    """`settlement` is the one that settled it."""
+def task_view(book: Book, task: Task, settlement: Settlement | None, case: Case | None) -> TaskView:
+    """`settlement` is the one that settled it, `case` that of its result."""
     progress = task.progress
     view = TaskView(
         task_id=task.task_id,
@@ -114,10 +114,10 @@ def task_view(book: Book, task: Task, settlement: Settlement | None) -> TaskView
         detail=progress.detail,
         story=progress.story,
     )
-    return _with_result(book, view, settlement) if settlement else view
+    return _with_result(book, view, settlement, case) if settlement else view
 
 
-def _with_result(book: Book, view: TaskView, settlement: Settlement) -> TaskView:
+def _with_result(book: Book, view: TaskView, settlement: Settlement, case: Case | None) -> TaskView:
     receipt = settlement.receipt_body
     return msgspec.structs.replace(
         view,
@@ -129,7 +129,7 @@ def _with_result(book: Book, view: TaskView, settlement: Settlement) -> TaskView
         amount_micros=receipt.amount_micros,
         currency=receipt.currency,
         commitment_root=receipt.commitment_root,
-        proof=task_proof(book, view.task_id, receipt.beacon),
+        proof=task_proof(book, receipt.beacon, case),
     )
 
 

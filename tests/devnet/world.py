@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -29,8 +30,8 @@ from agent.core.proof.transcript import Transcript, TranscriptBuilder
 from agent.devnet.core import asking, leasing, presence, settling
 from agent.devnet.core.book import Book
 from agent.devnet.core.delivery import Sizes
-from agent.devnet.core.effects import Decision, Granted, PushTo, Write
-from agent.devnet.core.proofs.records import Case
+from agent.devnet.core.effects import Decision, DropCase, Granted, PushTo, SaveCase, Write
+from agent.devnet.core.proofs.records import Case, CaseState
 from agent.devnet.core.records import TaskState
 from agent.devnet.core.restoring import Remembered, restore
 from agent.devnet.core.rules import Instant, Rules
@@ -129,6 +130,8 @@ class World:
         self.wall = 1_700_000_000
         """Unix seconds at which `now` would be 0."""
         self.writes: list[Write] = []
+        self.cases: dict[str, Case] = {}
+        """As the store has them, judged ones, too."""
         self.granted: dict[int, wire.Offers] = {}
         self.pushed: list[PushTo] = []
         self._chance = itertools.count(1)
@@ -139,6 +142,7 @@ class World:
 
     def take(self, decision: Decision[Any]) -> Any:
         self.writes += decision.writes
+        keep_cases(self.cases, decision.writes)
         for notice in decision.notices:
             if isinstance(notice, Granted):
                 assert notice.pull_id not in self.granted
@@ -241,7 +245,7 @@ class World:
         world.wall = self.wall + int(self.now) - 5
         world._chance = self._chance
         restore(world.book, world.when, remembered(self.writes))
-        world.writes = list(self.writes)
+        world.writes, world.cases = list(self.writes), dict(self.cases)
         for node in world.book.nodes.values():
             node.show(builders.fingerprint(pools=POOLS))
         return world
@@ -270,20 +274,25 @@ def _docket(writes: list[Write]) -> dict[str, Any]:
     from agent.devnet.core import effects as e
 
     cases: dict[str, Case] = {}
-    for it in writes:
-        if isinstance(it, e.SaveCase):
-            cases[it.case.case_id] = it.case
-        elif isinstance(it, e.DropCase):
-            del cases[it.case_id]
+    keep_cases(cases, writes)
     epochs = [it.epoch for it in writes if isinstance(it, e.SaveEpoch)]
     standings = {it.standing.node_id: it.standing for it in writes if isinstance(it, e.SaveStanding)}
     judged = [it.judged for it in writes if isinstance(it, e.SaveJudged)]
     return {
         "epoch": epochs[-1] if epochs else None,
-        "cases": tuple(cases.values()),
+        "cases": tuple(it for it in cases.values() if it.state is not CaseState.JUDGED),
         "standings": tuple(standings.values()),
         "judged": tuple(sorted(judged, key=lambda it: (it.node_id, it.serial))),
     }
+
+
+def keep_cases(cases: dict[str, Case], writes: Iterable[Write]) -> None:
+    """What a store has of cases after these writes."""
+    for it in writes:
+        if isinstance(it, SaveCase):
+            cases[it.case.case_id] = it.case
+        elif isinstance(it, DropCase):
+            del cases[it.case_id]
 
 
 def transcript_of(tokens: int) -> Transcript:

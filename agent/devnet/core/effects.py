@@ -138,7 +138,7 @@ class Examine(Value):
 
 
 class Discard(Value):
-    """Exhibits that no case needs any more."""
+    """Exhibits that a case named and does not any more: they go, unless another names them."""
 
     sha256s: tuple[str, ...]
 

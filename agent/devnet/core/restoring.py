@@ -31,7 +31,7 @@ class Remembered(Value):
     epoch: Epoch | None = None
     """The latest that was promised."""
     cases: tuple[Case, ...] = ()
-    """In the order in which they appeared."""
+    """Open ones, in the order in which they appeared."""
     standings: tuple[Standing, ...] = ()
     judged: tuple[Judged, ...] = ()
     """By node, each node's in the order of their serials."""

@@ -153,20 +153,26 @@ class Court(World):
         """The examiner is done."""
         decision = opening.examined(self.book, self.when, case_id, found, None)
         self.take(decision)
-        return self.docket.cases[case_id]
+        return self.case(case_id)
+
+    def case(self, case_id: str) -> Case:
+        """As it is, or was written last: judged ones are not in memory."""
+        return self.docket.cases.get(case_id) or self.cases[case_id]
 
     def settlement(self, case_id: str) -> Settlement:
-        key = self.docket.cases[case_id].idem_key
+        key = self.case(case_id).idem_key
         return next(
             it.settlement for it in self.writes if isinstance(it, SaveSettlement) and it.settlement.idem_key == key
         )
 
     def case_of(self, challenge: wire.Challenge) -> Case:
-        return self.docket.cases[challenge.challenge_id.rpartition("/")[0]]
+        return self._of_task(challenge.key.task_id)[0]
 
     def state(self, task_id: str) -> CaseState | None:  # type: ignore[override]
-        case_id = self.docket.of_task.get(task_id)
-        return self.docket.cases[case_id].state if case_id else None
+        return next((it.state for it in self._of_task(task_id)), None)
+
+    def _of_task(self, task_id: str) -> list[Case]:
+        return [it for it in self.cases.values() if it.task_id == task_id and not it.canary]
 
     def standing(self, node: Actor) -> Standing:
         return standing_of(self.book, node.node_id)

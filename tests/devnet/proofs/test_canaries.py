@@ -17,6 +17,7 @@ from agent.core.checks.draw import uniforms
 from agent.core.checks.forward import check_closeness, check_plausibility
 from agent.core.checks.verdict import Metrics, Replayed, Thresholds, Verdict, judge
 from agent.core.model import Signed
+from agent.core.payloads import Judgement
 from agent.core.proof.opening import open_leaves
 from agent.core.proof.receipt import examine
 from agent.core.proof.signed import seal_all
@@ -26,9 +27,10 @@ from agent.devnet.core.proofs.canaries import Canary, Keys, made_of, wanted
 from agent.devnet.core.proofs.level_two import look
 from agent.devnet.core.proofs.records import Case, CaseState
 from agent.devnet.keys import KeyPair, verify
+from tests import builders
 from tests.core.checks.engine import generate
 from tests.devnet.proofs.challenged import N_PROBS, blob_of, honest_transcript
-from tests.devnet.proofs.validators import RULES, Bench, says
+from tests.devnet.proofs.validators import RULES, Bench, Validator, pools, says
 
 NODE = KeyPair(b"\x09" * 32)
 TOKENS = 100
@@ -169,6 +171,49 @@ def test_nobody_is_judged_for_a_canary_but_its_validators_and_nobody_sees_both()
     assert bench.judgements(node) == []
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_who_saw_the_right_answer_gets_no_wrong_one_after_it_is_judged(restarted: bool) -> None:
+    bench = Bench()
+    node, one, other = bench.opener(1), bench.validator(2), bench.validator(3)
+    source = bench.case(bench.checking(node))
+    canaries.begin(bench.book, source)
+    for validator in (one, other):
+        bench.check(validator)
+    for validator in (one, other):
+        bench.reveal(validator)
+    assert bench.case(source.case_id).judgement is Judgement.PASSED
+    assert list(bench.docket.cases) == [source.case_id]
+    third = bench.validator(4)
+    canary = given(bench, 0, source)
+    assert list(bench.docket.cases) == [canary]
+    if restarted:
+        bench = _restarted(bench, one, other, third)
+    assert [bench.pull(it, count=4) for it in (one, other)] == [[], []]
+    assert len(bench.pull(third, count=4)) == 1
+
+
+def _restarted(bench: Bench, *validators: Validator) -> Bench:
+    again = bench.restarted()
+    again.__class__ = Bench
+    for validator in validators:
+        again.hello(validator, fingerprint=builders.fingerprint(pools=pools()))
+    assert isinstance(again, Bench)
+    return again
+
+
+def test_a_case_of_which_no_canary_can_be_made_leaves_all_the_same() -> None:
+    bench = Bench()
+    node, one, other = bench.opener(1), bench.validator(2), bench.validator(3)
+    source = bench.case(bench.checking(node))
+    canaries.begin(bench.book, source)
+    for validator in (one, other):
+        bench.check(validator)
+    for validator in (one, other):
+        bench.reveal(validator)
+    bench.take(canaries.give_up(bench.book, bench.when, source.case_id))
+    assert (bench.docket.cases, bench.docket.copied) == ({}, set())
+
+
 def test_where_everybody_saw_the_right_answer_no_wrong_one_is_given_out() -> None:
     bench = Bench()
     node, one = bench.opener(1), bench.validator(2)
@@ -182,11 +227,11 @@ def given(bench: Bench, number: int, source: Case | None = None) -> str:
     if source is None:
         task_id = bench.submit(model="sha256:" + "cd" * 32)
         maker = bench.opener(90)
-        if not any(case.node_id == maker.node_id for case in bench.docket.cases.values()):
+        if not any(case.node_id == maker.node_id for case in bench.cases.values()):
             bench.checking(maker)
             for _ in range(8):
                 bench.turn(101.0)  # nobody checks the first, which gives the shape
-        shape = next(case for case in bench.docket.cases.values() if case.node_id == maker.node_id)
+        shape = next(case for case in bench.cases.values() if case.node_id == maker.node_id)
         source = msgspec.structs.replace(shape, task_id=task_id, evidence=None, opening=None, checks=(), level=0)
     case = msgspec.structs.replace(
         source,
@@ -198,7 +243,8 @@ def given(bench: Bench, number: int, source: Case | None = None) -> str:
         canary=True,
     )
     evidence = blob_of(f"canary {number}".encode())
-    bench.take(canaries.give_out(bench.book, bench.when, Canary(None, case, ()), evidence))  # type: ignore[arg-type]
+    canary = Canary(None, case, ())  # type: ignore[arg-type]
+    bench.take(canaries.give_out(bench.book, bench.when, source.case_id, canary, evidence))
     return case.case_id
 
 

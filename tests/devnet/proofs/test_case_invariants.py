@@ -91,12 +91,12 @@ class CourtMachine(RuleBasedStateMachine):
     @rule(at=st.integers(0, 20), thief=NODES)
     def says_again(self, at: int, thief: int) -> None:
         node, message = self.old[at % len(self.old)]
-        before = dict(self.court.docket.cases)
+        before = dict(self.court.cases)
         assert self.court.say(self.nodes[node], message) == wire.Ack()
         if thief != node:
             with pytest.raises(Refused, match="not asked"):
                 self.court.say(self.nodes[thief], message)
-        assert self.court.docket.cases == before
+        assert self.court.cases == before
 
     @precondition(lambda self: self.court.examine)
     @rule(found=st.sampled_from([GOOD, GOOD, DOUBTFUL, WRONG_DRAW, FORGED]), again=st.booleans())
@@ -138,7 +138,7 @@ class CourtMachine(RuleBasedStateMachine):
     @invariant()
     def a_case_ends_in_exactly_one_judgement_and_stays_ended(self) -> None:
         count = Counter((it.task_id, it.subject) for bodies in self._bodies().values() for it in bodies)
-        ended = {it.task_id: it for it in self.court.docket.cases.values() if it.state is CaseState.JUDGED}
+        ended = {it.task_id: it for it in self.court.cases.values() if it.state is CaseState.JUDGED}
         assert count == Counter(dict.fromkeys(((task_id, Subject.ANSWER) for task_id in ended), 1))
         for task_id, case in ended.items():
             assert self.ended.setdefault(task_id, (case.judgement, case.detail)) == (case.judgement, case.detail)
@@ -157,7 +157,7 @@ class CourtMachine(RuleBasedStateMachine):
             for it in judged:
                 assert (it.judgement in SLASHING) or not it.slashed_micros
         for case_id, opening in self.evidence.items():
-            assert self.court.docket.cases[case_id].opening == opening
+            assert self.court.case(case_id).opening == opening
 
     @invariant()
     def the_told_secret_alone_decides_who_is_challenged(self) -> None:
@@ -168,11 +168,9 @@ class CourtMachine(RuleBasedStateMachine):
             drawn = is_drawn(
                 bytes.fromhex(secrets[promise.round]), receipt.commitment_root, receipt.task_id, promise.rate_micros
             )
-            case_id = self.court.docket.of_task.get(receipt.task_id)
-            assert (case_id is not None) is drawn
-            if case_id:
-                waits = self.court.docket.cases[case_id].state is CaseState.WAITING
-                assert waits is (promise.round not in told)
+            state = self.court.state(receipt.task_id)
+            assert (state is not None) is drawn
+            assert not drawn or (state is CaseState.WAITING) is (promise.round not in told)
 
     @invariant()
     def what_is_owed_is_what_was_challenged(self) -> None:
@@ -185,6 +183,12 @@ class CourtMachine(RuleBasedStateMachine):
             }
             assert {name for name, _ in docket.owed(node.node_id)} == open_
         assert sorted(docket.unexamined()) == sorted(self.court.examine)
+
+    @invariant()
+    def judged_cases_are_not_in_memory(self) -> None:
+        docket = self.court.docket
+        assert {it.case_id for it in self.court.cases.values() if it.state is not CaseState.JUDGED} == set(docket.cases)
+        assert {*docket.of_task.values(), *docket.of_check.values(), *docket.canary_of.values()} <= set(docket.cases)
 
     @invariant()
     def what_is_written_is_what_is_known(self) -> None:

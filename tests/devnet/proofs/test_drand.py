@@ -97,9 +97,9 @@ def test_a_round_that_never_comes_blames_nobody() -> None:
     court.settled(node)
     (case,) = court.docket.cases.values()
     court.turn(86_000.0)
-    assert court.docket.cases[case.case_id].state is CaseState.WAITING
+    assert court.case(case.case_id).state is CaseState.WAITING
     court.turn(1000.0)
-    assert court.docket.cases[case.case_id].judgement is Judgement.VOID
+    assert court.case(case.case_id).judgement is Judgement.VOID
     assert court.standing(node).stake_micros == ALWAYS.stake_micros
 
 

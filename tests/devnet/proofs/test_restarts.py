@@ -113,30 +113,3 @@ def test_a_wall_clock_that_was_set_back_keeps_no_secret_longer(seconds_back: int
     court.wall -= seconds_back
     court.turn(61.0)
     assert len(court.beat(node).challenges) == 1
-
-
-def test_exhibits_go_after_a_while_but_those_of_a_slash_stay() -> None:
-    from agent.devnet.core.effects import Discard
-
-    court = Court()
-    node = court.opener()
-    gone: list[str] = []
-    real = court.take
-
-    def noting(decision):
-        gone.extend(sha256 for it in decision.notices if isinstance(it, Discard) for sha256 in it.sha256s)
-        return real(decision)
-
-    court.take = noting  # type: ignore[method-assign]
-    cases = []
-    for found in (None, WRONG_DRAW):
-        court.open(node, court.challenged(node))
-        cases.append(court.found(court.examine.pop(), *([found] if found else [])))
-    court.turn(ALWAYS.keep_s - 100.0)
-    assert gone == []
-    court.turn(200.0)
-    assert gone == [cases[0].opening.sha256]
-    assert court.docket.cases[cases[1].case_id].opening == cases[1].opening
-    assert court.docket.cases[cases[0].case_id].opening is None
-    court.turn(ALWAYS.keep_s)
-    assert len(gone) == 1

@@ -158,7 +158,7 @@ def test_who_fails_two_checks_of_a_case_gets_no_third() -> None:
         bench.turn(6.0)
     assert bench.pull(failing, count=4) == []
     assert bench.standing(failing).unkept == 0
-    assert {it.state for it in bench.docket.cases[case_id].checks} == {CheckState.ASKED}
+    assert {it.state for it in bench.case(case_id).checks} == {CheckState.ASKED}
     assert len(bench.pull(bench.validator(3), count=4)) == 1
 
 

@@ -387,9 +387,9 @@ def test_a_clock_that_is_set_back_keeps_no_case_waiting_for_who_is_silent(restar
         bench.check(bench.validator(seed))
     bench.wall -= 10_000_000
     court = bench.restarted() if restarted else bench
-    assert court.docket.cases[case_id].state is CaseState.REVEALING
+    assert court.case(case_id).state is CaseState.REVEALING
     court.turn(RULES.verify_s + 1)
-    assert {check.state for check in court.docket.cases[case_id].checks[:2]} == {CheckState.GONE}
+    assert {check.state for check in court.case(case_id).checks[:2]} == {CheckState.GONE}
 
 
 def test_a_reveal_that_is_repeated_changes_nothing() -> None:

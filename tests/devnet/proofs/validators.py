@@ -19,7 +19,6 @@ from agent.core.proof.transcript import Transcript
 from agent.core.proof.verdict import verdict_header
 from agent.devnet.core.proofs import opening
 from agent.devnet.core.proofs.level_two import Found
-from agent.devnet.core.proofs.records import Case
 from agent.devnet.core.rules import ProofRules
 from tests import builders
 from tests.devnet.proofs.challenged import Court, Opener, blob_of
@@ -126,9 +125,6 @@ class Bench(Court):
         found = Found(repeatable=True, figures=figures, determinism=determinism, known=known)
         self.take(opening.examined(self.book, self.when, case_id, found, EVIDENCE))
         return case_id
-
-    def case(self, case_id: str) -> Case:
-        return self.docket.cases[case_id]
 
     def check(self, validator: Validator, says: Says = Validator.verdict) -> list[wire.ReceiptBody]:
         """Whatever it may check now, it does."""

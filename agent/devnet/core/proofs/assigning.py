@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from agent.core.fingerprint import Pool
 from agent.core.model import Outcome, TaskKind
 from agent.devnet.core.book import Book
+from agent.devnet.core.proofs.cases import relatives, saw
 from agent.devnet.core.proofs.records import Case, Check
 from agent.devnet.core.proofs.standing import has_stake
 from agent.devnet.core.proofs.verdicts import EXACT_CLASS
@@ -33,7 +34,7 @@ def may_check(
     if book.tasks[case.task_id].demand.spec.kind not in pool.kinds:
         return False
     taken = {book.docket.of_check.get(other.task_id) for other in beside}
-    for relative in _relatives(book, case):
+    for relative in relatives(book, case.task_id):
         if relative.case_id in taken or node.record.node_id in _involved(book, relative, task.task_id):
             return False
     return _is_exact(pool, case) or not _kept_back(book, when, case, task)
@@ -44,20 +45,12 @@ def _barred(book: Book, node_id: str) -> bool:
     return standing is not None and standing.barred
 
 
-def _relatives(book: Book, case: Case) -> Iterator[Case]:
-    """A claim and the canary that was made of it: whoever saw both would know."""
-    for index in (book.docket.of_task, book.docket.canary_of):
-        if case_id := index.get(case.task_id):
-            yield book.docket.cases[case_id]
-
-
 def _involved(book: Book, case: Case, but: str) -> Iterator[str]:
-    """Who made the claim, and who checked it or does so now; `but` for one task."""
-    yield case.node_id
+    """Who made the claim, and who checked it or does so now, or saw its relative; `but` for one task."""
+    yield from saw(case)
+    yield from case.seen_by
     yield from _gave_up(book, case)
     for check in case.checks:
-        if check.node_id:
-            yield check.node_id
         if check.task_id != but and (holder := _holder(book, check)):
             yield holder
 
@@ -96,7 +89,7 @@ def available(book: Book, case: Case) -> int:
 def _could_come(book: Book, case: Case, but: str = "") -> Iterator[tuple[str, Pool]]:
     """Nodes that are there, and their ready pools; `but`: for this task."""
     kind = book.tasks[case.task_id].demand.spec.kind
-    involved = {node_id for relative in _relatives(book, case) for node_id in _involved(book, relative, but)}
+    involved = {node_id for relative in relatives(book, case.task_id) for node_id in _involved(book, relative, but)}
     for node in book.nodes.values():
         node_id = node.record.node_id
         if node.heard is None or node_id in involved or _barred(book, node_id) or not has_stake(book, node_id):

@@ -104,7 +104,12 @@ def made_of(
     return _signed(source, receipt, claim, transcript, coordinator, node, chance)
 
 
-def give_out(book: Book, when: Instant, canary: Canary, evidence: Blob) -> Decision[None]:
+def begin(book: Book, case: Case) -> None:
+    """A canary is being made of this case: it stays at hand until `give_out` or `give_up`."""
+    book.docket.copied.add(case.case_id)
+
+
+def give_out(book: Book, when: Instant, source: str, canary: Canary, evidence: Blob) -> Decision[None]:
     """The evidence is written down: ask validators, where there are some who never saw the right answer."""
     case = msgspec.structs.replace(canary.case, evidence=evidence)
     if case.task_id in book.docket.canary_of or not available(book, case):
@@ -112,6 +117,14 @@ def give_out(book: Book, when: Instant, canary: Canary, evidence: Blob) -> Decis
     else:
         cases.add(book, case)
         validating.begin(book, when, case, canary.figures, case.determinism)
+    return give_up(book, when, source)
+
+
+def give_up(book: Book, when: Instant, source: str) -> Decision[None]:
+    """Nothing more is made of this case."""
+    book.docket.copied.discard(source)
+    if (case := book.docket.cases.get(source)) and case.state is CaseState.JUDGED:
+        cases.forget(book, when, case)
     return conclude(book, when, None)
 
 

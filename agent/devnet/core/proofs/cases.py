@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -62,6 +63,27 @@ def drop(book: Book, case: Case) -> None:
     book.write(DropCase(case_id=case.case_id))
 
 
+def forget(book: Book, when: Instant, case: Case) -> None:
+    """A judged case leaves; who saw it may not see its relative."""
+    book.docket.drop(case)
+    for relative in relatives(book, case.task_id):
+        if relative.state is not CaseState.JUDGED:
+            keep(book, when, relative, seen_by=tuple(sorted({*relative.seen_by, *saw(case)})))
+
+
+def relatives(book: Book, task_id: str) -> Iterator[Case]:
+    """A claim and the canary that was made of it: whoever saw both would know."""
+    for index in (book.docket.of_task, book.docket.canary_of):
+        if case_id := index.get(task_id):
+            yield book.docket.cases[case_id]
+
+
+def saw(case: Case) -> Iterator[str]:
+    """Who made the claim, and who checked it."""
+    yield case.node_id
+    yield from (check.node_id for check in case.checks if check.node_id)
+
+
 def challenges_for(book: Book, when: Instant, node_id: str) -> tuple[Challenge, ...]:
     """What a beat's answer asks a node to open: the oldest first, and not all at once."""
     owed = list(book.docket.owed(node_id))[:MAX_CHALLENGES]
@@ -71,8 +93,10 @@ def challenges_for(book: Book, when: Instant, node_id: str) -> tuple[Challenge, 
 def _put(book: Book, when: Instant, before: Case, after: Case) -> Case:
     book.docket.put(after)
     book.write(SaveCase(case=after))
-    if gone := {it.sha256 for it in exhibits(before) if not book.docket.names(it.sha256)}:
+    if gone := {it.sha256 for it in exhibits(before)} - {it.sha256 for it in exhibits(after)}:
         book.tell(Discard(sha256s=tuple(sorted(gone))))
+    if after.state is CaseState.JUDGED and after.case_id not in book.docket.copied:
+        forget(book, when, after)
     known = challenged(before)
     for name, node_id in challenged(after).items():
         if name not in known:

@@ -1,4 +1,7 @@
-"""All cases, standings and judgements, with what is looked up often. It only keeps; `cases` says how a case moves."""
+"""Open cases, standings and judgements, with what is looked up often. It only keeps; `cases` says how a case moves.
+
+A judged case leaves: of those there are ever more, and the store answers for them.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ class Docket:
         self.last_epoch = 0
         """Number of the latest that a receipt promised."""
         self.cases: dict[str, Case] = {}
+        """Open ones, oldest first."""
         self.of_task: dict[str, str] = {}
         """Task → the case of its result."""
         self.of_check: dict[str, str] = {}
@@ -34,8 +38,8 @@ class Docket:
         """Task → the canary that was made of its result."""
         self.waiting: dict[Round, dict[str, None]] = {}
         """Cases whose beacon is not told yet."""
-        self.kept: dict[str, None] = {}
-        """Judged cases with exhibits that need not stay for ever, in the order of their judgement."""
+        self.copied: set[str] = set()
+        """Cases of which a canary is being made: these stay here meanwhile, whether they are judged or not."""
         self.standings: dict[str, Standing] = {}
         self.judged: dict[str, list[Signed]] = {}
         """Node → its judgements; that with serial n is the (n - 1)th."""
@@ -58,7 +62,7 @@ class Docket:
         self._enter(case)
 
     def drop(self, case: Case) -> None:
-        """It was not drawn after all."""
+        """It was not drawn after all, or is judged."""
         self._leave(self.cases.pop(case.case_id))
 
     def owed(self, node_id: str) -> Iterator[tuple[str, Case]]:
@@ -77,7 +81,7 @@ class Docket:
         return (promise.source, promise.round) in self.waiting
 
     def names(self, sha256: str) -> bool:
-        """Whether any case needs this exhibit."""
+        """Whether any open case needs this exhibit."""
         return self._named[sha256] > 0
 
     def unexamined(self) -> tuple[str, ...]:
@@ -89,8 +93,6 @@ class Docket:
         self.of_check.update((check.task_id, case.case_id) for check in case.checks)
         if case.state is CaseState.WAITING:
             self.waiting.setdefault(_round(case), {})[case.case_id] = None
-        if not_needed(case):
-            self.kept[case.case_id] = None
         if case.state is CaseState.JUDGED:
             self.alarms.forget(case.case_id)
         for name, node_id in challenged(case).items():
@@ -103,7 +105,6 @@ class Docket:
             del self.of_check[check.task_id]
         if case.state is CaseState.WAITING:
             _strike(self.waiting, _round(case), case.case_id)
-        self.kept.pop(case.case_id, None)
         for name, node_id in challenged(case).items():
             _strike(self._owed, node_id, name)
         for blob in exhibits(case):

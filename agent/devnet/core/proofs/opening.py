@@ -68,8 +68,8 @@ def goes_on(found: Found, rules: ProofRules) -> bool:
 
 def examined(book: Book, when: Instant, case_id: str, found: Found, evidence: Blob | None) -> Decision[None]:
     """Somebody looked at what was opened. `evidence` is what validators would read, where it was written."""
-    case = book.docket.cases[case_id]
-    if not is_unexamined(case):
+    case = book.docket.cases.get(case_id)
+    if case is None or not is_unexamined(case):
         return book.decide(None)
     if found.fault:
         judge(book, when, case, Judgement.UNOPENED, f"not the leaves that were committed to: {found.fault}")
@@ -89,8 +89,8 @@ def examined(book: Book, when: Instant, case_id: str, found: Found, evidence: Bl
 
 def unexaminable(book: Book, when: Instant, case_id: str, why: str) -> Decision[None]:
     """Nobody could look at it, by no fault of the node's."""
-    case = book.docket.cases[case_id]
-    if is_unexamined(case):
+    case = book.docket.cases.get(case_id)
+    if case and is_unexamined(case):
         judge(book, when, case, Judgement.VOID, why)
     return conclude(book, when, None)
 
@@ -107,8 +107,7 @@ def overdue(book: Book, when: Instant, case_id: str, level: int) -> None:
 
 
 def _answered(book: Book, node_id: str, challenge_id: str) -> bool:
-    """Whether a challenge by this name was this node's and is closed."""
-    if checked := book.docket.cases.get(book.docket.of_check.get(challenge_id, "")):
-        return any(check.task_id == challenge_id and check.node_id == node_id for check in checked.checks)
-    case = book.docket.cases.get(challenge_id.rpartition("/")[0])
-    return case is not None and case.node_id == node_id and case.state is not CaseState.WAITING
+    """Whether a challenge by this name was this node's and is closed. Before its beacon is known none has been."""
+    task = book.tasks.get(challenge_id.partition("/")[0])
+    receipts = task.receipts.values() if task else ()
+    return any(it.node_id == node_id and not (it.beacon and book.docket.is_open(it.beacon)) for it in receipts)

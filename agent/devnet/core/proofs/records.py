@@ -94,12 +94,14 @@ class Case(Value):
     """The class that the node promised; known once its opening was looked at."""
     work: str = ""
     """What has to be known to check it: `standing.work_of` its header."""
+    seen_by: tuple[str, ...] = ()
+    """Nodes that saw its relative, which is judged: of a claim the canary that was made of it, or the reverse."""
     canary: bool = False
     """Its figures are wrong, and the coordinator knows: who passes it did not look."""
 
     def drawn_id(self) -> str:
         """Names the challenge of this level."""
-        return f"{self.case_id}/{self.level}"
+        return f"{self.task_id}/{self.level}"
 
 
 class Standing(Value):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+
+import msgspec
 
 from agent.core.payloads import Beacon, BeaconSource, Judgement
 from agent.core.proof.drand import QUICKNET
 from agent.devnet.core.book import Book
-from agent.devnet.core.effects import Decision
+from agent.devnet.core.effects import Decision, Discard, SaveCase
 from agent.devnet.core.granting import conclude
-from agent.devnet.core.proofs import cases, epochs, opening, validating
+from agent.devnet.core.proofs import epochs, opening, validating
 from agent.devnet.core.proofs.docket import not_needed
 from agent.devnet.core.proofs.judging import judge
 from agent.devnet.core.proofs.records import Case
@@ -27,7 +29,6 @@ def sweep(book: Book, when: Instant, chance: str) -> Decision[None]:
     for alarm in book.docket.alarms.ringing(when.now):
         opening.overdue(book, when, alarm.task_id, alarm.fence)
         validating.overdue(book, when, alarm.task_id, alarm.fence)
-    _discard(book, when)
     return conclude(book, when, None)
 
 
@@ -45,15 +46,11 @@ def _hopeless(book: Book, when: Instant) -> list[Case]:
     return [docket.cases[case_id] for it in late for case_id in docket.waiting[BeaconSource.DRAND, it]]
 
 
-def _discard(book: Book, when: Instant) -> None:
-    for case in list(_old(book, when)):
+def discard(book: Book, when: Instant, judged: Iterable[Case]) -> Decision[None]:
+    """Cases that were judged `keep_s` ago: what is not needed of their exhibits goes."""
+    for case in judged:
         gone = not_needed(case)
-        cases.keep(book, when, case, evidence=None, opening=None if case.opening in gone else case.opening)
-
-
-def _old(book: Book, when: Instant) -> Iterator[Case]:
-    for case_id in book.docket.kept:
-        case = book.docket.cases[case_id]
-        if case.judged_at + book.rules.proofs.keep_s > when.at:
-            return
-        yield case
+        kept = msgspec.structs.replace(case, evidence=None, opening=None if case.opening in gone else case.opening)
+        book.write(SaveCase(case=kept))
+        book.tell(Discard(sha256s=tuple(it.sha256 for it in gone)))
+    return conclude(book, when, None)

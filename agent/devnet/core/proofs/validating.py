@@ -101,8 +101,8 @@ def overdue(book: Book, when: Instant, case_id: str, level: int) -> None:
     if gone:
         case = _with(book, when, case, gone)
         _advance(book, when, case)
-        case = book.docket.cases[case_id]
-    _wake(book, when, case)
+    if after := book.docket.cases.get(case_id):
+        _wake(book, when, after)
 
 
 def _unrevealed(book: Book, when: Instant, check: Check, why: str) -> None:
