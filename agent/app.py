@@ -203,6 +203,7 @@ class Daemon:
             logs=new.logs,
             metrics=new.metrics,
             page=new.page,
+            owner=replace(new.owner, power_limit_w=old.owner.power_limit_w),  # the unit of root's reads that alone
             node=replace(old.node, drain_limit_s=drain_limit_s, breaker_failures=failures),
         )
         changed, later = _differing(new, old), _differing(new, live)
@@ -210,6 +211,7 @@ class Daemon:
         self._reloaded.set()
         if self._parts is not None:
             self._parts.advertise.drain_limit_s = drain_limit_s
+            self._parts.watchers.obey(live)
             self._parts.spine.feed(ev.BreakerLimitChanged(failures=failures))
         if later:
             self._log.warning("config.reloaded", changed=changed, needs_restart=later, detail=NOT_YET)

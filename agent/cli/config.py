@@ -46,7 +46,7 @@ def check(config_file: Path | None, overrides: tuple[str, ...]) -> None:
 
     loaded = load_with_origins(config_file, overrides, files=True)
     click.echo(f"{loaded.file or 'no file'}: ok ({_count(loaded)})")
-    for line in _lacking(loaded):
+    for line in (*_lacking(loaded), *_understood(loaded)):
         click.echo(f"  · {line}")
 
 
@@ -103,6 +103,15 @@ def _lacking(loaded: Loaded) -> Iterator[str]:
         yield "coordinator.url is not set: the node has nobody to work for"
     if not config.pools and not config.exec.enabled:
         yield "there are no [[pools]]: the node takes no work"
+
+
+def _understood(loaded: Loaded) -> Iterator[str]:
+    """What the file leaves to this machine."""
+    owner = loaded.config.owner
+    if owner.schedule:
+        from agent.edges.owner import owner_clock
+
+        yield f"owner.schedule is read on the clock of {owner_clock(owner.time_zone)}"
 
 
 def _count(loaded: Loaded) -> str:

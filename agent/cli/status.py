@@ -44,6 +44,8 @@ def screen(told: dict[str, Any]) -> Iterable[str]:
     yield f"  work      {_work(told)}"
     yield from _proofs(told.get("proofs", {}))
     yield from _storage(told.get("storage", {}))
+    if schedule := told.get("schedule"):
+        yield f"  schedule  {_sentence(schedule)}"
     if page := told.get("page"):
         yield f"  page      {_sentence(page)}"
     yield from _idle(told.get("why_idle", ()))

@@ -32,6 +32,7 @@ class Parts(NamedTuple):
 
     spine: Spine
     advertise: Advertise
+    watchers: Watchers
     drain: Drain
     overview: Overview
     pausing: Pausing
@@ -81,6 +82,7 @@ class Composer:
         return Parts(
             spine,
             advertise,
+            watchers,
             Drain(spine, path.pull, path.deliver, trunk.link),
             self._overview(edges, trunk, path, watchers),
             pausing,
@@ -116,6 +118,7 @@ class Composer:
             watchers.release,
             path.hearing.docket,
             attested=watchers.attest.found,
+            plan=watchers.owner.plan,
             name=self._name,
             url=edges.identity.enrolment.url,
         )

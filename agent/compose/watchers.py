@@ -27,29 +27,41 @@ from agent.stages.protect import Protect
 from agent.stages.release import Release
 from agent.stages.vitals import Vitals
 
+See = Callable[[GpuReport], None]
+"""Told of every reading."""
+
 
 class Watchers(NamedTuple):
     """What keeps work away when the machine cannot or must not take it."""
 
     probe: Probe
     owner: Owner
+    protect: Protect
     release: Release
     attest: Attest
+
+    def obey(self, config: Config) -> None:
+        """What its owner says now (section `owner`) holds from the next look on, without a restart."""
+        hand_back_after_s = _hand_back_after_s(config)
+        self.owner.obey(owner_policy(config.owner), _machine(config), hand_back_after_s=hand_back_after_s)
+        self.protect.obey(gpu_policy(config.owner), hand_back_after_s=hand_back_after_s)
+        self.release.unload = config.owner.unload
 
 
 async def watchers_of(config: Config, edges: Edges, trunk: Trunk) -> Watchers:
     """What was found before the last restart is known when it returns."""
     spine = trunk.spine
     engines = {name: Engine(pool) for name, pool in edges.pools.items()}
-    release = Release(spine, {name: engines[name] for name in unloaded_pools(config)}, edges.gpu_room)
-    probe = await _probe(config, edges, trunk, engines, release)
+    own = {name: engines[name] for name in own_pools(config)}
+    release = Release(spine, own, edges.gpu_room, unload=config.owner.unload)
+    protect = _protect(config, edges, trunk)
+    probe = await _probe(config, edges, trunk, engines, (protect.see, release.see))
     matrix = MatrixChildren(reserve_bytes=config.gpu.reserve_mib << 20, rooms=lambda: rooms(probe.report))
     attest = Attest(spine, trunk.caller, matrix if config.gpu.attest else None)
-    return Watchers(probe, _owner(config, trunk), release, attest)
+    return Watchers(probe, _owner(config, trunk), protect, release, attest)
 
 
-async def _probe(config: Config, edges: Edges, trunk: Trunk, engines: dict[str, Engine], release: Release) -> Probe:
-    protect = _protect(config, edges, trunk)
+async def _probe(config: Config, edges: Edges, trunk: Trunk, engines: dict[str, Engine], sees: Sequence[See]) -> Probe:
     return Probe(
         trunk.spine,
         trunk.herald,
@@ -62,7 +74,7 @@ async def _probe(config: Config, edges: Edges, trunk: Trunk, engines: dict[str, 
         period_s=config.gpu.period_s,
         report=edges.seen,
         vitals=await _vitals(config, trunk),
-        seen=partial(_each, (edges.gpu_memory.see, edges.gpu_room.see, protect.see, release.see)),
+        seen=partial(_each, (edges.gpu_memory.see, edges.gpu_room.see, *sees)),
     )
 
 
@@ -78,9 +90,13 @@ def _protect(config: Config, edges: Edges, trunk: Trunk) -> Protect:
 
 
 def _owner(config: Config, trunk: Trunk) -> Owner:
+    policy, limit_s = owner_policy(config.owner), _hand_back_after_s(config)
+    return Owner(trunk.spine, policy, _machine(config), trunk.pulse, hand_back_after_s=limit_s)
+
+
+def _machine(config: Config) -> Machine:
     owner = config.owner
-    machine = Machine(owner.programs, battery=not owner.on_battery, presence=owner.idle_only)
-    return Owner(trunk.spine, owner_policy(owner), machine, trunk.pulse, hand_back_after_s=_hand_back_after_s(config))
+    return Machine(owner.programs, battery=not owner.on_battery, presence=owner.idle_only)
 
 
 def _hand_back_after_s(config: Config) -> float | None:
@@ -93,12 +109,11 @@ def lent_gpus(config: Config) -> frozenset[str]:
     return frozenset(uuid for pool in pools for uuid in pool.device.split("+"))
 
 
-def unloaded_pools(config: Config) -> tuple[str, ...]:
-    """Pools whose engines are stopped while the owner wants the memory: those that the agent starts."""
-    own = (pool.name for pool in config.pools if pool.engine is not EngineKind.EXTERNAL)
-    return tuple(own) if config.owner.unload else ()
+def own_pools(config: Config) -> tuple[str, ...]:
+    """Those whose engines the agent starts, and may stop."""
+    return tuple(pool.name for pool in config.pools if pool.engine is not EngineKind.EXTERNAL)
 
 
-def _each(sees: Sequence[Callable[[GpuReport], None]], report: GpuReport) -> None:
+def _each(sees: Sequence[See], report: GpuReport) -> None:
     for see in sees:
         see(report)

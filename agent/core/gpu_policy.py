@@ -32,6 +32,14 @@ class GpuPolicy:
     max_power_w: float | None = None
     power_margin_w: float = 0.0
 
+    def rule(self, reason: Reason) -> tuple[float | None, ...]:
+        """All that a gate of this reason rests on."""
+        return {
+            Reason.GPU_HOT: (self.max_temperature_c, self.cool_down_c),
+            Reason.GPU_POWER: (self.max_power_w, self.power_margin_w),
+            Reason.GPU_IN_USE: (self.idle_after_s, self.display_bytes),
+        }[reason]
+
 
 class Unit(NamedTuple):
     """What pools are placed on: a GPU with all its slices, or one slice."""
@@ -62,6 +70,13 @@ class GpuGates:
     def shut(self) -> tuple[DeviceGateChanged, ...]:
         """What keeps work out now."""
         return tuple(self._shut.values())
+
+    def obey(self, policy: GpuPolicy) -> list[DeviceGateChanged]:
+        """From now on. Returns what opens: gates by a rule that is another now; the next reading judges anew."""
+        void = [gate for gate in self.shut if policy.rule(gate.reason) != self._policy.rule(gate.reason)]
+        self._policy = policy
+        opened = [DeviceGateChanged(devices=gate.devices, reason=gate.reason, shut=False) for gate in void]
+        return [gate for gate in opened if self._moves(gate)]
 
     def read(self, report: GpuReport, others: Others, now: float) -> list[DeviceGateChanged]:
         """Take in a snapshot; returns what moved. `now` is monotonic."""

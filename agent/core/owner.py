@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from functools import lru_cache
 
@@ -35,7 +36,11 @@ class OwnerPolicy:
     """What the owner allows."""
 
     zone: tzinfo
+    clock: str = ""
+    """What that zone is called, and by whom."""
     windows: tuple[Window, ...] = ()
+    programs_after_s: float = 0.0
+    """Work comes so long after the last of his programs has ended."""
     may_use_battery: bool = False
     idle_after_s: float | None = None
     """Work comes once nobody has been at the machine for so long; None: whether or not somebody is."""
@@ -46,7 +51,7 @@ class OwnerPolicy:
         if not is_open(self.windows, seen.at.astimezone(self.zone)):
             found.append(Gate(reason=Reason.OUTSIDE_SCHEDULE, detail=self._until(seen.at)))
         if seen.programs:
-            found.append(Gate(reason=Reason.OWNER_PROGRAM, detail="in use: " + ", ".join(sorted(seen.programs))))
+            found.append(Gate(reason=Reason.OWNER_PROGRAM, detail=self._in_use(seen.programs)))
         elif seen.hidden:  # what is not known keeps work out, since the owner comes first
             found.append(Gate(reason=Reason.OWNER_PROGRAM, detail=seen.hidden))
         if self.idle_after_s is not None and (why := self._presence(seen, self.idle_after_s)):
@@ -54,6 +59,18 @@ class OwnerPolicy:
         if seen.on_battery and not self.may_use_battery:
             found.append(Gate(reason=Reason.ON_BATTERY, detail="the machine runs on its battery"))
         return found
+
+    def plan(self, now: datetime) -> str:
+        """Of his schedule, in words; empty where he has none."""
+        if not self.windows:
+            return ""
+        change = _next_change(self.windows, now.replace(second=0, microsecond=0), self.zone)
+        state = "open" if is_open(self.windows, now.astimezone(self.zone)) else "shut"
+        return f"{state} {f'until {change:%a %H:%M}' if change else 'always'}, on the clock of {self.clock}"
+
+    def _in_use(self, programs: Iterable[str]) -> str:
+        rest = f"; work comes {span(self.programs_after_s)} after their end" if self.programs_after_s else ""
+        return f"in use: {', '.join(sorted(programs))}{rest}"
 
     def _presence(self, seen: Observed, idle_after_s: float) -> str:
         """The same words for as long as it lasts; what is not known keeps work out, since the owner comes first."""
@@ -64,11 +81,31 @@ class OwnerPolicy:
         return f"somebody is at the machine; work comes {span(idle_after_s)} after the last sign of that"
 
     def _until(self, now: datetime) -> str:
-        opens = _opening(self.windows, now.replace(second=0, microsecond=0), self.zone)
-        return f"the owner's schedule opens {opens:%a %H:%M}" if opens else "the owner's schedule never opens"
+        opens = _next_change(self.windows, now.replace(second=0, microsecond=0), self.zone)
+        clock = f" ({self.clock})" if self.clock else ""
+        return f"the owner's schedule opens {opens:%a %H:%M}{clock}" if opens else "the owner's schedule never opens"
+
+
+class OwnerGates:
+    """The policy over time: a program that comes and goes, such as a compiler, is in use all the while. Time is passed
+    in, monotonic seconds."""
+
+    def __init__(self, policy: OwnerPolicy) -> None:
+        self.policy = policy
+        """May be replaced; what was in use stays so for as long as the new one says."""
+        self._used: frozenset[str] = frozenset()
+        self._used_at = 0.0
+
+    def read(self, seen: Observed, now: float) -> list[Gate]:
+        """Every reason of the owner's against new work now."""
+        if seen.programs:
+            self._used, self._used_at = self._used | seen.programs, now
+        elif now - self._used_at >= self.policy.programs_after_s:
+            self._used = frozenset()
+        return self.policy.gates(replace(seen, programs=self._used))
 
 
 @lru_cache(maxsize=1)
-def _opening(windows: tuple[Window, ...], minute: datetime, zone: tzinfo) -> datetime | None:
+def _next_change(windows: tuple[Window, ...], minute: datetime, zone: tzinfo) -> datetime | None:
     """Looking a week ahead takes some 10 ms: once a minute is enough."""
     return next_change(windows, minute, zone)

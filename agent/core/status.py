@@ -209,6 +209,8 @@ class Status(Value):
     totals: Totals = Totals()
     storage: StorageStatus = StorageStatus()
     proofs: ProofTotals = ProofTotals()
+    schedule: str = ""
+    """Whether the owner's schedule is open, until when and on which clock; empty where there is none."""
     page: str = ""
     """Where the owner's page is served; empty while it is not."""
     schema: int = 1

@@ -36,11 +36,23 @@ def owner_zone(name: str | None, localtime: Path = LOCALTIME) -> tzinfo:
         return UTC
 
 
+def owner_clock(name: str | None, localtime: Path = LOCALTIME) -> str:
+    """What the zone is called on whose clock the schedule is read, and by whom."""
+    if name:
+        return name
+    _, _, own = str(localtime.resolve()).partition("/zoneinfo/")
+    if own:
+        return f"{own} (this machine's own)"
+    return f"this machine ({datetime.now(owner_zone(None, localtime)):%Z})"
+
+
 def owner_policy(owner: OwnerConfig) -> OwnerPolicy:
     """What the configuration allows; its windows and zone were checked when it was read."""
     return OwnerPolicy(
         zone=owner_zone(owner.time_zone) if owner.schedule else UTC,
+        clock=owner_clock(owner.time_zone) if owner.schedule else "",
         windows=tuple(map(parse_window, owner.schedule)),
+        programs_after_s=owner.programs_after_s,
         may_use_battery=owner.on_battery,
         idle_after_s=owner.idle_after_s if owner.idle_only else None,
     )

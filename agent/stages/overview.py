@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from agent import __version__
 from agent.core.attempt import Attempt
@@ -65,6 +65,7 @@ class Overview:
         name: str,
         url: str,
         attested: Mapping[str, Attestation] | None = None,
+        plan: Callable[[], str] = str,
     ) -> None:
         """`attested`: what the coordinator says of each device, live."""
         self._spine = spine
@@ -78,6 +79,7 @@ class Overview:
         self._pull = pull
         self._release = release
         self._docket = docket
+        self._plan = plan
         self._attested = attested if attested is not None else {}
         self._name = name
         self._url = url
@@ -110,6 +112,7 @@ class Overview:
             totals=self._totals(),
             storage=self._storage.status(),
             proofs=self._docket.totals,
+            schedule=self._plan(),
             page=self.page,
         )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import structlog
 
 from agent.core import events as ev
 from agent.core.gpu import GpuReport
-from agent.core.gpu_policy import GpuGates, Others
+from agent.core.gpu_policy import GpuGates, GpuPolicy, Others
 from agent.stages.spine import Spine
 
 
@@ -20,16 +22,26 @@ class Protect:
         self._others = others
         self._hand_back_after_s = hand_back_after_s
         self._since: dict[tuple[str, ...], float] = {}
+        self._report = GpuReport()
         self._log = structlog.get_logger("gpu")
 
     def see(self, report: GpuReport) -> None:
         """Take in a reading."""
-        now = self._spine.clock.monotonic()
-        for moved in self._gates.read(report, self._others, now):
+        now, self._report = self._spine.clock.monotonic(), report
+        self._tell(self._gates.read(report, self._others, now))
+        self._clear(now)
+
+    def obey(self, policy: GpuPolicy, *, hand_back_after_s: float | None) -> None:
+        """From now on; the latest reading is judged anew before anything else happens."""
+        self._hand_back_after_s = hand_back_after_s
+        self._tell(self._gates.obey(policy))
+        self.see(self._report)
+
+    def _tell(self, moves: Iterable[ev.DeviceGateChanged]) -> None:
+        for moved in moves:
             what = "gpu.gate_shut" if moved.shut else "gpu.gate_open"
             self._log.info(what, uuid=moved.devices[0], reason=moved.reason.value, detail=moved.detail or None)
             self._spine.feed(moved)
-        self._clear(now)
 
     def _clear(self, now: float) -> None:
         """Hand back what still runs where the owner has waited long enough."""

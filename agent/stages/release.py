@@ -31,12 +31,16 @@ class _Leaving:
 class Release:
     """Looks at every reading what the owner wants, and what the GPUs say."""
 
-    def __init__(self, spine: Spine, engines: Mapping[str, Engine], memory: EngineMemory) -> None:
-        """`engines`: those that the agent may stop, by pool."""
+    def __init__(
+        self, spine: Spine, engines: Mapping[str, Engine], memory: EngineMemory, *, unload: bool = True
+    ) -> None:
+        """`engines`: those that the agent may stop, by pool; `unload`: whether their owner wants that."""
         self._spine = spine
         self._engines = engines
         self._memory = memory
         self._leaving: dict[str, _Leaving] = {}
+        self.unload = unload
+        """May change; an engine that rests then starts again with the next reading."""
         self._log = structlog.get_logger("gpu")
 
     def see(self, report: GpuReport) -> None:
@@ -50,7 +54,7 @@ class Release:
 
     def unloads(self, pool: str) -> bool:
         """Whether this pool's engine is stopped when the owner wants the memory."""
-        return pool in self._engines and self._engines[pool].facts.device != _CPU
+        return self.unload and pool in self._engines and self._engines[pool].facts.device != _CPU
 
     def taken(self, pool: str) -> Taken:
         """How much memory its engine takes."""

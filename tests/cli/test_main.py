@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -149,6 +150,15 @@ def test_config_init_writes_the_example_once_and_never_over_a_file(tmp_path: Pat
     assert again.returncode == 78
     assert "exists already and is not overwritten" in again.stderr
     assert file.read_text() == "# mine\n"
+
+
+def test_config_check_says_on_whose_clock_a_schedule_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('[owner]\nschedule = ["22:00-06:00"]\n')
+    told = gpu_agent("config", "check", "-c", str(file)).stdout
+    assert re.search(r"owner\.schedule is read on the clock of .*this machine", told)
+    named = gpu_agent("config", "check", "-c", str(file), "--set", "owner.time_zone=Asia/Tokyo").stdout
+    assert "owner.schedule is read on the clock of Asia/Tokyo\n" in named
 
 
 def test_config_show_tells_each_value_and_its_origin(tmp_path: Path) -> None:

@@ -136,3 +136,20 @@ def test_where_an_engine_of_the_owners_serves_us_programs_that_compute_are_expec
     gates = GpuGates(ALONE, lent=("GPU-1",))
     assert read(gates, card(program(100))) == []
     assert read(gates, card(program(100), program(101, "graphics"))) == [("GPU-1", Reason.GPU_IN_USE, True)]
+
+
+def obeyed(gates: GpuGates, policy: GpuPolicy) -> list[tuple[str, Reason, bool]]:
+    return [(it.devices[0], it.reason, it.shut) for it in gates.obey(policy)]
+
+
+def test_a_limit_that_its_owner_takes_back_or_changes_is_judged_anew_and_another_goes_on_within_its_margin() -> None:
+    both = GpuPolicy(max_temperature_c=80.0, cool_down_c=10.0, max_power_w=300.0, power_margin_w=50.0)
+    gates = GpuGates(both)
+    read(gates, card(temperature_c=85, power_mw=310_000))
+    assert obeyed(gates, both) == []
+    assert obeyed(gates, GpuPolicy(max_temperature_c=80.0, cool_down_c=10.0)) == [("GPU-1", Reason.GPU_POWER, False)]
+    assert read(gates, card(temperature_c=75, power_mw=310_000)) == [], "as hot as it may be until it is cool"
+    assert obeyed(gates, GpuPolicy(max_temperature_c=70.0, cool_down_c=10.0)) == [("GPU-1", Reason.GPU_HOT, False)]
+    assert read(gates, card(temperature_c=75)) == [("GPU-1", Reason.GPU_HOT, True)]
+    assert obeyed(gates, GpuPolicy()) == [("GPU-1", Reason.GPU_HOT, False)]
+    assert read(gates, card(temperature_c=95, power_mw=400_000)) == []

@@ -11,7 +11,7 @@ import pytest
 from agent.config import OwnerConfig
 from agent.core.model import Reason
 from agent.core.owner import Observed
-from agent.edges.owner import Machine, on_battery, owner_policy, owner_zone
+from agent.edges.owner import Machine, on_battery, owner_clock, owner_policy, owner_zone
 
 
 @pytest.mark.parametrize("name", ["my-game", "a-game-whose-name-the-kernel-cuts"])
@@ -81,3 +81,12 @@ def test_the_configuration_becomes_the_policy() -> None:
     policy = owner_policy(OwnerConfig(schedule=("18:00-08:00",), time_zone="Asia/Tokyo"))
     noon = Observed(at=datetime(2026, 11, 23, 3, 0, tzinfo=UTC))
     assert [gate.reason for gate in policy.gates(noon)] == [Reason.OUTSIDE_SCHEDULE]
+
+
+def test_the_clock_of_the_schedule_is_called_by_its_name_and_by_who_chose_it(tmp_path: Path) -> None:
+    assert owner_clock("Asia/Tokyo") == "Asia/Tokyo"
+    linked = tmp_path / "linked"
+    linked.symlink_to("/usr/share/zoneinfo/Europe/Berlin")
+    assert owner_clock(None, linked) == "Europe/Berlin (this machine's own)"
+    assert owner_clock(None, tmp_path / "none") == "this machine (UTC)"
+    assert owner_policy(OwnerConfig()).clock == "", "without a schedule no clock is read"

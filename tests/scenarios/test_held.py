@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -144,6 +145,33 @@ async def test_status_tells_what_runs_and_sighup_keeps_the_old_configuration_whe
     await agent.saw("config.reloaded")
     engine.open.set()
     assert (await world.requester.result(task)).state is TaskState.SETTLED
+
+
+async def test_changed_words_of_the_owner_hold_from_a_reload_on_and_a_faulty_file_takes_none_of_them_back(
+    world: World, engine: HeldEngine
+) -> None:
+    agent = await world.agent(external(engine.url))
+    await world.ready(agent)
+    before = agent.config.read_text()
+    days = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+    shut = f'[owner]\ntime_zone = "UTC"\nschedule = ["{days[(datetime.now(UTC).weekday() + 3) % 7]} 0:00-12:00"]\n'
+    agent.config.write_text(before + shut)
+    agent.signal(signal.SIGHUP)
+    assert "needs_restart" not in await agent.saw("config.reloaded")
+    assert (await agent.saw("owner.first"))["reason"] == "outside_schedule"
+    _, text = await agent.verb("status")
+    assert "on the clock of UTC" in text
+    agent.config.write_text(before + shut.replace("0:00-12:00", "noon"))
+    agent.signal(signal.SIGHUP)
+    assert "owner.schedule[0]" in json.dumps(await agent.saw("config.kept"))
+    agent.config.write_text(before)  # by which the verb finds the socket
+    _, text = await agent.verb("status")
+    assert "outside_schedule" in text
+    agent.signal(signal.SIGHUP)
+    await agent.saw("owner.gone")
+    agent.config.write_text(before + "[owner]\npower_limit_w = 200\n")
+    agent.signal(signal.SIGHUP)
+    assert (await agent.saw("config.reloaded", 3))["needs_restart"] == ["owner.power_limit_w"]
 
 
 async def test_a_second_agent_on_the_same_state_says_so_and_leaves_the_first_alone(

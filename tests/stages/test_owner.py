@@ -106,3 +106,18 @@ async def test_somebody_who_sits_down_at_the_machine_gets_it_back_at_once_where_
         (body,) = rig.coordinator.results()
         assert (body.outcome, body.reason) == (Outcome.HANDED_BACK, Reason.OWNER_ACTIVE)
         assert shut(rig) == [Reason.OWNER_ACTIVE]
+
+
+async def test_what_the_owner_says_otherwise_holds_at_once_and_what_was_seen_by_his_old_word_counts_no_more() -> None:
+    view = View(Observed(at=NOON))
+    async with Rig() as rig:
+        policy = OwnerPolicy(zone=UTC, windows=(parse_window("18:00-08:00"),))
+        owner = Owner(rig.spine, policy, view, Pulse({"owner": 60.0}, started=0.0), hand_back_after_s=None)
+        task = asyncio.create_task(owner.run())
+        await rig.until(lambda: shut(rig) == [Reason.OUTSIDE_SCHEDULE])
+        owner.obey(OwnerPolicy(zone=UTC), View(Observed(at=NOON)), hand_back_after_s=None)
+        await rig.until(lambda: shut(rig) == [])
+        in_use = View(Observed(at=NOON, programs=frozenset({"blender"})))
+        owner.obey(OwnerPolicy(zone=UTC), in_use, hand_back_after_s=None)
+        await rig.until(lambda: shut(rig) == [Reason.OWNER_PROGRAM])
+        task.cancel()

@@ -66,3 +66,26 @@ async def test_what_runs_there_may_finish_where_the_owner_says_so() -> None:
         rig.engine.go.set()
         await rig.until(lambda: rig.outbox.ledger)
         assert rig.node.counts[Outcome.SUCCEEDED] == 1
+
+
+async def test_a_limit_that_is_lowered_shuts_at_once_and_no_work_slips_through_one_that_changes() -> None:
+    async with Rig() as rig:
+        protect = protected(rig, None)
+        protect.see(at(75))
+        assert rig.node.credit("main")
+        protect.obey(GpuPolicy(max_temperature_c=70.0, cool_down_c=10.0), hand_back_after_s=None)
+        assert [gate.reason for gate in rig.node.gates()] == [Reason.GPU_HOT]
+        protect.obey(GpuPolicy(max_temperature_c=74.0, cool_down_c=10.0), hand_back_after_s=None)
+        assert [gate.reason for gate in rig.node.gates()] == [Reason.GPU_HOT]
+        protect.obey(GpuPolicy(), hand_back_after_s=None)
+        assert rig.node.credit("main")
+
+
+async def test_what_becomes_of_running_tasks_may_be_changed_while_a_gate_is_shut() -> None:
+    async with Rig() as rig:
+        protect = protected(rig, None)
+        await running(rig)
+        protect.see(at(85))
+        assert rig.node.held()
+        protect.obey(GpuPolicy(max_temperature_c=80.0, cool_down_c=10.0), hand_back_after_s=0.0)
+        await rig.until(lambda: rig.outbox.ledger)

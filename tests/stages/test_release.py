@@ -105,6 +105,17 @@ async def test_a_pause_ends_the_engine_and_a_resume_starts_it_again() -> None:
         assert node.release.released("main") is None
 
 
+async def test_an_owner_who_wants_engines_left_alone_after_all_has_them_back_though_he_pauses() -> None:
+    async with node_on() as node:
+        node.rig.spine.feed(ev.PauseAsked())
+        node.release.see(reading(7))
+        await node.until(lambda: node.engine.at_rest)
+        node.release.unload = False
+        node.release.see(reading())
+        await node.until(lambda: node.pool.lives == 2 and node.rig.node.pools["main"].ready)
+        assert not node.release.unloads("main")
+
+
 async def test_memory_that_is_never_given_back_is_told_once_it_takes_too_long(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -31,6 +31,9 @@ class OwnerConfig(Value):
     programs: Annotated[
         tuple[str, ...], says('Your programs, as ["blender"]; while one of them runs, no new task comes.')
     ] = ()
+    programs_after_s: Annotated[
+        float, Meta(ge=0, le=86_400), says("Seconds after the last of them has ended before work comes.")
+    ] = 60.0
     on_battery: Annotated[bool, says("Whether to work on battery power.")] = False
     idle_only: Annotated[
         bool,
