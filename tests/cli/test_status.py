@@ -184,6 +184,18 @@ def test_a_pool_that_checks_others_says_so() -> None:
     assert any(line.endswith("ready, checks others") for line in screen(shown))
 
 
+def test_where_the_page_is_is_told_while_it_is_on() -> None:
+    for page, told in (("http://127.0.0.1:9411/", ["  page      http://127.0.0.1:9411/"]), ("", [])):
+        shown = screen(json.loads(msgspec.json.encode(msgspec.structs.replace(STATUS, page=page))))
+        assert [line for line in shown if line.startswith("  page")] == told
+
+
+def test_a_reason_of_a_newer_daemon_is_shown_as_it_is() -> None:
+    told = json.loads(msgspec.json.encode(STATUS))
+    told["why_idle"] = [{"reason": "too_quiet", "detail": "listen"}]
+    assert "  too_quiet               listen" in screen(told)
+
+
 async def test_json_is_the_daemons_own_struct(served: Path) -> None:
     code, out, _ = await gpu_agent("status", "--json", "--socket", str(served))
     assert code == 0

@@ -26,6 +26,7 @@ from agent.core.model import Outcome, Reason
 from agent.core.release import Released
 from agent.core.status import Gate, GpuReadings, GpuStatus, RecentAttempt, Status, headline, readings
 from agent.edges.page import PageServer
+from agent.edges.page.markup import tag
 from agent.edges.page.screen import document
 from agent.edges.serving import MAX_CONNECTIONS
 from tests.cli.test_status import STATUS
@@ -222,6 +223,11 @@ def test_no_text_from_outside_becomes_anything_but_text(text: str) -> None:
     hostile.encode()  # no lone surrogate is left
     assert not set(hostile) & set("\x1b\u202e\x00")
     assert len(hostile) < 60_000
+
+
+def test_no_attribute_ends_before_its_quote() -> None:
+    (found,) = Page(tag("p", "", title="\"><b class='", hidden=False)).elements
+    assert found == ("p", {"title": "\"><b class='"})
 
 
 def test_nothing_on_the_page_does_anything() -> None:
