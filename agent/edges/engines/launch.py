@@ -155,10 +155,15 @@ def _determining(settings: LlamaSettings) -> list[str]:
         argv += ["--tensor-split", ",".join(map(str, settings.tensor_split)), "--main-gpu", "0"]
     if settings.embeds:
         argv.append("--embeddings")
-    argv += settings.args
-    if settings.states:  # without pooling a text is read in one go or not at all
-        argv += ["--embeddings", "--pooling", "none", "-b", str(total), "-ub", str(total)]
-    return argv
+    return [*argv, *more_args(settings)]
+
+
+def more_args(settings: LlamaSettings) -> tuple[str, ...]:
+    """The owner's; and for hidden states, since without pooling a text is read in one go or not at all, its length."""
+    if not settings.states:
+        return settings.args
+    batch = str(settings.slots * settings.context_tokens)
+    return (*settings.args, "--embeddings", "--pooling", "none", "-b", batch, "-ub", batch)
 
 
 def computes_on(settings: LlamaSettings, processor: str, cards: str) -> str:

@@ -15,7 +15,7 @@ from agent.core.model import Reason
 from agent.core.model_memory import ModelShape, Need, need
 from agent.core.placement import Answer, Wish, never_in, place, plan_of, rooms, split, used_by
 from agent.core.release import Holding, Taken, untold_bytes
-from agent.edges.engines.launch import LlamaSettings
+from agent.edges.engines.launch import LlamaSettings, more_args
 from agent.edges.models.gguf import model_shape
 from agent.edges.sandbox.processes import resident_bytes, tree
 
@@ -236,7 +236,7 @@ class Placement:
 
 def need_of(shape: ModelShape, settings: LlamaSettings) -> Need | None:
     """What this engine takes; None when its arguments keep that from being told. Raises EngineError."""
-    plan = plan_of(settings.slots, settings.context_tokens, len(settings.gpus), settings.args)
+    plan = plan_of(settings.slots, settings.context_tokens, len(settings.gpus), more_args(settings))
     try:
         return None if plan is None else need(shape, plan)
     except ValueError as fault:

@@ -17,7 +17,8 @@ from agent.edges.clock import SystemClock
 from agent.edges.engines.build import Built, build_pools, processor
 from agent.edges.engines.fingerprinted import FingerprintedPool
 from agent.edges.engines.launch import LlamaSettings, computes_on, determinism_class, find_llama_server, sandbox_spec
-from agent.edges.engines.placement import GpuRoom
+from agent.edges.engines.placement import GpuRoom, need_of
+from agent.edges.models.gguf import model_shape
 from agent.edges.sandbox.bubblewrap import Bubblewrap
 from tests.core.test_safetensors import LLAMA_3_8B
 from tests.edges.models.test_safetensors import write
@@ -49,6 +50,14 @@ async def test_a_pool_with_fingerprints_is_one_pool_with_two_engines(short_dir: 
 def test_an_engine_for_hidden_states_reads_a_whole_context_in_one_go(tiny_model: Path) -> None:
     argv = sandbox_spec(llama(tiny_model, states=True, context_tokens=512, args=("-ub", "64"))).argv
     assert argv[-7:] == ("--embeddings", "--pooling", "none", "-b", "512", "-ub", "512")
+
+
+def test_what_reads_a_context_in_one_go_is_known_to_take_memory_for_that(tiny_model: Path) -> None:
+    shape = model_shape(tiny_model)
+    plain, states = (need_of(shape, llama(tiny_model, context_tokens=4096, states=states)) for states in (False, True))
+    assert plain is not None
+    assert states is not None
+    assert states.buffers_bytes == 8 * plain.buffers_bytes  # 4,096 tokens at once, not 512
 
 
 async def test_a_wrong_digest_is_refused_before_anything_runs(short_dir: Path, tiny_model: Path) -> None:
