@@ -30,6 +30,7 @@ N_PROBS = 40
 ALWAYS = ProofRules(rate_micros=1_000_000, epoch_s=60.0, answer_s=600.0, validators=0)
 """Every result is challenged, and judged without a model."""
 GOOD = Found(repeatable=True)
+NO_CLASS = Found(repeatable=False)
 WRONG_DRAW = Found(verdict=Verdict.FAIL, reasons=("3 tokens are not what the seed draws, the first is token 0",))
 DOUBTFUL = Found(verdict=Verdict.SUSPECT, reasons=("only 3 candidates a token are committed to, 20 are wanted",))
 FORGED = Found(fault="these leaves are not those that were committed to")

@@ -19,7 +19,7 @@ from agent.devnet.core.proofs.records import CaseState
 from agent.devnet.core.records import LedgerKind
 from agent.devnet.core.rules import ProofRules, Refused
 from agent.devnet.keys import verify
-from tests.devnet.proofs.challenged import ALWAYS, DOUBTFUL, FORGED, WRONG_DRAW, Court, blob_of
+from tests.devnet.proofs.challenged import ALWAYS, DOUBTFUL, FORGED, NO_CLASS, WRONG_DRAW, Court, blob_of
 from tests.devnet.world import transcript_of
 
 
@@ -281,6 +281,20 @@ def test_a_suspicion_is_forgotten_after_enough_that_was_in_order() -> None:
         court.found(court.examine.pop(), *([found] if found else []))
     assert court.standing(node).suspect == 2
     assert court.standing(node).failed == 0
+
+
+@pytest.mark.parametrize("validators", [0, 2])
+def test_passing_with_work_that_nobody_can_repeat_makes_good_for_no_suspicion(validators: int) -> None:
+    court = Court(rules(forgiven_after=3, validators=validators))
+    node = court.opener()
+    for found in (DOUBTFUL, NO_CLASS, NO_CLASS, NO_CLASS, NO_CLASS):
+        court.open(node, court.challenged(node))
+        court.found(court.examine.pop(), found)
+    standing = court.standing(node)
+    assert (standing.passed, standing.suspected, standing.clean) == (4, 1, 0)
+    assert court.settled(node).beacon.rate_micros == MILLION
+    court.open(node, court.challenged(node))
+    assert court.found(court.examine.pop(), DOUBTFUL).judgement is Judgement.FAILED
 
 
 def test_who_has_no_stake_left_gets_no_work() -> None:

@@ -23,10 +23,19 @@ MAX_JUDGED = 16
 """In the answer to one beat; the others come with the next."""
 
 
-def judge(book: Book, when: Instant, case: Case, judgement: Judgement, detail: str, validators: int = 0) -> Case:
+def judge(
+    book: Book,
+    when: Instant,
+    case: Case,
+    judgement: Judgement,
+    detail: str,
+    validators: int = 0,
+    *,
+    shown: bool = True,
+) -> Case:
     """End a case: the node's record, what it is slashed, and the signed judgement. Of a canary nobody is judged.
 
-    `validators` is how many verdicts agreed on it.
+    `validators` is how many verdicts agreed on it; `shown`: see `after_answer`.
     """
     if case.canary:
         return _close(book, when, case, judgement, detail, 0)
@@ -34,7 +43,7 @@ def judge(book: Book, when: Instant, case: Case, judgement: Judgement, detail: s
     weight = weighed(before, judgement, book.rules.proofs)
     if weight is not judgement:
         detail = f"{detail}; suspicion number {before.suspected + 1}"
-    standing = after_answer(before, weight, book.rules.proofs)
+    standing = after_answer(before, weight, book.rules.proofs, shown=shown)
     body = JudgementBody(
         serial=0,
         node_id=case.node_id,

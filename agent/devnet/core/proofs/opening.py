@@ -81,9 +81,11 @@ def examined(book: Book, when: Instant, case_id: str, found: Found, evidence: Bl
     elif case.level:
         judge(book, when, case, Judgement.VOID, "validators doubted it, and nobody could look at more of it")
     else:
-        passed = found.verdict is Verdict.PASS
+        judgement = Judgement.PASSED if found.verdict is Verdict.PASS else Judgement.SUSPECT
         detail = "; ".join(filter(None, (found.said(), "no model was run")))
-        judge(book, when, case, Judgement.PASSED if passed else Judgement.SUSPECT, detail)
+        # Where no validators are asked at all, the draws are all that there is, of an engine that has any.
+        shown = found.repeatable and not book.rules.proofs.validators
+        judge(book, when, case, judgement, detail, shown=shown)
     return conclude(book, when, None)
 
 

@@ -121,7 +121,8 @@ class Standing(Value):
     suspected: int = 0
     """Suspicions that count: with `Rules.proofs.suspicions` of them it has failed."""
     clean: int = 0
-    """Challenges passed since the last suspicion: with `Rules.proofs.forgiven_after` of them it is forgotten."""
+    """Challenges passed since the last suspicion, of work that can be repeated: with `Rules.proofs.forgiven_after` of
+    them it is forgotten."""
     verdicts: int = 0
     """Checks that it delivered and revealed."""
     verdicts_wrong: int = 0

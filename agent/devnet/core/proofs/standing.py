@@ -72,8 +72,11 @@ def weighed(standing: Standing, judgement: Judgement, rules: ProofRules) -> Judg
     return judgement
 
 
-def after_answer(standing: Standing, judgement: Judgement, rules: ProofRules) -> Standing:
-    """The record after one challenge of the node came to `judgement`, which is `weighed`; the stake is as before."""
+def after_answer(standing: Standing, judgement: Judgement, rules: ProofRules, *, shown: bool = True) -> Standing:
+    """The record after one challenge of the node came to `judgement`, which is `weighed`; the stake is as before.
+
+    `shown`: whether it could have come to anything else. What nobody can repeat makes good for no suspicion.
+    """
     name = _COUNTED[judgement]
     counted = msgspec.structs.replace(
         standing, challenged=standing.challenged + 1, **{name: getattr(standing, name) + 1}
@@ -84,7 +87,7 @@ def after_answer(standing: Standing, judgement: Judgement, rules: ProofRules) ->
         case Judgement.FAILED | Judgement.UNOPENED:
             return msgspec.structs.replace(counted, suspected=0, clean=0)
         case Judgement.PASSED:
-            return _forgiven(counted, rules)
+            return _forgiven(counted, rules) if shown else counted
         case Judgement.VOID:
             return counted
 
