@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.core.checks.fingerprints import read_fingerprints
@@ -13,10 +14,12 @@ from agent.core.proof.commitment import commit
 from agent.core.proof.leaves import check_leaves
 from agent.core.proof.toploc import TOP, Distance, distance, fingerprint
 from agent.edges.engines.fingerprinted import FingerprintedPool
-from agent.edges.engines.llama import LlamaPool
 from agent.edges.verifier.states import WithStates
-from agent.stages.recheck import Claim, with_model
+from agent.ports import EnginePool
+from agent.stages.recheck import with_model
 from tests.edges.verifier import claiming
+from tests.edges.verifier.claiming import Done
+from tests.edges.verifier.test_validating import Validator, evidence
 from tests.tiny_model import write_tiny_model
 
 SAME = Distance(0, 0.0, 0.0)
@@ -28,18 +31,19 @@ def letters(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("model") / "letters.gguf", letters_only=True)
 
 
-async def claim(pool: FingerprintedPool | LlamaPool) -> Claim:
+async def said(pool: EnginePool) -> Done:
     """Three leaves, the last one short."""
     done = await claiming.done(pool, max_tokens=70, temperature_micros=0)
     check_leaves(done.transcript.leaves, commit(done.claim.header, done.transcript))
-    return done.claim
+    return done
 
 
 async def test_a_fingerprint_of_each_leaf_is_committed_to_and_a_verifier_finds_the_same(
     letters: Path, short_dir: Path, tmp_path: Path
 ) -> None:
     async with claiming.fingerprinted(letters, short_dir) as engines:
-        made, plain = await claim(engines.pool), await claim(engines.answers)
+        done, plain = await said(engines.pool), (await said(engines.answers)).claim
+        made, body = done.claim, await Validator(engines.pool).verdict(evidence(done))
         async with engines.pool.replayer() as replayer, engines.answers.replayer() as answers:
             found = (await with_model(made, replayer, chosen=(0,))).fingerprints
             unseen = (await with_model(made, answers, chosen=(0,))).fingerprints
@@ -54,6 +58,8 @@ async def test_a_fingerprint_of_each_leaf_is_committed_to_and_a_verifier_finds_t
             engines.answers.replayer() as answers,
         ):
             cheat = (await with_model(made, WithStates(answers, cheap), chosen=(0,))).fingerprints
+    assert (body.verdict, body.exact) == ("pass", True), body
+    assert [one["exponents"] for one in msgspec.json.decode(body.metrics)["toploc"]["distances"]] == [0, 0, 0]
     assert found is not None
     assert (found.committed, found.faults, found.distances) == (3, (), (SAME,) * 3)
     # What an engine without hidden states cannot tell is not told, and nothing is committed to without them.
