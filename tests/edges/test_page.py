@@ -64,7 +64,7 @@ ENDED = RecentAttempt(
 )
 FREED = Released(held_bytes=9 * GIB, released_bytes=3 * GIB, seconds=1.0, done=False, detail="held by 7")
 POOL = replace(STATUS.pools[0], released=FREED, gates=STATUS.why_idle, device="GPU-1")
-FULL = replace(STATUS, gpus=(SICK,), pools=(POOL,), recent=(ENDED,), reboot="xid_79")
+FULL = replace(STATUS, gpus=(SICK,), pools=(POOL,), recent=(ENDED,), reboot="xid_79", schedule="open until 06:00")
 """A status of which no part is empty."""
 
 
@@ -148,6 +148,7 @@ def test_pools_tasks_and_proofs_are_told_as_status_tells_them() -> None:
         "challenged 4 being answered 1 passed 2 failed 1 verdicts passed 5 stake 8.000000 slashed 2.000000",
         "earned since the start 1.500000 TEST",
         "not enforced here: memory pids",
+        "schedule open until 06:00",
     ]:
         assert fact in text
 

@@ -52,6 +52,8 @@ def _about(status: Status) -> Iterable[tuple[str, str]]:
     yield "coordinator", _joined(link.state, link.url, link.transport, answered, offset, link.detail)
     unenforced = f"not enforced here: {' '.join(sandbox.unenforced)}" if sandbox.unenforced else ""
     yield "sandbox", _joined(sandbox.backend if sandbox.usable else "not usable", unenforced, sandbox.detail)
+    if status.schedule:
+        yield "schedule", status.schedule
     if quota := storage.transcripts_quota_bytes:
         yield "transcripts", f"{storage.transcripts_bytes / 2**20:,.0f} of {quota / 2**20:,.0f} MiB"
     yield "started", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.node.started_at))
