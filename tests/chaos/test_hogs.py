@@ -16,6 +16,7 @@ from agent.devnet.core.records import TaskState
 from agent.devnet.core.rules import Rules
 from agent.devnet.requester import Requester
 from tests.chaos.extent import thorough
+from tests.patience import PATIENCE_S
 from tests.sandboxes import require_sandbox
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.proxy import Proxy
@@ -47,7 +48,7 @@ async def eating(agent: AgentProcess, appetite: str) -> None:
     if appetite == "memory":
         await agent.saw("engine.ended", pool="hog")
         return
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while len(psutil.Process(agent.process.pid).children(recursive=True)) < PROCESSES * 3 // 4:
             await asyncio.sleep(0.05)
 
@@ -55,7 +56,7 @@ async def eating(agent: AgentProcess, appetite: str) -> None:
 async def beats(proxy: Proxy, count: int) -> list[float]:
     """When the next `count` heartbeats went out."""
     since = time.monotonic()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while len(found := [at for at, path in proxy.posts if path == "/v1/beat" and at > since]) < count:
             await asyncio.sleep(0.05)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from agent.devnet.core.rules import Rules
 from agent.devnet.requester import Requester
 from tests.chaos.extent import THOROUGH, thorough
 from tests.chaos.traces import cgroup_parents, own_cgroups
+from tests.patience import PATIENCE_S
 from tests.sandboxes import require_sandbox
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.proxy import Proxy
@@ -40,7 +42,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 async def beat_after(proxy: Proxy, moment: float) -> float:
     """Seconds from `moment` to the first heartbeat after it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             for at, path in proxy.posts:
                 if path == "/v1/beat" and at > moment:
@@ -85,15 +87,13 @@ def engines(agent: AgentProcess) -> list[psutil.Process]:
 @contextlib.contextmanager
 def foreign(runtime: Path) -> Iterator[list[Path]]:
     """Places that look like an agent's and belong to none of these: cgroups of another tag, a directory beside ours."""
-    places = [parent / "gpu-agent-00000000-1" for parent in cgroup_parents()]
+    places = [parent / f"gpu-agent-none-{os.getpid()}" for parent in cgroup_parents()]
     places.append(runtime.with_name(f"{runtime.name}-other"))
-    for place in places:
-        place.mkdir()
-    try:
-        yield places
-    finally:
+    with contextlib.ExitStack() as stack:
         for place in places:
-            place.rmdir()
+            place.mkdir()
+            stack.callback(place.rmdir)
+        yield places
 
 
 def sockets_of(agent: AgentProcess) -> set[Path]:
@@ -108,7 +108,7 @@ async def test_nothing_of_a_killed_agent_is_left_after_the_next_start_and_a_neig
     their_groups = own_cgroups(neighbour.runtime)
     groups, left = own_cgroups(agent.runtime), sockets_of(agent)
     await agent.kill()
-    await asyncio.to_thread(psutil.wait_procs, [mine], 10)
+    await asyncio.to_thread(psutil.wait_procs, [mine], PATIENCE_S)
     assert not mine.is_running()
     with foreign(agent.runtime) as others:
         await agent.start()

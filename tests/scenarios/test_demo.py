@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import re
@@ -16,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from agent.cli.demo.screen import Screen
+from tests.patience import within
 from tests.sandboxes import require_sandbox
 from tests.scenarios.world import ROOT
 
@@ -52,6 +54,7 @@ class Demo:
             stderr=asyncio.subprocess.STDOUT,
             cwd=ROOT,
             env=self._environment,
+            start_new_session=True,
         )
 
     async def read_until(self, text: str) -> None:
@@ -70,9 +73,14 @@ class Demo:
             return await self.process.wait()
 
     async def end(self) -> None:
-        if self.process.returncode is None:
-            self.process.send_signal(signal.SIGINT)
-            await self.finish()
+        """With its nodes, whatever became of it."""
+        try:
+            if self.process.returncode is None:
+                self.process.send_signal(signal.SIGINT)
+                await within(self.finish())
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 async def verb(cache: Path, *arguments: str) -> tuple[int | None, str]:

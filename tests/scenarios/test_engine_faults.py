@@ -6,6 +6,7 @@ import json
 
 from agent.core.model import Outcome, Reason
 from agent.devnet.core.records import TaskState
+from tests.patience import within
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.world import AgentProcess, World, external
 
@@ -35,7 +36,7 @@ async def test_an_engine_that_dies_is_told_in_the_status_and_used_again_when_it_
     agent, model = await serving(world, engine)
     engine.open.clear()
     task = await world.ask(model)
-    await engine.asked.acquire()
+    await within(engine.asked.acquire())
     await engine.stop()
     line = await agent.saw("attempt.closed", task=task, outcome="failed")
     assert line["reason"] == "engine_unavailable"
@@ -57,10 +58,10 @@ async def test_an_engine_that_stands_still_holds_a_task_no_longer_than_its_deadl
     agent, model = await serving(world, engine)
     engine.open.clear()
     task = await world.ask(model, deadline_s=4.0)
-    await engine.asked.acquire()
+    await within(engine.asked.acquire())
     line = await agent.saw("attempt.closed", task=task)
     assert line["reason"] in ("deadline_passed", "cancelled_by_requester", "lease_lost")
-    await engine.left.acquire()
+    await within(engine.left.acquire())
     assert (await world.requester.result(task)).state is TaskState.FAILED
     engine.open.set()
     assert (await world.requester.result(await world.ask(model))).state is TaskState.SETTLED

@@ -14,6 +14,7 @@ import pytest
 
 from agent.devnet.core.records import TaskState
 from tests.disks import small_disk
+from tests.patience import within
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.world import AgentProcess, World, external
 
@@ -52,8 +53,8 @@ async def test_what_was_computed_waits_for_room_and_is_then_delivered(
     await world.requester.result(await world.ask(model))
     engine.open.clear()
     task = await world.ask(model)
-    await engine.asked.acquire()
-    await engine.asked.acquire()
+    await within(engine.asked.acquire())
+    await within(engine.asked.acquire())
     filler = fill(state_disk)
     engine.open.set()
     line = await agent.saw("storage.unwritable", full=True)

@@ -13,7 +13,7 @@ from agent.core.fingerprint import Fingerprint
 from agent.core.health import HealthState
 from tests.fakes.nvml.build import Builder, Placed, compiler
 from tests.fakes.nvml.scenario import load
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, within
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.liar import Liar
 from tests.scenarios.world import AgentProcess, World, external
@@ -109,7 +109,7 @@ async def test_a_task_on_a_gpu_that_is_lost_is_handed_back_and_its_pool_takes_no
     engine.open.clear()
     assert node.fingerprint is not None
     await world.ask(node.fingerprint.pools[0].model_digest)
-    await asyncio.wait_for(engine.asked.acquire(), PATIENCE_S)
+    await within(engine.asked.acquire())
     driver.at(5)
     moved = await agent.saw("gpu.moved", after="lost")
     assert (moved["uuid"], moved["findings"]) == (doomed, ["gpu_lost"])

@@ -14,6 +14,7 @@ from agent.core.proof.receipt import verify_bundle
 from agent.devnet.coordinator import Coordinator
 from agent.devnet.core.records import TaskState
 from agent.edges.signing import verify
+from tests.patience import within
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.world import AgentProcess, World, external
 
@@ -24,7 +25,7 @@ async def held_task(world: World, engine: HeldEngine, **node: object) -> tuple[A
     model = (await world.ready(agent)).fingerprint.pools[0].model_digest
     engine.open.clear()
     task = await world.ask(model)
-    await engine.asked.acquire()
+    await within(engine.asked.acquire())
     return agent, model, task
 
 

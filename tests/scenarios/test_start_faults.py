@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.patience import PATIENCE_S
+from tests.patience import PATIENCE_S, within
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.world import ROOT, World, external
 
@@ -130,7 +130,7 @@ async def test_every_state_of_the_node_has_its_screen(world: World, engine: Held
         assert f"No new work, because: {why}" in shown or not why, shown
     engine.open.clear()
     task = await world.ask(node.fingerprint.pools[0].model_digest)
-    await engine.asked.acquire()
+    await within(engine.asked.acquire())
     agent.signal(signal.SIGTERM)
     await agent.saw("node.moved", after="draining")
     shown = await screen(agent.verb("status"))

@@ -83,17 +83,20 @@ class AgentProcess:
         return [line for line in self.lines if line.get("event") == name]
 
     async def saw(self, event: str, count: int = 1, **fields: Any) -> dict[str, Any]:
-        """Wait for a log line."""
+        """Wait for a log line, while the agent runs."""
 
         def found() -> list[dict[str, Any]]:
             return [line for line in self.events(event) if fields.items() <= line.items()]
 
-        try:
+        with contextlib.suppress(TimeoutError):
             async with self._heard, asyncio.timeout(PATIENCE_S):
-                await self._heard.wait_for(lambda: len(found()) >= count)
-        except TimeoutError:
-            raise AssertionError(f"{event} {fields} was not logged:\n{self.story()}") from None
+                await self._heard.wait_for(lambda: len(found()) >= count or self._lines_end())
+        if len(found()) < count:
+            raise AssertionError(f"{event} {fields} was not logged:\n{self.story()}")
         return found()[count - 1]
+
+    def _lines_end(self) -> bool:
+        return self.process.stdout is None or self.process.stdout.at_eof()
 
     def story(self) -> str:
         return "\n".join([*(json.dumps(line) for line in self.lines[-40:]), *self.noise])

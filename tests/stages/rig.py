@@ -476,6 +476,11 @@ def crash(reason: Reason = Reason.ENGINE_CRASHED) -> EngineError:
     return EngineError(reason, "the engine died: Illegal instruction")
 
 
+def unreachable(_message: object) -> wire.DownMessage:
+    """No answer, and nobody knows whether it was heard."""
+    raise DOWN
+
+
 def confirmed(message: wire.Start, *, ok: bool = True, lease_ms: int = 40_000, detail: str = "") -> wire.StartAck:
     """The same answer to every key."""
     leases = (wire.Confirmed(key=key, ok=ok, lease_ms=lease_ms, detail=detail) for key in message.keys)
