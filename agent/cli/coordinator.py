@@ -28,6 +28,13 @@ import click
 )
 @click.option("--answer-s", default=3600.0, show_default=True, type=click.FloatRange(1.0, 604800.0), help="To open.")
 @click.option(
+    "--verify-s",
+    default=600.0,
+    show_default=True,
+    type=click.FloatRange(1.0, 86400.0),
+    help="Seconds that a validator has to check, and then to reveal its verdict.",
+)
+@click.option(
     "--validators", default=2, show_default=True, type=click.IntRange(0, 16), help="Who repeat what is drawn."
 )
 @click.option("--stake", default=10.0, show_default=True, type=click.FloatRange(0.0, 1e6), help="A node's, simulated.")
@@ -52,6 +59,7 @@ def command(
     beacon: str,
     epoch_s: float,
     answer_s: float,
+    verify_s: float,
     validators: int,
     stake: float,
     attest_every_s: float,
@@ -71,6 +79,7 @@ def command(
         beacon=BeaconSource(beacon),
         epoch_s=epoch_s,
         answer_s=answer_s,
+        verify_s=verify_s,
         validators=validators,
         stake_micros=round(stake * 1e6),
         slash_micros=round(stake * 1e6 / SLASHES),
