@@ -25,7 +25,7 @@ class CoordinatorProcess:
     program: tuple[str, ...] = ("-m", "agent")
     """What Python runs."""
 
-    def __init__(self, state: Path, *, lease_s: float = 5.0, beat_s: float = 0.5) -> None:
+    def __init__(self, state: Path, *options: str, lease_s: float = 5.0, beat_s: float = 0.5) -> None:
         self.state = state
         self._told = state.with_suffix(".log")
         self._port = free_port()
@@ -33,6 +33,7 @@ class CoordinatorProcess:
         self._options = (
             *("--state-dir", str(state), "--port", str(self._port)),
             *("--lease-s", str(lease_s), "--beat-s", str(beat_s), "--unstarted-s", "2"),
+            *options,
         )
 
     async def start(self) -> None:

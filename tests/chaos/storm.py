@@ -105,6 +105,7 @@ class Storm:
             await asyncio.sleep(0.15)
 
     async def _submit(self, name: str) -> str:
+        """The task's id, once the coordinator has it."""
         asked = ChatInput(messages=(Message(role="user", content=name),))
         options = SamplingAsked(min_p_micros=0)
 
@@ -205,6 +206,12 @@ class Storm:
 
     async def calm(self) -> None:
         """No fault any more: wait until every task has ended, then let the nodes leave."""
+        await self.settle()
+        for node in self._nodes:
+            node.agent.signal(signal.SIGTERM)
+
+    async def settle(self) -> None:
+        """No fault any more: wait until every task has ended."""
         for node in self._nodes:
             node.proxy.heal()
         following = [asyncio.create_task(self._result(task), name=task) for task in self.tasks]
@@ -214,8 +221,6 @@ class Storm:
         assert not waiting, await self._what_is_open([follower.get_name() for follower in waiting])
         self.views = [follower.result() for follower in following]
         self.paid = await self._coordinator.ledger()
-        for node in self._nodes:
-            node.agent.signal(signal.SIGTERM)
 
     async def _result(self, task: str) -> TaskView:
         async with self._followed:
@@ -276,18 +281,22 @@ async def storm(home: Path, seed: int) -> AsyncIterator[tuple[Storm, list[StormN
         coordinator = CoordinatorProcess(home / "coordinator")
         await coordinator.start()
         stack.push_async_callback(coordinator.kill)
-        nodes = [await _node(stack, coordinator, home / name) for name in ("north", "south")]
+        nodes = [await node_of(stack, coordinator, home / name) for name in ("north", "south")]
         for node in nodes:
             await node.agent.saw("session.opened")
         yield Storm(seed, coordinator, nodes, all(node.small_disk for node in nodes)), nodes
 
 
-async def _node(stack: contextlib.AsyncExitStack, coordinator: CoordinatorProcess, home: Path) -> StormNode:
+async def node_of(
+    stack: contextlib.AsyncExitStack, coordinator: CoordinatorProcess, home: Path, more: str = ""
+) -> StormNode:
+    """A node that runs until `stack` is closed; `more`: of its configuration."""
     proxy = await stack.enter_async_context(Proxy(coordinator.url))
     engine = await stack.enter_async_context(SlowEngine())
     async with coordinator.requester() as requester:
         token = await requester.enrol_token()
-    agent = AgentProcess(home, external(engine.url, slots=2), url=proxy.url, token=token, breaker_failures=100)
+    pools = more + external(engine.url, slots=2)
+    agent = AgentProcess(home, pools, url=proxy.url, token=token, breaker_failures=100)
     node = StormNode(agent, proxy, engine, small_disk=_small_disk(stack, home / "state"))
     await node.start()
     stack.push_async_callback(agent.discard)
