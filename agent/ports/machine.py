@@ -58,7 +58,7 @@ class Pauses(Protocol):
 
 
 class HostFacts(Value):
-    """The host, by psutil and /proc."""
+    """The host, by /proc and /sys."""
 
     hostname: str
     cpu: Cpu
