@@ -16,7 +16,7 @@ from agent.ports.engines import (
 )
 from agent.ports.link import Greeter, Link
 from agent.ports.machine import Clock, EngineMemory, Findings, GpuProbe, HostFacts, HostProbe, OwnerView, Pauses
-from agent.ports.replay import Calibrations, Replayer
+from agent.ports.replay import Calibrations, Embedded, Replayer
 from agent.ports.sandbox import ExitKind, Limits, Sandbox, SandboxExit, SandboxHandle, SandboxSpec, Used
 from agent.ports.storage import (
     Artifacts,
@@ -36,6 +36,7 @@ __all__ = [
     "Calibrations",
     "Clock",
     "Delivered",
+    "Embedded",
     "EngineMemory",
     "EngineOutput",
     "EnginePool",

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from agent.core.checks.calibration import Device
 from agent.core.checks.claims import Position
 from agent.core.checks.verdict import Thresholds
 from agent.core.model import ChatInput, CompletionInput
 from agent.core.proof.toploc import Peaks
+
+
+class Embedded(NamedTuple):
+    """What an engine makes of texts."""
+
+    rows: tuple[tuple[float, ...], ...]
+    """One for each."""
+    prompt_tokens: int
+    """That it counted in all of them."""
 
 
 class Replayer(Protocol):
@@ -43,7 +52,7 @@ class Replayer(Protocol):
         """
         ...
 
-    async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
+    async def rows(self, texts: tuple[str, ...]) -> Embedded:
         """An embedding of each text."""
         ...
 

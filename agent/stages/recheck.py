@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from agent.core import engines
 from agent.core.checks import claims
-from agent.core.checks.claim import Claim, answered, sampler_of, without_model
+from agent.core.checks.claim import Claim, answered, overcounted, sampler_of, without_model
 from agent.core.checks.claims import Chunk, Position
 from agent.core.checks.draw import uniforms
 from agent.core.checks.ending import Ending, Told, check_ending, hidden
@@ -47,11 +47,12 @@ async def with_model(
     header, found = claim.header, without_model(claim)
     if isinstance(claim.given, EmbeddingInput):
         own = await replayer.rows(claim.given.texts)
-        return found._replace(rows=_rows(claim, own, () if exact else chosen), same_class=exact)
+        rows = _rows(claim, own.rows, () if exact else chosen)
+        return found._replace(rows=rows, same_class=exact, overcounted=overcounted(header, own.prompt_tokens))
     prompt = await replayer.prompt_ids(claim.given)
     if header.prompt_sha256 and not is_prompt(header, prompt):
         return found._replace(prompt=False)
-    found = found._replace(prompt=bool(header.prompt_sha256) or None)
+    found = found._replace(prompt=bool(header.prompt_sha256) or None, overcounted=overcounted(header, len(prompt)))
     try:
         found = await _repeated(claim, found, prompt, replayer, chosen, exact=exact, apart=apart)
         return found._replace(fingerprints=await _fingerprinted(claim, found, prompt, replayer))

@@ -102,8 +102,10 @@ class Validate:
         header, facts = case.header, self._pools[name].facts
         if not isinstance(header, Header) or header.task_kind not in facts.kinds:
             raise UnfitError(Reason.UNSUPPORTED_KIND, f"this pool does no {header.task_kind.value} tasks")
-        if header.prompt_tokens + header.completion_tokens > facts.context_tokens:
-            await self._check_length(name, header, case.offer.task.input)
+        given = case.offer.task.input
+        long = header.prompt_tokens + header.completion_tokens > facts.context_tokens
+        if long and isinstance(given, ChatInput | CompletionInput):  # texts to embed are read one by one
+            await self._check_length(name, header, given)
         if is_exact(header, facts):
             return None
         limits = self._limits(facts, header.engine, header.task_kind)
@@ -113,19 +115,17 @@ class Validate:
             )
         return limits
 
-    async def _check_length(self, name: str, header: Header, given: object) -> None:
+    async def _check_length(self, name: str, header: Header, given: ChatInput | CompletionInput) -> None:
         """By one's own count: were the claimed one believed, too high a count, which is paid, would keep everybody from
         a verdict. Whoever counts wrong is to be judged, however long the prompt is. Raises EngineError, UnfitError.
         """
-        count, pool = header.prompt_tokens, self._pools[name]
-        if isinstance(given, ChatInput | CompletionInput):
-            async with pool.replayer() as replayer:
-                prompt = await replayer.prompt_ids(given)
-            if header.prompt_sha256 and not is_prompt(header, prompt):
-                return
-            count = len(prompt)
-        if count + header.completion_tokens > pool.facts.context_tokens:
-            tokens, most = f"{count} prompt tokens and {header.completion_tokens} more", pool.facts.context_tokens
+        pool = self._pools[name]
+        async with pool.replayer() as replayer:
+            prompt = await replayer.prompt_ids(given)
+        if header.prompt_sha256 and not is_prompt(header, prompt):
+            return
+        if len(prompt) + header.completion_tokens > pool.facts.context_tokens:
+            tokens, most = f"{len(prompt)} prompt tokens and {header.completion_tokens} more", pool.facts.context_tokens
             raise UnfitError(Reason.CONTEXT_TOO_LONG, f"{tokens} do not fit a context of {most} tokens")
 
     async def _verdict(self, pool: EnginePool, brought: _Brought, asked: VerifyInput) -> VerdictBody:

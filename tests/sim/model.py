@@ -11,6 +11,7 @@ from agent.core.checks.claims import Position
 from agent.core.checks.verdict import Thresholds
 from agent.core.errors import EngineError
 from agent.core.model import ChatInput, CompletionInput, Reason
+from agent.ports import Embedded
 from tests.edges.verifier.vllm import MOST, VOCABULARY, logprobs, spelled
 
 TOP = MOST
@@ -70,7 +71,7 @@ class SimReplayer:
     async def ends(self, token: int) -> bool:
         return False
 
-    async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
+    async def rows(self, texts: tuple[str, ...]) -> Embedded:
         raise AssertionError("no embeddings here")
 
     async def _work(self, longest_s: float) -> None:

@@ -9,6 +9,7 @@ from itertools import islice
 from agent.core.checks.claims import Position, Sampler
 from agent.core.checks.draw import uniforms
 from agent.core.model import ChatInput, CompletionInput
+from agent.ports import Embedded
 from agent.stages.refill import refilled
 
 GREEDY = Sampler(seed=3, temperature=0.0, top_k=40, top_p=0.95, min_p=0.0, min_keep=2)
@@ -39,7 +40,7 @@ class Bytes:
     async def ends(self, token: int) -> bool:
         return False
 
-    async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
+    async def rows(self, texts: tuple[str, ...]) -> Embedded:
         raise NotImplementedError
 
 

@@ -35,7 +35,7 @@ from agent.core.proof.opening import open_leaves
 from agent.core.proof.sealing import read_verdict
 from agent.core.proof.toploc import FINGERPRINT_BYTES
 from agent.core.proof.transcript import Transcript, TranscriptBuilder
-from agent.ports import Piece
+from agent.ports import Embedded, Piece
 from tests import builders
 from tests.core.proof.making import NODE_KEYS, bundle
 from tests.edges.verifier.vllm import MOST, logprobs, spelled
@@ -87,7 +87,7 @@ class MadeUp:
     async def peaks(self, prefix: Sequence[int], ids: Sequence[int]) -> None:
         """It tells no hidden states."""
 
-    async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
+    async def rows(self, texts: tuple[str, ...]) -> Embedded:
         raise AssertionError
 
 
@@ -99,9 +99,11 @@ def claimed(
     determinism: str = "F-0123456789abcdef",
     last: int | None = None,
     prompt: tuple[int, ...] = (1, 2, 3),
+    counts: int = 0,
 ) -> bytes:
     """Evidence of a greedy task of another node's; `lie`: by how much its model is another one; `last`: what it calls
-    its last token; `prompt`: what it says the prompt was.
+    its last token; `prompt`: what it says the prompt was; `counts`: how long it says it was, of tokens that it leaves
+    out.
     """
     builder, ids = TranscriptBuilder(MOST), [1, 2, 3]
     for at in range(TOKENS):
@@ -116,7 +118,7 @@ def claimed(
     made: Transcript = builder.finish()
     output = msgspec.json.encode({"text": spelled(ids[3:])}).decode()
     offer = builders.offer("their-task", spec=builders.task("their-task", max_tokens=TOKENS, temperature_micros=0))
-    usage = Usage(prompt_tokens=len(prompt), completion_tokens=TOKENS)
+    usage = Usage(prompt_tokens=counts or len(prompt), completion_tokens=TOKENS)
     digest = hashlib.sha256(output.encode()).hexdigest()
     header = header_of(
         offer,
@@ -126,7 +128,7 @@ def claimed(
         finish=FinishReason.LENGTH,
         usage=usage,
         request_sha256="11" * 32,
-        prompt_sha256=prompt_digest(prompt),
+        prompt_sha256="" if counts else prompt_digest(prompt),
         proof_kind=made.proof_kind,
         output_sha256=digest,
     )
@@ -187,6 +189,19 @@ async def test_a_token_that_the_model_does_not_have_keeps_nobody_from_a_verdict(
             True,
             ("a token is claimed that this model does not have",),
         )
+
+
+@pytest.mark.parametrize(("counts", "verdict"), [(3, "pass"), (19, "pass"), (20, "fail"), (5000, "fail")])
+async def test_who_names_no_prompt_is_held_to_the_validators_own_count(counts: int, verdict: str) -> None:
+    """It is paid by the token. Three are right, and so many more may be another version's marks."""
+    async with validating() as rig:
+        offer = offered(rig, claimed(rig, counts=counts))
+        await rig.coordinator.saw(wire.Result)
+        said = read_verdict(split_leaves(rig.transcripts.kept[offer.key]))
+        assert (said.verdict, said.certain) == (verdict, verdict == "fail")
+        if verdict == "fail":
+            more = f"{counts - 19} prompt tokens more are claimed than the model can make of the task"
+            assert said.reasons == (more,)
 
 
 async def test_null_fingerprints_fail_for_certain_also_where_nobody_can_look_at_hidden_states() -> None:

@@ -21,6 +21,9 @@ from agent.core.proof.leaves import Leaf
 from agent.core.proof.opening import AnyLeaf
 from agent.core.proof.receipt import Case
 
+COUNT_MARGIN, COUNT_SHARE = 16, 8
+"""Prompt tokens that a count may be off by: so many, or one of so many."""
+
 
 class Claim(NamedTuple):
     """What was asked of a node, and what it committed to."""
@@ -77,6 +80,14 @@ def answered(claim: Claim, ending: Ending) -> Ending:
     if not claim.unread:
         return ending
     return ending._replace(faults=(*ending.faults, "what was delivered is no answer: nothing in it can be compared"))
+
+
+def overcounted(header: Header, own: int) -> int:
+    """Prompt tokens beyond one's `own` count of them. Who commits to the tokens is held to these; where they are not
+    known, another version may set its own marks around each text.
+    """
+    margin = max(COUNT_MARGIN, own // COUNT_SHARE)
+    return 0 if header.prompt_sha256 else max(header.prompt_tokens - own - margin, 0)
 
 
 def sampler_of(header: Header) -> Sampler | None:

@@ -81,6 +81,8 @@ class Metrics(NamedTuple):
     ending: Ending | None = None
     prompt: bool | None = None
     """Whether the committed prompt is what the template and tokenizer make of the task."""
+    overcounted: int = 0
+    """Prompt tokens that are claimed, and paid, beyond one's own count and some more."""
     chunks: tuple[Replayed, ...] = ()
     exact: Exactness | None = None
     unknown: int = 0
@@ -158,6 +160,8 @@ def closeness_limit(chunk: Replayed, limits: Thresholds) -> float:
 def _certain(found: Metrics) -> Iterable[str]:
     if found.prompt is False:
         yield "the committed prompt is not what the model's template makes of the task"
+    if found.overcounted:
+        yield f"{found.overcounted} prompt tokens more are claimed than the model can make of the task"
     if not found.vocabulary:
         yield "a token is claimed that this model does not have"
     if found.sampled and found.sampled.malformed:

@@ -12,6 +12,7 @@ from agent.core.model import ChatInput, CompletionInput
 from agent.core.proof.toploc import Peaks
 from agent.edges.engines.http import EngineHttp
 from agent.edges.verifier.states import states_peaks
+from agent.ports import Embedded
 
 _BROKEN = "\ufffd"
 _LOOKS_SPECIAL = re.compile(r"[<\[|].*[>\]|]", re.DOTALL)
@@ -19,13 +20,11 @@ _TOKEN_BYTES = 1024
 """Of one candidate in a reply, at most; see engines.build_request."""
 
 
-async def embedded(
-    http: EngineHttp, request: engines.Request, texts: int, patience_s: float
-) -> tuple[tuple[float, ...], ...]:
+async def embedded(http: EngineHttp, request: engines.Request, texts: int, patience_s: float) -> Embedded:
     """The rows of an OpenAI-compatible engine. Raises EngineError."""
     reply = await http.exchange(request.path, request.body, patience_s, request.max_answer_bytes)
-    rows, _usage = engine_replies.embeddings(reply, texts)
-    return rows
+    rows, usage = engine_replies.embeddings(reply, texts)
+    return Embedded(rows, usage.prompt_tokens)
 
 
 class LlamaReplayer:
@@ -67,7 +66,7 @@ class LlamaReplayer:
         """Raises EngineError."""
         return await states_peaks(self._http, prefix, ids, self._patience_s) if self._states else None
 
-    async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
+    async def rows(self, texts: tuple[str, ...]) -> Embedded:
         """Raises EngineError."""
         return await embedded(self._http, engines.embedding_request("m", texts), len(texts), self._patience_s)
 

@@ -9,6 +9,7 @@ from agent.core.checks.claims import Position
 from agent.core.model import ChatInput, CompletionInput
 from agent.edges.engines.http import EngineHttp
 from agent.edges.verifier.llama import embedded
+from agent.ports import Embedded
 
 _CANDIDATE_BYTES = 256
 """Of one candidate in a reply: id, log-probability, rank and its text."""
@@ -54,7 +55,7 @@ class PromptLogprobsReplayer:
     async def peaks(self, prefix: Sequence[int], ids: Sequence[int]) -> None:
         """vLLM tells no hidden states."""
 
-    async def rows(self, texts: tuple[str, ...]) -> tuple[tuple[float, ...], ...]:
+    async def rows(self, texts: tuple[str, ...]) -> Embedded:
         """Raises EngineError."""
         request = engines.embedding_request(self._model, texts)
         return await embedded(self._http, request, len(texts), self._patience_s)

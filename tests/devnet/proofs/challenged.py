@@ -63,7 +63,13 @@ class Opener(Actor):
         self.transcripts: dict[str, Transcript] = {}
 
     def answer(
-        self, offer: wire.OfferBody, transcript: Transcript | None = None, *, blob: bytes = b"", **pool: Any
+        self,
+        offer: wire.OfferBody,
+        transcript: Transcript | None = None,
+        *,
+        blob: bytes = b"",
+        usage: Usage | None = None,
+        **pool: Any,
     ) -> wire.Delivery:
         """A result whose commitment is to `transcript`, an honest one unless told otherwise. `blob`: delivered as its
         output.
@@ -71,7 +77,7 @@ class Opener(Actor):
         transcript = transcript or honest_transcript(offer, offer.task.max_tokens)
         self.transcripts[offer.task.task_id] = transcript
         tokens = offer.task.max_tokens
-        usage = Usage(prompt_tokens=10, completion_tokens=tokens)
+        usage = usage or Usage(prompt_tokens=10, completion_tokens=tokens)
         output = '{"text":"' + "t" * usage.completion_tokens + '"}'
         header = header_of(
             offer,

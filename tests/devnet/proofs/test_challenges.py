@@ -362,3 +362,16 @@ def test_work_that_nobody_can_repeat_is_paid_less(pool: dict[str, str], earned: 
     court.submit(max_tokens=40)
     (offer,) = court.pull(node)
     assert court.deliver(node, node.answer(offer, **pool)).amount_micros == earned
+
+
+@pytest.mark.parametrize(("determinism", "billed"), [("X-0011223344556677", 1000), ("U", 0)])
+def test_a_prompt_that_nobody_can_count_again_is_paid_by_its_text_at_most(determinism: str, billed: int) -> None:
+    """A validator counts the others (tests/stages/test_overcounted.py)."""
+    court = Court(rules(unverifiable_micros=MILLION), price_micros_per_million_tokens=1_000_000)
+    node = court.opener()
+    court.submit(max_tokens=40)
+    (offer,) = court.pull(node)
+    delivery = node.answer(offer, usage=Usage(prompt_tokens=1000, completion_tokens=40), determinism=determinism)
+    most = len(wire.encode(offer.task.input)) // 2 + 128
+    assert most < 1000
+    assert court.deliver(node, delivery).amount_micros == (billed or most) + 40

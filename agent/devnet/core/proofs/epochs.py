@@ -13,12 +13,13 @@ from typing import Final
 
 import msgspec
 
-from agent.core.model import Commitment, LeaseKey, TaskKind
+from agent.core.model import Commitment, LeaseKey, TaskInput, TaskKind, Usage
 from agent.core.payloads import Beacon, BeaconPromise, BeaconSource, ReceiptBody, ResultBody
 from agent.core.proof.commitment import header_bytes
 from agent.core.proof.drand import QUICKNET
 from agent.core.proof.drawing import MILLION, is_drawn
 from agent.core.proof.header import Header, decode_header
+from agent.core.wire import encode
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import SaveEpoch
 from agent.devnet.core.proofs import cases
@@ -30,6 +31,9 @@ from agent.devnet.core.rules import Instant
 
 CHALLENGED_KINDS: Final = frozenset({TaskKind.CHAT, TaskKind.COMPLETION, TaskKind.EMBEDDING})
 """What programs leave is not drawn: it could only be compared with another run. Verdicts are judged in their case."""
+
+BYTES_A_TOKEN, TEMPLATE_TOKENS = 2, 128
+"""Of a prompt: tokenizers take three or four bytes together in most languages; and what a chat template adds."""
 
 
 def turn(book: Book, when: Instant, chance: str) -> None:
@@ -138,6 +142,16 @@ def paid_micros(book: Book, node_id: str, price_micros: int, kind: TaskKind, com
     if repeatable(header) and work_of(header) not in standing_of(book, node_id).unchecked:
         return price_micros
     return price_micros * rules.unverifiable_micros // MILLION
+
+
+def billed(usage: Usage, given: TaskInput, commitment: Commitment | None) -> Usage:
+    """The tokens that are paid. Nobody can count those of a prompt again whose engine nobody knows: of these no more
+    than the text is likely to make.
+    """
+    if commitment is None or repeatable(decode_header(header_bytes(commitment))):
+        return usage
+    most = len(encode(given)) // BYTES_A_TOKEN + TEMPLATE_TOKENS
+    return msgspec.structs.replace(usage, prompt_tokens=min(usage.prompt_tokens, most))
 
 
 def _opening_bytes(header: Header, leaves: int) -> int:
