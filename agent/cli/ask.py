@@ -27,9 +27,25 @@ def _keepable(_ctx: click.Context, _param: click.Parameter, file: Path | None) -
 @click.option("--model", default="", metavar="NAME", help="Which (or its digest), where nodes offer several.")
 @click.option("--system", default="", metavar="TEXT", help="What the model is told before the question.")
 @click.option("--completion", is_flag=True, help="Continue the text as it stands, without the model's chat template.")
-@click.option("--max-tokens", default=256, show_default=True, type=click.IntRange(1, 131_072), help="Of the answer.")
-@click.option("--temperature", default=0.8, show_default=True, type=click.FloatRange(0, 5), help="0: the likeliest.")
-@click.option("--seed", type=click.IntRange(0, 0xFFFF_FFFE), help="Of its draws; the coordinator's when not given.")
+@click.option(
+    "--max-tokens",
+    default=256,
+    show_default=True,
+    type=click.IntRange(1, 131_072),
+    help="The longest answer, in tokens.",
+)
+@click.option(
+    "--temperature",
+    default=0.8,
+    show_default=True,
+    type=click.FloatRange(0, 5),
+    help="How freely it draws; 0: the likeliest token always.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 0xFFFF_FFFE),
+    help="What the draws follow from; the coordinator's choice when not given.",
+)
 @click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated.")
 @click.option("--deadline-s", type=click.FloatRange(1), help="Give up after so long, queued or running.")
 @click.option(

@@ -13,13 +13,22 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Pack a directory as a program and sign it.")
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The bundle.")
 @click.option(
-    "--key", "key_file", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The publisher's key."
+    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to write."
+)
+@click.option(
+    "--key",
+    "key_file",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File with the publisher's key.",
 )
 @click.option("--new-key", is_flag=True, help="Make the key first; an existing file is never replaced.")
 def command(directory: Path, output: Path, key_file: Path, new_key: bool) -> None:
     """Pack all that DIRECTORY holds, and sign it with an Ed25519 key.
+
+    \b
+        gpu-agent bundle docs/examples/mandelbrot -o frames.bundle --key publisher.key --new-key
 
     Writes two files: the bundle, a plain tar, and the signature beside it (OUTPUT.json), which `gpu-agent submit` sends
     along. Owners name the public key in `exec.trusted_keys`.

@@ -22,22 +22,48 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.command(short_help="Measure the noise of honest work on a model, for verifiers.")
 @click.argument("model")
 @click.option("--weights", type=_FILE, help="The model's GGUF file.  [default: as configured]")
-@click.option("--chat-template", type=_FILE, help="If it has one.")
-@click.option("--binary", default="auto", show_default=True, metavar="PATH", help="llama-server.")
+@click.option("--chat-template", type=_FILE, help="The model's chat template file, if it has one.")
+@click.option(
+    "--binary", default="auto", show_default=True, metavar="PATH", help="Path of the llama-server to measure."
+)
 @click.option("--device", default="cpu", show_default=True, help="What it runs on: cpu, or GPU UUIDs joined by +.")
 @click.option("--engine-arg", multiple=True, metavar="ARG", help="As in pools.args; may be repeated.")
 @click.option("--embedding", is_flag=True, help="Calibrate its embeddings instead of its text.")
-@click.option("--slots", default=4, show_default=True, type=click.IntRange(2, 64), help="Requests at a time.")
-@click.option("--threads", type=click.IntRange(1, 4096), help="Of the engine; 1 on a machine that is busy otherwise.")
-@click.option("--context-tokens", default=1024, show_default=True, type=click.IntRange(256), help="Of one slot.")
-@click.option("--tokens", default=128, show_default=True, type=click.IntRange(32), help="Of an answer, at most.")
-@click.option("--chunks", default=500, show_default=True, type=click.IntRange(1), help="Chunks of 32 tokens, or rows.")
-@click.option("--prompts", default=50, show_default=True, type=click.IntRange(1, 64), help="Different ones, at least.")
+@click.option(
+    "--slots", default=4, show_default=True, type=click.IntRange(2, 64), help="How many requests run at a time."
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 4096), help="Threads of the engine; 1 on a machine that is busy otherwise."
+)
+@click.option(
+    "--context-tokens",
+    default=1024,
+    show_default=True,
+    type=click.IntRange(256),
+    help="Longest prompt plus answer of one slot.",
+)
+@click.option(
+    "--tokens", default=128, show_default=True, type=click.IntRange(32), help="The longest answer, in tokens."
+)
+@click.option(
+    "--chunks",
+    default=500,
+    show_default=True,
+    type=click.IntRange(1),
+    help="How many chunks of 32 tokens, or rows, to repeat.",
+)
+@click.option(
+    "--prompts",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1, 64),
+    help="How many different prompts to ask at least.",
+)
 @click.option("--out", required=True, type=_FILE, help="The file to write.")
 @click.option("--key", "key_file", type=_FILE, help="The publisher's key; verifiers name its public half.")
 @click.option("--new-key", is_flag=True, help="Make the key first; an existing file is never replaced.")
 @click.option("--draft", is_flag=True, help="Write a file that is not signed, and that nobody relies on.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: the file and what is in it.")
 @config_sources
 def command(
     model: str,
@@ -62,6 +88,9 @@ def command(
     overrides: tuple[str, ...],
 ) -> None:
     """Have MODEL do honest work on several slots, repeat it as a verifier does, and write how far the two are apart.
+
+    \b
+        gpu-agent calibrate gemma3-270m --slots 4 --key publisher.key --out gemma3-270m.calibration
 
     The limits that follow (1.3 times the largest) tell a verifier what is noise and what is a cheat. A node offers
     several slots as verifiable (class F) only with such a file for its model and engine. It takes a while:

@@ -17,10 +17,16 @@ if TYPE_CHECKING:
 
 @click.group(short_help="Write, check and show the configuration.")
 def command() -> None:
-    """Write, check and show the configuration."""
+    """Write, check and show the configuration.
+
+    \b
+        gpu-agent config init
+        gpu-agent config check
+        gpu-agent config show --origin
+    """
 
 
-@command.command()
+@command.command(short_help="Write the commented example.")
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--stdout", "to_stdout", is_flag=True, help="Print it instead of writing a file.")
 def init(file: Path | None, to_stdout: bool) -> None:
@@ -35,7 +41,7 @@ def init(file: Path | None, to_stdout: bool) -> None:
     click.echo(f"wrote {target}; edit it, then run: gpu-agent config check")
 
 
-@command.command()
+@command.command(short_help="Say every fault, with its line.")
 @config_sources
 def check(config_file: Path | None, overrides: tuple[str, ...]) -> None:
     """Say whether the configuration is usable and names files that are there; lists every fault, exit status 78.
@@ -50,7 +56,7 @@ def check(config_file: Path | None, overrides: tuple[str, ...]) -> None:
         click.echo(f"  · {line}")
 
 
-@command.command()
+@command.command(short_help="Print what is in force.")
 @config_sources
 @click.option("--origin", is_flag=True, help="Also say where each value comes from.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: key to value, or to value and origin.")

@@ -8,25 +8,61 @@ import click
 
 
 @click.command(short_help="Run the embedded reference coordinator.")
-@click.option("--state-dir", required=True, type=click.Path(file_okay=False, path_type=Path), help="All its memory.")
+@click.option(
+    "--state-dir",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The directory of all that it remembers.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Anything but loopback needs TLS.")
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="0 takes any that is free.")
-@click.option("--tls-cert", type=click.Path(dir_okay=False, path_type=Path), help="PEM chain.")
-@click.option("--tls-key", type=click.Path(dir_okay=False, path_type=Path), help="PEM key.")
+@click.option("--tls-cert", type=click.Path(dir_okay=False, path_type=Path), help="PEM file of its certificate chain.")
+@click.option("--tls-key", type=click.Path(dir_okay=False, path_type=Path), help="PEM file of the certificate's key.")
 @click.option("--token-file", type=click.Path(dir_okay=False, path_type=Path), help="Write a new enrolment token here.")
-@click.option("--lease-s", default=40.0, show_default=True, type=click.FloatRange(3.0, 3600.0))
-@click.option("--beat-s", default=10.0, show_default=True, type=click.FloatRange(0.2, 600.0))
-@click.option("--unstarted-s", default=10.0, show_default=True, type=click.FloatRange(0.5, 600.0))
+@click.option(
+    "--lease-s",
+    default=40.0,
+    show_default=True,
+    type=click.FloatRange(3.0, 3600.0),
+    help="Seconds that a lease lasts without a beat of its node.",
+)
+@click.option(
+    "--beat-s", default=10.0, show_default=True, type=click.FloatRange(0.2, 600.0), help="Seconds from beat to beat."
+)
+@click.option(
+    "--unstarted-s",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0.5, 600.0),
+    help="Seconds in which a node must confirm an offer.",
+)
 @click.option(
     "--challenge-rate",
     type=click.FloatRange(0.0, 1.0),
     help="Share of results that nodes must open; 0 none.  [default: what makes cheating not pay, see `gpu-agent posp`]",
 )
-@click.option("--beacon", default="epoch", show_default=True, type=click.Choice(["epoch", "drand"]), help="Who draws.")
 @click.option(
-    "--epoch", "epoch_s", default=60.0, show_default=True, type=click.FloatRange(1.0, 86400.0), help="Seconds."
+    "--beacon",
+    default="epoch",
+    show_default=True,
+    type=click.Choice(["epoch", "drand"]),
+    help="Whose chance draws what is challenged.",
 )
-@click.option("--answer-s", default=3600.0, show_default=True, type=click.FloatRange(1.0, 604800.0), help="To open.")
+@click.option(
+    "--epoch",
+    "epoch_s",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(1.0, 86400.0),
+    help="Seconds until an epoch's secret is told, and its results are challenged.",
+)
+@click.option(
+    "--answer-s",
+    default=3600.0,
+    show_default=True,
+    type=click.FloatRange(1.0, 604800.0),
+    help="Seconds in which a node must open what is challenged.",
+)
 @click.option(
     "--verify-s",
     default=600.0,
@@ -35,9 +71,19 @@ import click
     help="Seconds that a validator has to check, and then to reveal its verdict.",
 )
 @click.option(
-    "--validators", default=2, show_default=True, type=click.IntRange(0, 16), help="Who repeat what is drawn."
+    "--validators",
+    default=2,
+    show_default=True,
+    type=click.IntRange(0, 16),
+    help="How many other nodes repeat what is drawn.",
 )
-@click.option("--stake", default=10.0, show_default=True, type=click.FloatRange(0.0, 1e6), help="A node's, simulated.")
+@click.option(
+    "--stake",
+    default=10.0,
+    show_default=True,
+    type=click.FloatRange(0.0, 1e6),
+    help="What a new node has to lose (simulated).",
+)
 @click.option(
     "--attest-every-s",
     default=0.0,
@@ -64,7 +110,13 @@ def command(
     stake: float,
     attest_every_s: float,
 ) -> None:
-    """Serve tasks to nodes and results to requesters until SIGTERM or Ctrl-C."""
+    """Serve tasks to nodes and results to requesters until SIGTERM or Ctrl-C (docs/coordinator.md).
+
+    \b
+        gpu-agent coordinator --state-dir ~/coordinator --port 7400 --token-file node.token
+
+    It prints its address, its public key, and how to ask it for work.
+    """
     import msgspec
 
     from agent.core.payloads import BeaconSource

@@ -23,7 +23,14 @@ _TEXT = 500
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: status and findings.")
 @click.option("--strict", is_flag=True, help="Exit status 3 when there are warnings and no failure.")
 def command(config_file: Path | None, overrides: tuple[str, ...], as_json: bool, strict: bool) -> int:
-    """Check everything that the node needs. Exit status 0: nothing fails; 1: something fails."""
+    """Check everything that the node needs, and say what to do where something is missing.
+
+    \b
+        gpu-agent doctor
+        gpu-agent doctor --json | jq '.findings[] | select(.severity != "ok")'
+
+    A line each: its id, what is, what is required, and a remedy. Exit status 0: nothing fails; 1: something fails.
+    """
     import asyncio
 
     from agent.core.doctor import exit_status

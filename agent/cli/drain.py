@@ -32,6 +32,9 @@ def command(
 ) -> int:
     """Finish what runs and take no new task until `gpu-agent resume`; the daemon stays.
 
+    \b
+        gpu-agent drain --wait --limit 600
+
     What still runs after node.drain_limit_s is handed back: another node does it. With --wait, exit status 0 says that
     all is done and receipted, 75 that --limit came first, 1 that somebody resumed.
     """

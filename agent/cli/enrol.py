@@ -22,7 +22,14 @@ _MAX_TOKEN_CHARACTERS = 4096
 )
 @with_config
 def command(url: str | None, token_file: Path | None, config: object) -> None:
-    """Trade a token for a node id. The token is never an argument: other users could read it in the process list."""
+    """Trade a one-time token for a node id, and remember the coordinator's key.
+
+    \b
+        gpu-agent enrol --url https://coordinator.example --token-file node.token
+
+    The token is never an argument: other users could read it in the process list. An agent with
+    coordinator.enrol_token_file does this by itself on its first start.
+    """
     import asyncio
 
     from agent.config import Config

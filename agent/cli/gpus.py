@@ -38,7 +38,13 @@ _WIDTH = 100
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, all fields and reasons.")
 @with_config
 def command(config: Config, library: Path | None, capture: Path | None, as_json: bool) -> int:
-    """Read the GPUs once and print them. A machine without GPUs is no error; one that cannot be read is (status 1)."""
+    """Read the GPUs once and print them.
+
+    \b
+        gpu-agent gpus
+        gpu-agent gpus --json | jq '.gpus[].uuid'
+
+    A machine without GPUs is no error; one that cannot be read is (status 1)."""
     if capture is not None:
         from agent.edges.gpu.capture import captured
 

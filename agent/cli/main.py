@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,31 +27,40 @@ class Verb(NamedTuple):
     summary: str
 
 
-VERBS = {
-    "run": Verb("agent.cli.run", "Run the node: probe, advertise, pull, execute, prove, report."),
-    "demo": Verb("agent.cli.demo", "Show the whole path on this machine with a real model."),
-    "coordinator": Verb("agent.cli.coordinator", "Run the embedded reference coordinator."),
-    "ask": Verb("agent.cli.ask", "Ask a model on some node, and see the answer as it comes."),
-    "bundle": Verb("agent.cli.bundle", "Pack a directory as a program and sign it."),
-    "submit": Verb("agent.cli.submit", "Have a program run, follow it, and fetch what it leaves."),
-    "enrol": Verb("agent.cli.enrol", "Join a coordinator with a one-time token."),
-    "status": Verb("agent.cli.status", "What the running node does now, and why."),
-    "drain": Verb("agent.cli.drain", "Finish what runs and take no new task; the daemon stays."),
-    "pause": Verb("agent.cli.pause", "Take no new task until `resume`."),
-    "resume": Verb("agent.cli.resume", "Take tasks again after `pause` or `drain`."),
-    "tasks": Verb("agent.cli.tasks", "Tasks that this node has done."),
-    "proofs": Verb("agent.cli.proofs", "What was challenged, and how it was judged."),
-    "gpus": Verb("agent.cli.gpus", "GPUs of this machine as the agent sees them."),
-    "power": Verb("agent.cli.power", "Hold GPUs to the owner's power limit, or give it back; for root."),
-    "doctor": Verb("agent.cli.doctor", "Check everything that the node needs, with remedies."),
-    "receipt": Verb("agent.cli.receipt", "Write the receipt of one task, to keep or to verify."),
-    "verify": Verb("agent.cli.verify", "Check a task offline: its receipt, its draws, its model."),
-    "calibrate": Verb("agent.cli.calibrate", "Measure the noise of honest work on a model, for verifiers."),
-    "posp": Verb("agent.cli.posp", "How often results must be challenged, and why."),
-    "config": Verb("agent.cli.config", "Write, check and show the configuration."),
-    "schema": Verb("agent.cli.schema", "Write or check the protocol's schemas."),
-    "version": Verb("agent.cli.version", "Versions of the agent and of what it runs on."),
+GROUPS = {
+    "See it work": {
+        "demo": Verb("agent.cli.demo", "Show the whole path on this machine with a real model."),
+    },
+    "Run a node": {
+        "enrol": Verb("agent.cli.enrol", "Join a coordinator with a one-time token."),
+        "run": Verb("agent.cli.run", "Run the node: probe, advertise, pull, execute, prove, report."),
+        "status": Verb("agent.cli.status", "What the running node does now, and why."),
+        "pause": Verb("agent.cli.pause", "Take no new task until `resume`."),
+        "drain": Verb("agent.cli.drain", "Finish what runs and take no new task; the daemon stays."),
+        "resume": Verb("agent.cli.resume", "Take tasks again after `pause` or `drain`."),
+        "tasks": Verb("agent.cli.tasks", "Tasks that this node has done."),
+        "proofs": Verb("agent.cli.proofs", "What was challenged, and how it was judged."),
+        "receipt": Verb("agent.cli.receipt", "Write the receipt of one task, to keep or to verify."),
+        "gpus": Verb("agent.cli.gpus", "GPUs of this machine as the agent sees them."),
+        "doctor": Verb("agent.cli.doctor", "Check everything that the node needs, with remedies."),
+        "config": Verb("agent.cli.config", "Write, check and show the configuration."),
+        "power": Verb("agent.cli.power", "As root: hold GPUs to the owner's power limit, or end it."),
+        "version": Verb("agent.cli.version", "Versions of the agent and of what it runs on."),
+    },
+    "Ask for work, and check what came": {
+        "ask": Verb("agent.cli.ask", "Ask a model on some node, and see the answer as it comes."),
+        "bundle": Verb("agent.cli.bundle", "Pack a directory as a program and sign it."),
+        "submit": Verb("agent.cli.submit", "Have a program run, follow it, and fetch what it leaves."),
+        "verify": Verb("agent.cli.verify", "Check a task offline: its receipt, its draws, its model."),
+    },
+    "Run a network": {
+        "coordinator": Verb("agent.cli.coordinator", "Run the embedded reference coordinator."),
+        "posp": Verb("agent.cli.posp", "How often results must be challenged, and why."),
+        "calibrate": Verb("agent.cli.calibrate", "Measure the noise of honest work, for verifiers."),
+        "schema": Verb("agent.cli.schema", "Write or check the protocol's schemas."),
+    },
 }
+VERBS = {name: verb for group in GROUPS.values() for name, verb in group.items()}
 
 
 class LazyVerbs(click.Group):
@@ -63,6 +73,9 @@ class LazyVerbs(click.Group):
         if cmd_name not in VERBS:
             return None
         command: click.Command = importlib.import_module(VERBS[cmd_name].module).command
+        for option in command.params:
+            if option.type.name in _NUMBERS:
+                option.type.name = "number"
         return command
 
     def resolve_command(
@@ -73,14 +86,27 @@ class LazyVerbs(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Verbs"):
-            formatter.write_dl([(name, verb.summary) for name, verb in VERBS.items()])
+        width = max(map(len, VERBS))
+        for title, verbs in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), verb.summary) for name, verb in verbs.items()])
 
 
-@click.group(cls=LazyVerbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+_NUMBERS = {"integer", "float", "integer range", "float range"}
+"""click's words for what everybody calls a number."""
+
+
+@click.group(
+    cls=LazyVerbs,
+    subcommand_metavar="VERB …",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, "-V", "--version", prog_name="gpu-agent", message="%(prog)s %(version)s")
 def command() -> None:
-    """Provider-side GPU node agent."""
+    """The node agent of a GPU network: idle GPUs earn, and whoever pays can check what was computed.
+
+    New here? `gpu-agent demo` shows all of it on this machine. `gpu-agent VERB --help` has the details.
+    """
 
 
 def run(arguments: Sequence[str], command: click.Command = command) -> int:
@@ -88,9 +114,13 @@ def run(arguments: Sequence[str], command: click.Command = command) -> int:
     from agent.core.errors import AgentError
 
     try:
-        status = command.main(list(arguments), prog_name="gpu-agent", standalone_mode=False)
-    except click.ClickException as error:
+        status = command.main(list(arguments), prog_name="gpu-agent", standalone_mode=False, color=_color())
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        _tell(_sentence(error.format_message()), remedy=f"{context.command_path} --help" if context else "")
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -104,11 +134,26 @@ def tell(error: AgentError) -> None:
     """Say what failed and what to do. Peers may have put control characters into the text: they do not get out."""
     from agent.core.errors import ConfigError
 
-    click.echo(click.style("error: ", fg="red", bold=True) + _line(error.message), err=True)
-    for fault in error.faults if isinstance(error, ConfigError) else ():
+    _tell(error.message, error.faults if isinstance(error, ConfigError) else (), error.remedy)
+
+
+def _tell(message: str, faults: Sequence[str] = (), remedy: str = "") -> None:
+    click.echo(click.style("error: ", fg="red", bold=True) + _line(message), err=True, color=_color())
+    for fault in faults:
         click.echo(f"  {_line(fault)}", err=True)
-    if error.remedy:
-        click.echo(f"  → {_line(error.remedy)}", err=True)
+    if remedy:
+        click.echo(f"  → {_line(remedy)}", err=True)
+
+
+def _sentence(message: str) -> str:
+    """click begins and ends its messages as sentences; ours follow a colon."""
+    words = " ".join(message.split()).removesuffix(".")
+    return words if words[1:2].isupper() else words[:1].lower() + words[1:]
+
+
+def _color() -> bool | None:
+    """None: wherever there is a terminal (https://no-color.org)."""
+    return False if os.environ.get("NO_COLOR") else None
 
 
 def _line(text: str) -> str:

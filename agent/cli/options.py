@@ -48,8 +48,8 @@ class Where(NamedTuple):
 
 _READABLE_OR_NOT = click.Path(dir_okay=False, path_type=Path, readable=False)  # `requesting` says what to do then
 _WHERE = (
-    click.option("--coordinator", "url", required=True, metavar="URL", help="Where to ask."),
-    click.option("--token-file", required=True, type=_READABLE_OR_NOT, help="The requester's token."),
+    click.option("--coordinator", "url", required=True, metavar="URL", help="Address of the coordinator to ask."),
+    click.option("--token-file", required=True, type=_READABLE_OR_NOT, help="File with the requester's token."),
     click.option("--ca-file", type=_READABLE_OR_NOT, help="PEM file of its CA, where the system does not know it."),
 )
 

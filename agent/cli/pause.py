@@ -35,6 +35,10 @@ def command(
     """Take no new task until `gpu-agent resume` or for as long as told; what runs goes on to its end, however long
     that takes, unless told otherwise.
 
+    \b
+        gpu-agent pause --for 2h
+        gpu-agent pause --now
+
     Engines on GPUs then end (owner.unload), and this says when the driver shows their memory free: exit status 75
     when it does not. The pause outlives a restart or crash of the daemon and a reboot.
     """

@@ -21,14 +21,14 @@ _MUCH = 0.1
 
 @click.command(short_help="How often results must be challenged, and why.")
 @click.option("--stake", default=10.0, show_default=True, type=_MONEY, help="What a slashed node loses.")
-@click.option("--reward", default=1.0, show_default=True, type=_MONEY, help="For one task.")
+@click.option("--reward", default=1.0, show_default=True, type=_MONEY, help="What a node is paid for one task.")
 @click.option("--cost", default=0.5, show_default=True, type=_MONEY, help="What cheating saves on one task.")
 @click.option("--colluding", default=0.1, show_default=True, type=_SHARE, help="Share of nodes that cover cheats.")
 @click.option("--detection", default=1.0, show_default=True, type=_SHARE, help="Of challenged cheats, the share found.")
 @click.option(
     "--false-positives", default=0.0, show_default=True, type=_SHARE, help="Of challenged honest results, slashed."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object with every figure.")
 def command(
     stake: float,
     reward: float,

@@ -23,7 +23,11 @@ RUNTIME = Path("/run/gpu-agent-power")
 @config_sources
 @click.argument("what", type=click.Choice(["hold", "give-back"]))
 def command(config_file: Path | None, overrides: tuple[str, ...], what: str) -> None:
-    """`hold` lowers every GPU to owner.power_limit_w, `give-back` returns to each what it had before."""
+    """`hold` lowers every GPU to owner.power_limit_w, `give-back` returns to each what it had before.
+
+    \b
+        sudo gpu-agent power hold
+    """
     from agent.edges.gpu.power import PowerLimits
 
     limits = PowerLimits(Path(os.environ.get("RUNTIME_DIRECTORY") or RUNTIME))

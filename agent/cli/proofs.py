@@ -24,7 +24,13 @@ _JUDGED = ("passed", "suspect", "failed", "unopened", "void")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object (core/challenges.py, ProofStory).")
 @with_config
 def command(limit: int, as_json: bool, config: object) -> None:
-    """Show challenges and judgements, newest first; from the daemon when it runs, else from its disk."""
+    """Show challenges and judgements, newest first, and what is left of the stake.
+
+    \b
+        gpu-agent proofs
+
+    It asks the daemon when that runs, else its disk.
+    """
     from agent.config import Config
 
     assert isinstance(config, Config)

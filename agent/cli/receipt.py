@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 )
 @with_config
 def command(task_id: str, output: BinaryIO, transcript: BinaryIO | None, chosen: str | None, config: object) -> None:
-    """Write the receipt bundle of TASK_ID as JSON: `gpu-agent receipt ID | gpu-agent verify -`."""
+    """Write the receipt bundle of TASK_ID, one of `gpu-agent tasks`, as JSON.
+
+    \b
+        gpu-agent receipt t-0123 | gpu-agent verify -
+        gpu-agent receipt t-0123 -o receipt.json --transcript transcript
+    """
     import msgspec
 
     from agent.config import Config

@@ -42,14 +42,14 @@ def read_bundle(file: Path) -> ReceiptBundle:
 
     from agent.core.wire import ReceiptBundle
 
-    raw = read(file)
+    raw, name = read(file), "standard input" if str(file) == "-" else file
     if not raw.strip():
-        raise Unreadable(f"{file} is empty, and so no receipt bundle")
+        raise Unreadable(f"{name} is empty, and so no receipt bundle")
     try:
         return msgspec.json.decode(raw, type=ReceiptBundle)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         why = _refused(raw) or plain(str(error), _DETAIL)
-        raise Unreadable(f"{file} is no receipt bundle: {why}") from error
+        raise Unreadable(f"{name} is no receipt bundle: {why}") from error
 
 
 def _refused(raw: bytes) -> str:

@@ -16,8 +16,13 @@ from agent.cli.options import config_sources
 @click.option("--socket", type=click.Path(path_type=Path), help="The daemon's socket, when not the configured one.")
 @click.option("--gpu", default="", metavar="UUID", help="End the pause of this GPU alone.")
 def command(config_file: Path | None, overrides: tuple[str, ...], socket: Path | None, gpu: str) -> None:
-    """Take tasks again after `pause` or `drain`. A pool that stopped itself after failures tries a task at once, and
-    damage that `status` tells of counts as seen."""
+    """Take tasks again after `pause` or `drain`.
+
+    \b
+        gpu-agent resume
+
+    A pool that stopped itself after failures tries a task at once, and damage that `status` tells of counts as seen.
+    """
     tell_daemon(socket or local.control_socket(config_file, overrides), "resume", sentence, {"gpu": gpu})
 
 

@@ -11,11 +11,17 @@ import click
 from agent.cli.options import config_sources
 
 
-@click.command(help="Run the node until SIGTERM (drains) or SIGQUIT (aborts).")
+@click.command(short_help="Run the node: probe, advertise, pull, execute, prove, report.")
 @config_sources
 def command(config_file: Path | None, overrides: tuple[str, ...]) -> int:
-    """Exit status: 0 stopped as asked, 75 the same but a task was abandoned, 70 a fault of the agent, else the class
-    of what kept it from starting.
+    """Run the node until SIGTERM or Ctrl-C (running tasks finish) or SIGQUIT (they are handed back).
+
+    \b
+        gpu-agent run
+        gpu-agent run --config rig.toml --set logs.level=debug
+
+    As a service: docs/install.md. Exit status: 0 stopped as asked, 75 the same but a task was abandoned, 70 a fault of
+    the agent, 77 key or enrolment, 78 configuration, else the class of what kept it from starting.
     """
     from agent.edges.lean import import_for_the_daemon
 

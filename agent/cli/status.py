@@ -22,7 +22,14 @@ _DETAIL = 300
 @click.option("--socket", type=click.Path(path_type=Path), help="The daemon's socket, when not the configured one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, as the daemon tells it (core/status.py).")
 def command(config_file: Path | None, overrides: tuple[str, ...], socket: Path | None, as_json: bool) -> None:
-    """Show the node on one screen. Exit status 69 when no daemon answers."""
+    """Show the node on one screen: what it does, and every reason why it gets no work.
+
+    \b
+        gpu-agent status
+        gpu-agent status --json | jq .why_idle
+
+    Exit status 69 when no daemon answers.
+    """
     from agent.cli import local
 
     told = local.ask(socket or local.control_socket(config_file, overrides), "GET", "/v1/status")

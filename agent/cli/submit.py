@@ -28,19 +28,21 @@ _ARRAY = re.compile(r"(\d{1,9})-(\d{1,9})")
 @click.option("--input", "inputs", multiple=True, metavar="NAME=FILE", help="A file that it finds as /in/NAME.")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable of its environment.")
 @click.option("--want", "wants", multiple=True, metavar="PATTERN", help="Files of /out to collect; all when not given.")
-@click.option("--cwd", default="/out", show_default=True)
+@click.option("--cwd", default="/out", show_default=True, help="Where it starts.")
 @click.option("--merge-stderr", is_flag=True, help="Send stderr the way of stdout.")
-@click.option("--memory-mib", default=512, show_default=True, type=click.IntRange(1))
-@click.option("--cpus", default=1.0, show_default=True, type=click.FloatRange(0.001))
-@click.option("--pids", default=64, show_default=True, type=click.IntRange(1))
-@click.option("--wall-s", default=600, show_default=True, type=click.IntRange(1))
-@click.option("--tmp-mib", default=64, show_default=True, type=click.IntRange(1))
-@click.option("--out-mib", default=16, show_default=True, type=click.IntRange(1))
-@click.option("--stdout-kib", default=1024, show_default=True, type=click.IntRange(1))
+@click.option("--memory-mib", default=512, show_default=True, type=click.IntRange(1), help="The most memory it gets.")
+@click.option(
+    "--cpus", default=1.0, show_default=True, type=click.FloatRange(0.001), help="The most processors it gets."
+)
+@click.option("--pids", default=64, show_default=True, type=click.IntRange(1), help="The most processes and threads.")
+@click.option("--wall-s", default=600, show_default=True, type=click.IntRange(1), help="The longest run, in seconds.")
+@click.option("--tmp-mib", default=64, show_default=True, type=click.IntRange(1), help="The most it writes to /tmp.")
+@click.option("--out-mib", default=16, show_default=True, type=click.IntRange(1), help="The most it leaves in /out.")
+@click.option("--stdout-kib", default=1024, show_default=True, type=click.IntRange(1), help="The most it prints.")
 @click.option("--deadline-s", type=click.FloatRange(1), help="Give up after so long, queued or running.")
 @click.option("-o", "--output", metavar="DIR", help="Unpack what it leaves into this new directory.")
 @click.option("--archive", metavar="FILE", help="Keep what it leaves as it came, a tar.")
-@click.option("--receipt", metavar="FILE", help="Keep the receipt, for `verify`.")
+@click.option("--receipt", metavar="FILE", help="Keep the receipt, for `gpu-agent verify`.")
 def command(
     bundle: Path,
     argv: Sequence[str],
@@ -69,8 +71,8 @@ def command(
         gpu-agent submit frames.bundle … -- /bundle/render.py 1 24
         gpu-agent submit frames.bundle … --array 1-24 -o frames/{} -- /bundle/render.py {} {}
 
-    What the program prints is shown as it comes. Exit status: the program's own (of several, the largest); 128 and the
-    signal's number when it did not end by itself; 1 when no node could run it.
+    What the program prints is shown as it comes; Ctrl-C cancels what still runs. Exit status: the program's own (of
+    several, the largest); 128 and the signal's number when it did not end by itself; 1 when no node could run it.
     """
     import asyncio
 

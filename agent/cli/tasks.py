@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Tasks that this node has done.")
-@click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON array.")
+@click.option("-n", "--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="How many to show.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON array, a line of the ledger each.")
 @with_config
 def command(limit: int, as_json: bool, config: object) -> None:
-    """Show what the coordinator settled, newest first."""
+    """Show what the coordinator settled and what was earned, newest first.
+
+    \b
+        gpu-agent tasks
+        gpu-agent receipt TASK_ID | gpu-agent verify -
+    """
     import msgspec
 
     from agent.config import Config

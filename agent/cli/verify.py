@@ -48,12 +48,22 @@ class _Unable(click.ClickException):
     help="The model's GGUF file: also repeat on a llama-server of your own what is shown of the work.",
 )
 @click.option("--model-name", metavar="NAME", help="What the node calls the model.  [default: the file's name]")
-@click.option("--chat-template", type=click.Path(dir_okay=False, exists=True, path_type=Path), help="If it has one.")
+@click.option(
+    "--chat-template",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    help="The model's chat template file, if it has one.",
+)
 @click.option("--chunks", default=8, show_default=True, type=click.IntRange(min=1), help="How many to repeat at most.")
-@click.option("--binary", default="auto", show_default=True, metavar="PATH", help="llama-server.")
+@click.option(
+    "--binary", default="auto", show_default=True, metavar="PATH", help="Path of the llama-server to repeat with."
+)
 @click.option("--device", default="cpu", show_default=True, help="What it runs on: cpu, or GPU UUIDs joined by +.")
-@click.option("--context-tokens", default=4096, show_default=True, help="Of the engine; the node's for exact checks.")
-@click.option("--threads", type=click.IntRange(1, 4096), help="Of the engine; 1 on a machine that is busy otherwise.")
+@click.option(
+    "--context-tokens", default=4096, show_default=True, help="Context of the engine; the node's for exact checks."
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 4096), help="Threads of the engine; 1 on a machine that is busy otherwise."
+)
 @click.option("--engine-arg", multiple=True, metavar="ARG", help="As in the node's pools.args; may be repeated.")
 @click.option(
     "--calibration",
@@ -64,7 +74,7 @@ class _Unable(click.ClickException):
 )
 @click.option("--calibration-key", multiple=True, metavar="HEX", help="By whom such a file may be.")
 @click.option("--uncalibrated", is_flag=True, help="Without a calibration, judge by limits for any model.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: what holds, what does not, and the conclusion.")
 def command(
     file: Path,
     coordinator_key: str,
@@ -85,6 +95,10 @@ def command(
     as_json: bool,
 ) -> int:
     """Check the receipt bundle in FILE (- for standard input); nothing is sent anywhere.
+
+    \b
+        gpu-agent verify receipt.json
+        gpu-agent verify receipt.json --transcript transcript --model gemma.gguf --model-name gemma3-270m
 
     Level 1, the receipt: who promised what. Level 2, with opened leaves in the bundle or --transcript: their tokens are
     what the seed draws, and why the text ended. Level 3, with --model too: this model really says so.

@@ -12,9 +12,13 @@ from agent import __version__
 
 
 @click.command(short_help="Versions of the agent and of what it runs on.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, name to version.")
 def command(as_json: bool) -> None:
-    """Print versions."""
+    """Print the versions of the agent, of Python and of the system, as a bug report needs them.
+
+    \b
+        gpu-agent version
+    """
     found = versions()
     if as_json:
         click.echo(json.dumps(found, indent=2))

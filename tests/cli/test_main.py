@@ -57,9 +57,9 @@ def test_every_verb_is_a_command_with_help(verb: str) -> None:
     ("arguments", "sentence"),
     [
         (["statsu"], "no verb 'statsu'; did you mean 'status'?"),
-        (["zzzzz"], "no verb 'zzzzz'; verbs: run, demo"),
+        (["zzzzz"], "no verb 'zzzzz'; verbs: demo, enrol"),
         (["version", "--jsn"], "--json"),
-        (["--nope"], "No such option"),
+        (["--nope"], "no such option '--nope'"),
     ],
 )
 def test_a_wrong_command_line_exits_2_with_a_suggestion(arguments: list[str], sentence: str) -> None:

@@ -133,3 +133,11 @@ def references(node: object) -> Iterator[str]:
     elif isinstance(node, list):
         for value in node:
             yield from references(value)
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert run(["schema", "--write", str(tmp_path / "file" / "below")]) == 1
+    err = capsys.readouterr().err
+    assert f"{tmp_path}/file/below cannot be written: Not a directory" in err
+    assert "→ Name a directory that you may write to" in err
