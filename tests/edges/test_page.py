@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from html.parser import HTMLParser
 from typing import Any
@@ -235,6 +237,13 @@ def test_nothing_on_the_page_does_anything() -> None:
     names = {name for name, _ in page(FULL).elements}
     assert not names & {"form", "button", "input", "a", "iframe", "object", "style"}
     assert not any(key.startswith("on") or key == "style" for _, found in page(FULL).elements for key in found)
+
+
+def test_a_daemon_without_the_page_has_none_of_it_in_memory() -> None:
+    program = "import sys, agent.app; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "agent.edges.local_http" in loaded
+    assert not [name for name in loaded if name.startswith(("agent.edges.page", "agent.core.meanings"))]
 
 
 # --------------------------------------------------------------------------- over HTTP

@@ -11,7 +11,7 @@ from agent.core.release import Released
 from agent.core.status import AttemptStatus, PoolStatus, RecentAttempt, Status
 from agent.core.text import span
 from agent.edges.page.markup import Child, Html, join, tag
-from agent.edges.page.parts import NOTHING, SPACE, badge, bar, facts, gib, section, table
+from agent.edges.page.parts import NOTHING, SPACE, badge, bar, facts, gib, lasting, section, table
 
 _ENDED = {Outcome.SUCCEEDED: "good", Outcome.FAILED: "bad", Outcome.EXPIRED: "bad"}
 _JUDGED = (Judgement.PASSED, Judgement.SUSPECT, Judgement.FAILED, Judgement.UNOPENED, Judgement.VOID)
@@ -60,15 +60,13 @@ def running(status: Status) -> Html:
 
 
 def _attempt(attempt: AttemptStatus) -> Sequence[Child]:
-    left_s = attempt.deadline_s
-    left = NOTHING if left_s is None else span(left_s) if left_s > 0 else "over"
     return (
         tag("code", attempt.task_id),
         attempt.state.value,
         attempt.pool,
         _progress(attempt),
         span(attempt.age_s),
-        left,
+        lasting(attempt.deadline_s),
     )
 
 
