@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli import judged, receiptfile
+from agent.cli import judged, receiptfile, subject
 from agent.cli.judged import FAILED, SUSPECT
+from agent.cli.subject import word
 from agent.core.text import plain
 
 if TYPE_CHECKING:
     from agent.cli.rechecking import Judging, Model, Rechecked
-    from agent.core.model import ExecInput
     from agent.core.proof.receipt import Verdict
-    from agent.core.wire import ReceiptBundle, ResultBody
+    from agent.core.wire import ReceiptBundle
 
 UNABLE = 4
 _DETAIL = 300
@@ -230,7 +230,7 @@ def as_object(verdict: Verdict, pinned: str, deeper: Rechecked | None = None) ->
 
 def screen(bundle: ReceiptBundle, verdict: Verdict, pinned: str, deeper: Rechecked | None = None) -> Iterable[str]:
     """For people; everything in a bundle comes from outside."""
-    yield from _subject(verdict)
+    yield from subject.told(verdict)
     if deeper:
         count = len(verdict.passed)
         shows = "transcript" if verdict.case and verdict.case.transcript is not None else "leaves"
@@ -270,11 +270,11 @@ def _conclusion(verdict: Verdict, deeper: Rechecked | None) -> Iterable[str]:
     if deeper and _seen(deeper):
         yield from (f"      {plain(reason, _DETAIL)}" for reason in deeper.judged.reasons[:_MOST_REASONS])
     if status:
-        word, colour = {SUSPECT: ("SUSPECT", "yellow"), UNABLE: ("UNDECIDED", "yellow")}.get(
+        title, colour = {SUSPECT: ("SUSPECT", "yellow"), UNABLE: ("UNDECIDED", "yellow")}.get(
             status, ("NOT VERIFIED", "red")
         )
         means = _MEANS[status] if status == _seen(deeper) else judged.MEANS[status]
-        yield click.style(word, fg=colour, bold=True) + f": {means}"
+        yield click.style(title, fg=colour, bold=True) + f": {means}"
         return
     assert verdict.case is not None
     if (deeper and deeper.level == _WITH_MODEL) or judged.vouched(verdict.case.judgement):
@@ -301,37 +301,12 @@ _MEANS = {
 }
 
 
-def _subject(verdict: Verdict) -> Iterable[str]:
-    if verdict.case is None:
-        return
-    from agent.core.model import ExecInput
-
-    offer, result = verdict.case.offer, verdict.case.result
-    yield f"task     {_word(offer.task.task_id)}, attempt {offer.attempt}, on node {_word(offer.node_id)}"
-    if isinstance(asked := offer.task.input, ExecInput):
-        yield from (*_program(asked, result), "")
-        return
-    yield f"model    {_word(offer.task.model_digest)}"
-    if result.commitment:
-        usage = result.usage
-        told = f"{usage.prompt_tokens} of prompt, {usage.completion_tokens} of output"
-        yield f"tokens   {told} ({result.output_bytes} bytes)"
-    yield ""
-
-
-def _program(asked: ExecInput, result: ResultBody) -> Iterable[str]:
-    yield f"program  {_word(' '.join(asked.argv))}"
-    yield f"bundle   {_word(asked.bundle.sha256)}, by publisher {_word(asked.bundle.publisher)}"
-    if result.artifact:
-        yield f"end      {result.reason.value.replace('_', ' ')}; what it left has {result.artifact.bytes} bytes"
-
-
 def _notes(bundle: ReceiptBundle, verdict: Verdict, pinned: str, deeper: Rechecked | None) -> Iterable[str]:
     """What the checks do not show."""
     case = verdict.case
     if not pinned:
         yield "  · the coordinator's key was taken from the bundle itself: is it the one you know? If so, give it:"
-        yield f"    --coordinator-key {_word(bundle.coordinator_key)}"
+        yield f"    --coordinator-key {word(bundle.coordinator_key)}"
     if case and case.result.output_bytes and bundle.output is None:
         yield f"  · the output is not in the bundle; its SHA-256 is {case.result.output_sha256}"
     if case and case.result.artifact:
@@ -347,9 +322,5 @@ def _notes(bundle: ReceiptBundle, verdict: Verdict, pinned: str, deeper: Recheck
 def _earned(verdict: Verdict) -> str:
     assert verdict.case is not None
     receipt, result = verdict.case.receipt, verdict.case.result
-    amount = f"{receipt.amount_micros / 1e6:.6f} {_word(receipt.currency)}".rstrip()
+    amount = f"{receipt.amount_micros / 1e6:.6f} {word(receipt.currency)}".rstrip()
     return f"the attempt {result.outcome.value.replace('_', ' ')}; the coordinator owes the node {amount}"
-
-
-def _word(text: str) -> str:
-    return plain(text, 128).replace("\n", " ")
