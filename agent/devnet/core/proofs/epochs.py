@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from agent.core.model import Commitment, LeaseKey, TaskInput, TaskKind, Usage
+from agent.core.model import Commitment, LeaseKey, TaskInput, TaskKind, Usage, VerifyInput
 from agent.core.payloads import Beacon, BeaconPromise, BeaconSource, ReceiptBody, ResultBody
 from agent.core.proof.commitment import header_bytes
 from agent.core.proof.drand import QUICKNET
@@ -148,7 +148,7 @@ def billed(usage: Usage, given: TaskInput, commitment: Commitment | None) -> Usa
     """The tokens that are paid. Nobody can count those of a prompt again whose engine nobody knows: of these no more
     than the text is likely to make.
     """
-    if commitment is None or repeatable(decode_header(header_bytes(commitment))):
+    if commitment is None or isinstance(given, VerifyInput) or repeatable(decode_header(header_bytes(commitment))):
         return usage
     most = len(encode(given)) // BYTES_A_TOKEN + TEMPLATE_TOKENS
     return msgspec.structs.replace(usage, prompt_tokens=min(usage.prompt_tokens, most))
