@@ -15,6 +15,7 @@ from tests.systemd.box import systemd_version
 SYSTEMD = Path(__file__).parents[2] / "systemd"
 UNIT = SYSTEMD / "gpu-agent.service"
 POWER = SYSTEMD / "gpu-agent-power.service"
+RETRY = SYSTEMD / "gpu-agent-power-retry.service"
 BREAKS_BUBBLEWRAP = [
     "ProtectKernelTunables",
     "ProtectKernelLogs",
@@ -51,15 +52,16 @@ def test_verify_has_nothing_to_say(tmp_path: Path) -> None:
 
 
 @needs_analyze
-def test_the_unit_of_the_power_limit_is_valid_and_tight(tmp_path: Path) -> None:
-    text = re.sub(r"(?m)^(Exec\w+)=\S+", r"\1=/bin/true", POWER.read_text())
-    copy = tmp_path / POWER.name
-    copy.write_text(text)
-    installed_as("/bin/true", tmp_path)  # that it binds to
-    verified = analyze("verify", "--man=no", str(copy))
+@pytest.mark.parametrize(("unit", "exposure"), [(POWER, 40), (RETRY, 25)], ids=["power", "retry"])
+def test_the_units_of_the_power_limit_are_valid_and_tight(tmp_path: Path, unit: Path, exposure: int) -> None:
+    for each in (POWER, RETRY):  # the one names the other
+        text = re.sub(r"(?m)^(Exec\w+)=\S+", r"\1=/bin/true", each.read_text())
+        (tmp_path / each.name).write_text(text)
+    installed_as("/bin/true", tmp_path)  # that they go with
+    verified = analyze("verify", "--man=no", str(tmp_path / unit.name))
     assert (verified.returncode, verified.stdout + verified.stderr) == (0, "")
     if systemd_version() >= 250:
-        judged = analyze("security", "--offline=true", "--threshold=40", "--no-pager", str(POWER))
+        judged = analyze("security", "--offline=true", f"--threshold={exposure}", "--no-pager", str(unit))
         assert judged.returncode == 0, judged.stdout[-300:] + judged.stderr
 
 
