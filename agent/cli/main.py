@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 from collections.abc import Sequence
@@ -14,6 +15,9 @@ from agent import __version__
 if TYPE_CHECKING:
     from agent.core.errors import AgentError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+UNWRITTEN = 74
+"""EX_IOERR of sysexits(3)."""
 INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 MAX_LINE_CHARACTERS = 2000
@@ -127,6 +131,10 @@ def run(arguments: Sequence[str], command: click.Command = command) -> int:
     except AgentError as error:
         tell(error)
         return error.exit_code
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        return _unwritten(error)
     return status if isinstance(status, int) else 0
 
 
@@ -143,6 +151,15 @@ def _tell(message: str, faults: Sequence[str] = (), remedy: str = "") -> None:
         click.echo(f"  {_line(fault)}", err=True)
     if remedy:
         click.echo(f"  → {_line(remedy)}", err=True)
+
+
+def _unwritten(error: OSError) -> int:
+    """Where the output goes there is no room. What is buffered of it goes nowhere, or Python tells of it as it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    _tell(f"{error.filename or 'the output'} cannot be written: {error.strerror}")
+    return UNWRITTEN
 
 
 def _sentence(message: str) -> str:

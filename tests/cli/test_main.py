@@ -116,6 +116,13 @@ def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
     assert ran.stderr == "1\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_output_that_finds_no_room_is_told_in_one_line() -> None:
+    shell = f"{shlex.quote(sys.executable)} -m agent config init --stdout >/dev/full"
+    ran = subprocess.run(["sh", "-c", shell], capture_output=True, check=False, text=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (74, "error: the output cannot be written: No space left on device\n")
+
+
 def test_what_a_peer_put_into_an_error_cannot_touch_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     tell(IdentityError("refused: \x1b[2Jgone\r\nerror: forged", remedy="enrol again\x07"))
     shown = capsys.readouterr().err
