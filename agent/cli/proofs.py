@@ -64,7 +64,7 @@ def screen(told: dict[str, Any]) -> Iterable[str]:
         return
     yield summary(told["totals"])
     yield from headed(("CHALLENGED", "TASK", "ATTEMPT", "WHY", "LEAVES", "ANSWER"), map(_challenge, challenges))
-    head = ("JUDGED", "TASK", "ATTEMPT", "WORK", "SLASHED", "STAKE", "JUDGEMENT")
+    head = ("JUDGED", "TASK", "ATTEMPT", "WORK", "EARNED", "SLASHED", "STAKE", "JUDGEMENT")
     yield from headed(head, map(_judgement, judgements))
 
 
@@ -79,6 +79,10 @@ def summary(totals: dict[str, Any]) -> str:
     said += [
         f"{counted(judged['verdict', kind], 'verdict')} {kind}" for kind in _JUDGED if judged.get(("verdict", kind))
     ]
+    if earned_micros := totals.get("earned_micros", 0):
+        said.append(f"earned {earned_micros / 1e6:.6f} {line(totals.get('currency', ''), 32)} by verdicts")
+    if totals.get("barred"):
+        said.append("barred from checks")
     if (stake_micros := totals.get("stake_micros")) is None:
         return ", ".join(said)
     slashed_micros = totals.get("slashed_micros", 0)
@@ -118,10 +122,15 @@ def _judgement(told: dict[str, Any]) -> tuple[str, ...]:
         line(told["task_id"], 64),
         str(told["attempt"]),
         line(told["subject"], 32),
+        _money(told.get("earned_micros", 0), told.get("currency", "")),
         f"{slashed_micros / 1e6}" if slashed_micros else "",
         f"{told.get('stake_micros', 0) / 1e6}",
         line(told["judgement"], 32) + by + (f": {detail}" if detail else ""),
     )
+
+
+def _money(micros: int, currency: str) -> str:
+    return f"{micros / 1e6:.6f} {line(currency, 32)}".rstrip() if micros else ""
 
 
 def _moment(at: float) -> str:

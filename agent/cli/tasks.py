@@ -32,15 +32,15 @@ def command(limit: int, as_json: bool, config: object) -> None:
 
     from agent.config import Config
     from agent.edges.outbox import OUTBOX_NAME, read_ledger
-    from agent.edges.proofs import PROOFS_NAME, read_slashes
+    from agent.edges.proofs import PROOFS_NAME, read_money
 
     assert isinstance(config, Config)
     lines = read_ledger(config.node.state_dir / OUTBOX_NAME, limit)
-    slashes = read_slashes(config.node.state_dir / PROOFS_NAME, limit)
+    judged = read_money(config.node.state_dir / PROOFS_NAME, limit)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(lines), indent=2))
         return
-    click.echo("\n".join([*screen(lines, slashes, limit), *elsewhere(config.node.state_dir, "tasks")]))
+    click.echo("\n".join([*screen(lines, judged, limit), *elsewhere(config.node.state_dir, "tasks")]))
 
 
 class _Row(NamedTuple):
@@ -52,9 +52,9 @@ class _Row(NamedTuple):
     unit: str
 
 
-def screen(lines: Sequence[LedgerLine], slashes: Sequence[JudgementBody] = (), limit: int = 100_000) -> Iterable[str]:
-    """For people, newest first, with what judgements cost; task ids and currencies come from outside."""
-    rows = [_earned(line) for line in lines] + [_slashed(body) for body in slashes]
+def screen(lines: Sequence[LedgerLine], judged: Sequence[JudgementBody] = (), limit: int = 100_000) -> Iterable[str]:
+    """For people, newest first, with what judgements cost and verdicts earned; ids and currencies come from outside."""
+    rows = [_earned(line) for line in lines] + [_judged(body) for body in judged]
     if not rows:
         yield "No task was settled yet. `gpu-agent status` says why no work comes."
         return
@@ -84,7 +84,9 @@ def _ended(line: LedgerLine) -> str:
     return line.status.value
 
 
-def _slashed(body: JudgementBody) -> _Row:
+def _judged(body: JudgementBody) -> _Row:
+    if body.earned_micros:
+        return _Row(body.judged_at, body.task_id, body.attempt, "verdict", body.earned_micros, body.currency)
     return _Row(body.judged_at, body.task_id, body.attempt, "slashed", -body.slashed_micros, "of the stake")
 
 

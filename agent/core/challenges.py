@@ -63,6 +63,11 @@ class ProofTotals(Value):
     stake_micros: int | None = None
     """What the latest judgement left of the stake; None before the first."""
     slashed_micros: int = 0
+    earned_micros: int = 0
+    """By verdicts, in `currency`."""
+    currency: str = ""
+    barred: bool = False
+    """It gets no checks any more."""
 
     @property
     def challenged(self) -> int:

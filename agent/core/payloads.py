@@ -205,6 +205,11 @@ class JudgementBody(Value, forbid_unknown_fields=True):
     slashed_micros: Count = 0
     stake_micros: Count = 0
     """What is left of the (simulated) stake."""
+    earned_micros: Count = 0
+    """By a verdict that stands, in millionths of one unit of `currency`: this is the receipt for it."""
+    currency: str = ""
+    barred: bool = False
+    """The node gets no checks any more."""
     judged_at: Count = 0
     """Unix seconds on the coordinator's clock; informative."""
 

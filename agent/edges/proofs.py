@@ -42,6 +42,7 @@ _SCHEMA = (
             PRIMARY KEY (subject, judgement)
         ) STRICT""",
     ),
+    ("CREATE TABLE earnings (currency TEXT PRIMARY KEY, micros INTEGER NOT NULL) STRICT",),
 )
 
 
@@ -115,9 +116,10 @@ def read_proofs(path: Path, limit: int) -> ProofStory:
     return read_only(path, lambda file: _story(file, limit)) or ProofStory()
 
 
-def read_slashes(path: Path, limit: int) -> Sequence[wire.JudgementBody]:
-    """The newest judgements that cost something. Raises StorageError."""
-    return read_only(path, lambda file: _judgements(file, limit, "WHERE slashed_micros > 0")) or ()
+def read_money(path: Path, limit: int) -> Sequence[wire.JudgementBody]:
+    """The newest judgements that cost or earned something. Raises StorageError."""
+    which = "WHERE slashed_micros > 0 OR json_extract(body, '$.earned_micros') > 0"
+    return read_only(path, lambda file: _judgements(file, limit, which)) or ()
 
 
 # --------------------------------------------------------------------------- work inside a transaction
@@ -151,6 +153,11 @@ def _keep_one(file: sqlite3.Connection, judgement: Signed, body: wire.JudgementB
         "slashed_micros = slashed_micros + excluded.slashed_micros",
         (body.subject.value, body.judgement.value, body.slashed_micros),
     )
+    if body.earned_micros:
+        file.execute(
+            "INSERT INTO earnings VALUES (?, ?) ON CONFLICT DO UPDATE SET micros = micros + excluded.micros",
+            (body.currency, body.earned_micros),
+        )
     if seq % _LOOK_EVERY == 0:
         file.execute("DELETE FROM judgements WHERE seq <= ?", (seq - kept_lines,))
 
@@ -176,6 +183,7 @@ def _totals(file: sqlite3.Connection, node_id: str | None) -> ProofTotals:
     ).fetchone()
     body = _body(latest[0]) if latest else None
     sorts = file.execute("SELECT subject, judgement, count, slashed_micros FROM sorts").fetchall()
+    currency, earned_micros = _earned(file)
     outcomes = file.execute("SELECT outcome, count FROM outcomes WHERE count > 0")
     return ProofTotals(
         challenges={ChallengeOutcome(outcome): count for outcome, count in outcomes},
@@ -186,7 +194,18 @@ def _totals(file: sqlite3.Connection, node_id: str | None) -> ProofTotals:
         serial=body.serial if body else 0,
         stake_micros=body.stake_micros if body else None,
         slashed_micros=sum(slashed for *_, slashed in sorts),
+        earned_micros=earned_micros,
+        currency=currency,
+        barred=body is not None and body.barred,
     )
+
+
+def _earned(file: sqlite3.Connection) -> tuple[str, int]:
+    """In the currency in which most was."""
+    (version,) = file.execute("PRAGMA user_version").fetchone()
+    if version < len(_SCHEMA):  # read beside an agent, or after one, that did not count them
+        return "", 0
+    return file.execute("SELECT currency, micros FROM earnings ORDER BY micros DESC LIMIT 1").fetchone() or ("", 0)
 
 
 def _line(text: str) -> ChallengeLine:

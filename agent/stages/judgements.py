@@ -92,6 +92,7 @@ class Judgements:
             subject=body.subject.value,
             task=body.task_id,
             judgement=body.judgement.value,
+            earned_micros=body.earned_micros or None,
             slashed_micros=body.slashed_micros or None,
             stake_micros=body.stake_micros,
             detail=words(body),

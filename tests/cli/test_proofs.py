@@ -68,7 +68,7 @@ def test_one_table_says_what_was_opened_and_another_how_it_was_judged() -> None:
         "2023-11-14 22:13:20Z  t-1   1        drawn             4       opened, 4 KiB after 1 min 5 s",
         "t-1   1        drawn             all     is being answered",
         "t-2   1        verdict revealed  all     is being answered",
-        "2023-11-14 22:15:00Z  t-1   1        answer  2.0      8.0    failed by 1 validator: S: 54 of 64 tokens",
+        "22:15:00Z  t-1   1        answer          2.0      8.0    failed by 1 validator: S: 54 of 64 tokens",
     ):
         assert words in text
     assert "\x1b" not in text
@@ -98,6 +98,26 @@ def test_who_looks_where_no_node_has_worked_is_told_where_to_look(
 def test_who_is_not_root_is_told_of_the_system_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert "  → for the system service: sudo gpu-agent tasks" in elsewhere(tmp_path / "mine", "tasks", tmp_path)
+
+
+def test_what_verdicts_earned_is_shown_with_the_line_that_says_so() -> None:
+    paid = msgspec.structs.replace(
+        BODY,
+        subject=wire.Subject.VERDICT,
+        judgement=wire.Judgement.PASSED,
+        detail="its verdict stands",
+        slashed_micros=0,
+        earned_micros=50,
+        currency="credit\x1b[2J",
+    )
+    totals = ProofTotals(judgements=(), earned_micros=150, currency="credit", stake_micros=8_000_000, barred=True)
+    text = shown(ProofStory(totals=totals, judgements=(paid,)))
+    assert "earned 0.000150 credit by verdicts, barred from checks; stake 8.0" in text
+    assert "verdict  0.000050 credit" in text
+    assert "\x1b" not in text
+    _head, row = tasks.screen((), (paid,))
+    assert "verdict" in row
+    assert "0.000050 credit" in row
 
 
 def test_the_summary_is_one_line_that_leaves_out_what_did_not_happen() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from agent.core import wire
 from agent.core.challenges import ChallengeLine, ChallengeOutcome, ProofStory
 from agent.core.payloads import Judgement, Subject
-from agent.edges.proofs import SqliteProofs, read_proofs, read_slashes
+from agent.edges.proofs import SqliteProofs, read_money, read_proofs
 from agent.edges.signing import KeyPair
 from tests.builders import NODE
 from tests.fakes.examiner import judgement
@@ -80,7 +82,34 @@ async def test_judgements_are_kept_one_after_another_and_never_with_a_gap(path: 
     assert totals.judged(Subject.ANSWER, Judgement.PASSED) == 1
     assert totals.judged(Subject.ANSWER, Judgement.FAILED) == 1
     assert [body.serial for body in read_proofs(path, 9).judgements] == [2, 1]
-    assert [body.serial for body in read_slashes(path, 9)] == [2]
+    assert [body.serial for body in read_money(path, 9)] == [2]
+
+
+async def test_what_verdicts_earned_is_kept_with_their_receipts_and_counted_once(
+    path: Path, proofs: SqliteProofs
+) -> None:
+    paid = {"subject": Subject.VERDICT, "judgement": Judgement.PASSED, "earned_micros": 50, "currency": "credit"}
+    for _ in range(2):
+        totals = await keep(proofs, 1, **paid)
+    assert (totals.earned_micros, totals.currency, totals.barred) == (50, "credit", False)
+    await keep(proofs, 2)
+    totals = await keep(proofs, 3, **{**paid, "earned_micros": 70, "barred": True})
+    assert (totals.earned_micros, totals.currency, totals.barred) == (120, "credit", True)
+    assert [body.earned_micros for body in read_money(path, 9)] == [70, 50]
+    assert read_proofs(path, 9).totals == totals
+
+
+async def test_a_database_of_an_agent_that_counted_no_earnings_is_read_and_brought_up_to_date(
+    path: Path, proofs: SqliteProofs
+) -> None:
+    await keep(proofs, 1, slashed_micros=7)
+    await proofs.close()
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        file.executescript("DROP TABLE earnings; PRAGMA user_version = 1;")
+    assert (read_proofs(path, 9).totals.earned_micros, len(read_money(path, 9))) == (0, 1)
+    again = await SqliteProofs.open(path, sound, NODE)
+    assert (await keep(again, 2, earned_micros=5, currency="credit")).earned_micros == 5
+    await again.close()
 
 
 async def test_a_start_finds_what_is_still_asked_and_what_time_has_taken(path: Path, proofs: SqliteProofs) -> None:
@@ -165,4 +194,4 @@ async def test_a_damaged_file_is_put_aside_and_all_judgements_are_asked_for_agai
 
 def test_where_no_agent_ran_there_is_nothing_to_tell(tmp_path: Path) -> None:
     assert read_proofs(tmp_path / "none.db", 9) == ProofStory()
-    assert read_slashes(tmp_path / "none.db", 9) == ()
+    assert read_money(tmp_path / "none.db", 9) == ()

@@ -133,3 +133,7 @@ async def test_an_honest_node_passes_and_one_with_other_weights_is_failed_and_sl
         assert view.fingerprint is not None
         assert "verify" in view.fingerprint.pools[0].kinds
         assert (standings[view.node_id].verdicts, standings[view.node_id].verdicts_wrong) == (2, 0)
+        await validator.saw("proof.judged", 2, earned_micros=PROOFS.verdict_reward_micros)
+        for verb, words in (("proofs", "earned 0.000100 credit by verdicts"), ("tasks", "0.000050 credit")):
+            status, shown = await validator.verb(verb)
+            assert (status, words in shown) == (0, True), shown

@@ -47,6 +47,7 @@ def test_who_seals_and_never_reveals_is_told_and_at_the_third_time_barred() -> N
     assert "sealed and not revealed" in last.detail
     assert ("no more checks" in last.detail, any("no more checks" in it.detail for it in before)) == (True, False)
     assert bench.standing(silent).barred
+    assert (last.barred, any(it.barred for it in before)) == (True, False)
     bench.checking(bench.opener(1))
     assert bench.pull(silent, count=4) == []
     assert bench.judgements(other)[-1].judgement is Judgement.PASSED

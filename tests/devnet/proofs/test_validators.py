@@ -42,6 +42,7 @@ def test_two_others_check_it_and_neither_learns_anything_before_both_are_sealed(
     for validator in (one, other):
         (judged,) = bench.judgements(validator)
         assert (judged.subject, judged.judgement) == (Subject.VERDICT, Judgement.PASSED)
+        assert (judged.earned_micros, judged.currency) == (RULES.verdict_reward_micros, "credit")
         assert bench.standing(validator).verdicts == 1
     paid = [it.line for it in bench.writes if isinstance(it, SaveLedgerLine) and it.line.kind is LedgerKind.VERDICT]
     assert {it.node_id for it in paid} == {one.node_id, other.node_id}

@@ -61,7 +61,15 @@ def judge(
 
 
 def judge_verdict(
-    book: Book, when: Instant, standing: Standing, key: LeaseKey, judgement: Judgement, detail: str, slash_micros: int
+    book: Book,
+    when: Instant,
+    standing: Standing,
+    key: LeaseKey,
+    judgement: Judgement,
+    detail: str,
+    *,
+    slash_micros: int = 0,
+    reward_micros: int = 0,
 ) -> int:
     """Hold something against a validator, or in its favour. `standing` is its record with this counted; returns the
     judgement's serial."""
@@ -74,12 +82,15 @@ def judge_verdict(
         fence=key.fence,
         judgement=judgement,
         detail=plain(detail, MAX_DETAIL),
+        earned_micros=reward_micros,
+        currency=book.rules.currency if reward_micros else "",
     )
     return pronounce(book, when, standing, body, slash_micros, key.task_id)
 
 
 def pronounce(book: Book, when: Instant, standing: Standing, body: JudgementBody, slash_micros: int, about: str) -> int:
-    """Number, sign and write a judgement, take what it costs, and return its serial. `about` names its ledger line."""
+    """Number, sign and write a judgement, take or pay what it says, and return its serial. `about` names its ledger
+    line."""
     standing, taken = slashed(standing, slash_micros)
     standing = msgspec.structs.replace(standing, serial=standing.serial + 1)
     keep_standing(book, standing)
@@ -88,13 +99,17 @@ def pronounce(book: Book, when: Instant, standing: Standing, body: JudgementBody
         serial=standing.serial,
         slashed_micros=taken,
         stake_micros=standing.stake_micros,
+        barred=standing.barred,
         judged_at=when.at,
     )
     signed = seal(Role.JUDGEMENT, encode(body), book.key, book.sign)
     book.docket.judged.setdefault(body.node_id, []).append(signed)
     book.write(SaveJudged(judged=Judged(node_id=body.node_id, serial=body.serial, signed=signed)))
     if taken:
-        _debit(book, when, body, about)
+        name = f"slash/{body.node_id}/{body.serial}"
+        _enter(book, body, about, LedgerKind.SLASHED, -taken, name, body.detail)
+    if body.earned_micros:
+        _enter(book, body, about, LedgerKind.VERDICT, body.earned_micros, f"verdict/{body.task_id}")
     return body.serial
 
 
@@ -119,17 +134,19 @@ def _close(book: Book, when: Instant, case: Case, judgement: Judgement, detail: 
     )
 
 
-def _debit(book: Book, when: Instant, body: JudgementBody, about: str) -> None:
+def _enter(
+    book: Book, body: JudgementBody, about: str, kind: LedgerKind, amount_micros: int, name: str, detail: str = ""
+) -> None:
     line = LedgerLine(
         receipt_id=about,
         node_id=body.node_id,
         task_id=body.task_id,
-        idem_key=f"slash/{body.node_id}/{body.serial}",
+        idem_key=name,
         usage=Usage(),
-        amount_micros=-body.slashed_micros,
+        amount_micros=amount_micros,
         currency=book.rules.currency,
-        at=when.at,
-        kind=LedgerKind.SLASHED,
-        detail=body.detail,
+        at=body.judged_at,
+        kind=kind,
+        detail=detail,
     )
     book.write(SaveLedgerLine(line=line))

@@ -29,4 +29,4 @@ def unkept(book: Book, when: Instant, node_id: str, key: LeaseKey, detail: str) 
     standing = after_silence(before, key.fence, book.fence, book.rules.proofs)
     if standing.barred > before.barred:
         detail = f"{detail}; {BARRED}"
-    judge_verdict(book, when, standing, key, Judgement.UNOPENED, detail, 0)
+    judge_verdict(book, when, standing, key, Judgement.UNOPENED, detail)

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from agent.core.model import Reason, Sampling, TaskSpec, Usage, VerifyInput
+from agent.core.model import Reason, Sampling, TaskSpec, VerifyInput
 from agent.core.payloads import Judgement, RecomputedLeaf
 from agent.core.text import plain
 from agent.core.wire import Opening, ResultBody
 from agent.devnet.core.asking import live
 from agent.devnet.core.book import Book
-from agent.devnet.core.effects import SaveDemand, SaveLedgerLine
+from agent.devnet.core.effects import SaveDemand
 from agent.devnet.core.proofs import cases
 from agent.devnet.core.proofs.assigning import available
 from agent.devnet.core.proofs.judging import judge, judge_verdict
@@ -27,7 +27,7 @@ from agent.devnet.core.proofs.silence import unkept
 from agent.devnet.core.proofs.standing import after_verdict, learn, standing_of
 from agent.devnet.core.proofs.verdicts import Blame, Next, Opinion, Room, Ruling, decide, on_canary
 from agent.devnet.core.queue import DEADLINE
-from agent.devnet.core.records import ENDED, Demand, LedgerKind, LedgerLine, Progress, Task
+from agent.devnet.core.records import ENDED, Demand, Progress, Task
 from agent.devnet.core.rules import Instant, ProofRules
 
 MAX_WHY = 300
@@ -256,11 +256,11 @@ def _end(book: Book, when: Instant, case: Case, ruling: Ruling, opinions: Iterab
         rules = book.rules.proofs
         standing = after_verdict(standing_of(book, one.node_id), blame, rules)
         if blame is None:
-            _reward(book, when, one)
-            judge_verdict(book, when, standing, key, Judgement.PASSED, "its verdict stands", 0)
+            why, reward_micros = "its verdict stands", rules.verdict_reward_micros
+            judge_verdict(book, when, standing, key, Judgement.PASSED, why, reward_micros=reward_micros)
         else:
-            judgement = Judgement.FAILED if blame.grave else Judgement.SUSPECT
-            judge_verdict(book, when, standing, key, judgement, blame.why, _cost(rules, blame))
+            judgement, cost = (Judgement.FAILED if blame.grave else Judgement.SUSPECT), _cost(rules, blame)
+            judge_verdict(book, when, standing, key, judgement, blame.why, slash_micros=cost)
     _learn(book, case, ruling.judgement)
     judge(book, when, case, ruling.judgement, ruling.detail or _PLAIN[ruling.judgement], ruling.agreed)
 
@@ -290,19 +290,3 @@ _PLAIN = {
 
 def _cost(rules: ProofRules, blame: Blame) -> int:
     return rules.verdict_slash_micros if blame.grave else 0
-
-
-def _reward(book: Book, when: Instant, opinion: Opinion) -> None:
-    line = LedgerLine(
-        receipt_id=opinion.task_id,
-        node_id=opinion.node_id,
-        task_id=opinion.task_id,
-        idem_key=f"verdict/{opinion.task_id}",
-        usage=Usage(),
-        amount_micros=book.rules.proofs.verdict_reward_micros,
-        currency=book.rules.currency,
-        at=when.at,
-        kind=LedgerKind.VERDICT,
-    )
-    if line.amount_micros:
-        book.write(SaveLedgerLine(line=line))
