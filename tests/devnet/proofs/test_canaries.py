@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given as every
+from hypothesis import strategies as st
 
 from agent.core import wire
 from agent.core.checks.claim import Claim, claim_with, without_model
@@ -23,7 +25,7 @@ from agent.core.proof.receipt import examine
 from agent.core.proof.signed import seal_all
 from agent.devnet.core.asking import SamplingAsked
 from agent.devnet.core.proofs import canaries
-from agent.devnet.core.proofs.canaries import Canary, Keys, made_of, wanted
+from agent.devnet.core.proofs.canaries import Canary, Keys, made_of, tries, wanted
 from agent.devnet.core.proofs.level_two import look
 from agent.devnet.core.proofs.records import Case, CaseState
 from agent.devnet.keys import KeyPair, verify
@@ -65,11 +67,14 @@ class Source:
         )
 
     def canary(self, chance: int = 1, bundle: wire.ReceiptBundle | None = None) -> Canary:
-        keys, random_bytes = self.bench.keys, random.Random(chance).randbytes(56)
-        ours, its = Keys(keys.public, keys.sign), Keys(NODE.public, NODE.sign)
-        made = made_of(self.case, bundle or self.bundle(), verify, ours, its, random_bytes)
+        made = self.made(chance, bundle)
         assert made is not None
         return made
+
+    def made(self, chance: int = 1, bundle: wire.ReceiptBundle | None = None) -> Canary | None:
+        keys, random_bytes = self.bench.keys, random.Random(chance).randbytes(56)
+        ours, its = Keys(keys.public, keys.sign), Keys(NODE.public, NODE.sign)
+        return made_of(self.case, bundle or self.bundle(), verify, ours, its, random_bytes)
 
 
 def claim_in(bundle: wire.ReceiptBundle, key: str) -> Claim:
@@ -129,6 +134,22 @@ def test_the_model_tells_at_once(temperature: int) -> None:
     wrong = [one.leaf for one in found.chunks if one.close.mean > 0.60]
     assert len(wrong) >= (2 if temperature < 1_000_000 else 1)  # hot draws leave less room
     assert judge(found, limits).verdict is not Verdict.PASS
+
+
+@every(rate=st.integers(1, 1_000_000), leaves=st.integers(3, 1 << 14))
+def test_the_search_for_a_root_that_is_drawn_is_bounded_however_small_the_rate(rate: int, leaves: int) -> None:
+    most = tries(rate, leaves)
+    assert 1 <= most <= 10_000
+    assert most * leaves <= 2_000_000
+    if rate >= 29_000 and leaves <= 64:  # what is usual: enough that one of a thousand million finds none
+        assert (1 - rate / 1_000_000) ** most < 1e-9
+
+
+def test_where_hardly_any_root_is_drawn_none_is_looked_for_without_end() -> None:
+    source = Source()
+    rare = msgspec.structs.replace(source.case.promise, rate_micros=1)
+    source.case = msgspec.structs.replace(source.case, promise=rare)
+    assert source.made() is None
 
 
 def test_how_many_are_made_follows_the_rate() -> None:

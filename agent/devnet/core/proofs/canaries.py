@@ -55,6 +55,8 @@ _FACTORS = (1.4, 0.7, 1.8, 0.55, 2.4, 0.4, 3.2, 0.3)
 """By which log-probabilities are multiplied, the gentlest first."""
 _TRIES = 64
 """In units of 1 / rate: so many roots are tried until the promised beacon draws one."""
+MOST_TRIES, MOST_HASHES = 10_000, 2_000_000
+"""However rarely it draws, and however many leaves there are: a second or two of one processor."""
 _PREVIOUS = slice(5, 5 + HASH_BYTES)
 """Where a leaf names the one before."""
 
@@ -195,7 +197,7 @@ def _transcript(claim: Claim, forged: dict[int, tuple[Position, ...]]) -> list[b
             builder.add(_Token(position.token, position.ids, position.logprobs))
     if not isinstance(end, Leaf):
         return list(builder.finish().leaves)
-    builder.add_fingerprints(end.fingerprints)
+    builder.add_imprints(end.imprints)
     return list(builder.finish(end.end_logprob).leaves)
 
 
@@ -208,7 +210,7 @@ def _drawn(source: Case, leaves: list[bytes], forged: set[int]) -> Transcript | 
     value, last = bytes.fromhex(source.beacon.value), leaves[-2]
     hashes = [leaf_hash(leaf) for leaf in leaves[:-2]]
     [bits] = struct.unpack("<I", last[-4:])
-    for more in range(_TRIES * -(-MILLION // source.promise.rate_micros)):
+    for more in range(tries(source.promise.rate_micros, len(leaves))):
         leaves[-2] = last[:-4] + struct.pack("<I", bits + more)
         before = leaf_hash(leaves[-2])
         leaves[-1] = leaves[-1][: _PREVIOUS.start] + before + leaves[-1][_PREVIOUS.stop :]
@@ -218,6 +220,11 @@ def _drawn(source: Case, leaves: list[bytes], forged: set[int]) -> Transcript | 
             if len(forged & set(cases.leaves_at(case, 0))) >= min(2, len(forged)):
                 return Transcript(tuple(leaves), made, ProofKind.TOKENS_F32)
     return None
+
+
+def tries(rate_micros: int, leaves: int) -> int:
+    """Roots that are tried at most. At rates below 0.6 % that is not always enough, and then there is no canary."""
+    return min(_TRIES * -(-MILLION // max(rate_micros, 1)), MOST_TRIES, max(MOST_HASHES // leaves, 1))
 
 
 def _unseen(receipt: Receipt, honest: Claim, transcript: Transcript) -> bool:
