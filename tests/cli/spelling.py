@@ -24,7 +24,7 @@ def _calls(text: str) -> Iterator[list[str]]:
     """The words after the program's name, of every call in the line."""
     for part in re.split(r"\|\|?|&&|;|\$\(|\)", text):
         try:
-            words = shlex.split(_PLACEHOLDER.sub("X", part), comments=True)
+            words = [word.strip("[]") for word in shlex.split(_PLACEHOLDER.sub("X", part), comments=True)]
         except ValueError:  # a quote that goes on in the next line, or an apostrophe of prose
             continue
         for place, word in enumerate(words):
