@@ -136,6 +136,15 @@ def test_an_answer_of_several_lines_keeps_to_its_column() -> None:
     assert lines == [" " * label.index("Why?") + "One.", " " * label.index("Why?") + "Two."]
 
 
+def test_what_is_told_in_the_middle_of_an_answer_has_a_line_of_its_own() -> None:
+    told = io.StringIO()
+    screen = Screen(Console(file=told, soft_wrap=True))
+    screen.indent()
+    screen.words("One")
+    screen.fact("stopped", "by its owner")
+    assert [line.strip() for line in told.getvalue().splitlines()] == ["One", "✓ stopped     by its owner"]
+
+
 async def test_keep_goes_on_until_ctrl_c_and_finishes_the_running_task(demo: Demo) -> None:
     await demo.start("--keep")
     await demo.read_until("▸ chat        How do plants")

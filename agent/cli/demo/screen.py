@@ -24,6 +24,8 @@ class Screen:
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._act = 0
+        self._answering = False
+        """Whether the cursor stands in streamed output."""
 
     def title(self, text: str) -> None:
         """The first line."""
@@ -48,6 +50,7 @@ class Screen:
 
     def indent(self) -> None:
         """Where streamed output begins."""
+        self._answering = True
         self._console.print(" " * _COLUMN, end="")
 
     def line(self, text: str = "") -> None:
@@ -72,4 +75,7 @@ class Screen:
             yield report
 
     def _print(self, text: Text) -> None:
+        if self._answering and text:
+            self._console.print()
+        self._answering = False
         self._console.print(text)
