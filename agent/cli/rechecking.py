@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from agent.cli.device import CPU, Place, find_place
 from agent.core.checks.claim import claim_with
 from agent.core.checks.claims import chunks
-from agent.core.checks.fingerprints import Fingerprinted, committed
+from agent.core.checks.imprints import Imprinted, committed
 from agent.core.checks.verdict import Judged, Metrics, Thresholds, Verdict, closeness_limit, judge, long_enough
 from agent.core.engines import SAMPLERS
 from agent.core.errors import EngineError, ProofError
@@ -214,8 +214,8 @@ def told(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
     yield from _end(checked)
     if checked.level == 3:
         yield from _repetition(checked)
-    if checked.metrics.fingerprints is not None:
-        yield _fingerprints(checked.metrics.fingerprints, checked.limits)
+    if checked.metrics.imprints is not None:
+        yield _imprints(checked.metrics.imprints, checked.limits)
 
 
 def _rows(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
@@ -276,14 +276,14 @@ def _repetition(checked: Rechecked) -> Iterable[tuple[bool | None, str]]:
         yield _closeness(checked)
 
 
-def _fingerprints(found: Fingerprinted, limits: Thresholds) -> tuple[bool | None, str]:
+def _imprints(found: Imprinted, limits: Thresholds) -> tuple[bool | None, str]:
     if found.faults:
-        return False, f"{len(found.faults)} of {found.committed} fingerprints are of no hidden states"
+        return False, f"{len(found.faults)} of {found.committed} imprints are of no hidden states"
     if not found.distances:
-        return None, f"{found.committed} fingerprints of hidden states were not looked at"
-    over = judge(Metrics(fingerprints=found), limits).verdict
+        return None, f"{found.committed} imprints of hidden states were not looked at"
+    over = judge(Metrics(imprints=found), limits).verdict
     exponents, steps = max(one.exponents for one in found.distances), max(one.mean for one in found.distances)
-    text = f"{found.committed} fingerprints of hidden states: at most {exponents} of {TOP} exponents differ"
+    text = f"{found.committed} imprints of hidden states: at most {exponents} of {TOP} exponents differ"
     return (
         over is Verdict.PASS,
         f"{text} (limit {limits.exponents}), mantissas by {steps:.1f} (limit {limits.mantissas})",
@@ -323,8 +323,8 @@ def as_object(checked: Rechecked) -> dict[str, object]:
         "unknown": found.unknown,
         "rows": found.rows and found.rows._asdict(),
         "exact": found.exact and found.exact._asdict(),
-        "toploc": found.fingerprints
-        and {**found.fingerprints._asdict(), "distances": [one._asdict() for one in found.fingerprints.distances]},
+        "toploc": found.imprints
+        and {**found.imprints._asdict(), "distances": [one._asdict() for one in found.imprints.distances]},
         "chunks": [
             {
                 "leaf": one.leaf,

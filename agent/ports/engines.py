@@ -34,7 +34,7 @@ class Vectors(Value):
     rows: tuple[tuple[float, ...], ...]
 
 
-class Fingerprints(Value):
+class Imprints(Value):
     """Of the hidden states of all tokens of one generation (TOPLOC), before Finished."""
 
     of_leaves: tuple[bytes, ...]
@@ -86,7 +86,7 @@ class Ran:
     """Why nothing of /out was collected, when it held more than allowed."""
 
 
-EngineOutput = Piece | Vectors | Fingerprints | Finished | Printed | Ran
+EngineOutput = Piece | Vectors | Imprints | Finished | Printed | Ran
 
 
 class EnginePool(Protocol):

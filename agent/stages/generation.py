@@ -8,7 +8,7 @@ from agent.core import wire
 from agent.core.errors import EngineError, ProofError
 from agent.core.model import EmbeddingInput, FinishReason, Reason, Timings, Usage
 from agent.core.proof.transcript import TranscriptBuilder
-from agent.ports import Clock, EngineOutput, Fingerprints, Finished, Piece, Printed, Ran, Vectors
+from agent.ports import Clock, EngineOutput, Finished, Imprints, Piece, Printed, Ran, Vectors
 from agent.stages.product import Product
 
 CHUNK_S = 0.020
@@ -62,8 +62,8 @@ class Generation:
                 return self._piece(output)
             case Vectors():
                 self._take_vectors(output)
-            case Fingerprints():
-                self._builder.add_fingerprints(output.of_leaves)
+            case Imprints():
+                self._builder.add_imprints(output.of_leaves)
             case Finished():
                 self._finished = output
             case Printed() | Ran():

@@ -13,7 +13,6 @@ from agent.core.checks.claim import Claim, answered, overcounted, sampler_of, wi
 from agent.core.checks.claims import Chunk, Position
 from agent.core.checks.draw import uniforms
 from agent.core.checks.ending import Ending, Told, check_ending, hidden
-from agent.core.checks.fingerprints import Fingerprinted, check_fingerprints, fingerprinted_ids
 from agent.core.checks.forward import (
     Exactness,
     check_closeness,
@@ -21,6 +20,7 @@ from agent.core.checks.forward import (
     check_plausibility,
     figures_sha256,
 )
+from agent.core.checks.imprints import Imprinted, check_imprints, imprinted_ids
 from agent.core.checks.rows import Row, Rows, check_rows, rows_of
 from agent.core.checks.verdict import Metrics, Replayed
 from agent.core.errors import EngineError
@@ -55,7 +55,7 @@ async def with_model(
     found = found._replace(prompt=bool(header.prompt_sha256) or None, overcounted=overcounted(header, len(prompt)))
     try:
         found = await _repeated(claim, found, prompt, replayer, chosen, exact=exact, apart=apart)
-        return found._replace(fingerprints=await _fingerprinted(claim, found, prompt, replayer))
+        return found._replace(imprints=await _imprinted(claim, found, prompt, replayer))
     except EngineError:
         if await _has(replayer, prompt, claims.positions(claim.leaves)):
             raise
@@ -92,15 +92,13 @@ async def _repeated(
     )
 
 
-async def _fingerprinted(
-    claim: Claim, found: Metrics, prompt: Sequence[int], replayer: Replayer
-) -> Fingerprinted | None:
+async def _imprinted(claim: Claim, found: Metrics, prompt: Sequence[int], replayer: Replayer) -> Imprinted | None:
     """All of them behind one prefill, also those of leaves that are not shown."""
-    read = found.fingerprints
+    read = found.imprints
     if read is None or read.faults:
         return read
-    own = await replayer.peaks(prompt, fingerprinted_ids(claim.leaves))
-    return read if own is None else check_fingerprints(claim.leaves, own)
+    own = await replayer.peaks(prompt, imprinted_ids(claim.leaves))
+    return read if own is None else check_imprints(claim.leaves, own)
 
 
 class _Replay(NamedTuple):

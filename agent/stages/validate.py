@@ -12,8 +12,8 @@ import msgspec
 from agent.core.checks.claim import Claim
 from agent.core.checks.claims import chunks
 from agent.core.checks.evidence import Evidence, opened_claim, read_evidence
-from agent.core.checks.fingerprints import Fingerprinted
 from agent.core.checks.forward import figures_sha256
+from agent.core.checks.imprints import Imprinted
 from agent.core.checks.verdict import Judged, Metrics, Thresholds, Verdict, judge
 from agent.core.errors import EngineError, ProofError
 from agent.core.fingerprint import Pool
@@ -178,7 +178,7 @@ def _is_certain(found: Metrics, judged: Judged, limits: Thresholds) -> bool:
         chunks=(),
         candidates=None,
         rows=found.rows if found.same_class else None,
-        fingerprints=found.fingerprints and found.fingerprints._replace(distances=()),
+        imprints=found.imprints and found.imprints._replace(distances=()),
     )
     return judged.verdict is Verdict.FAIL and judge(proven, limits).verdict is Verdict.FAIL
 
@@ -196,7 +196,7 @@ def _told(found: Metrics) -> str:
         "prompt": found.prompt,
         "exact": found.exact and found.exact._asdict(),
         "unknown": found.unknown,
-        "toploc": found.fingerprints and _told_fingerprints(found.fingerprints),
+        "toploc": found.imprints and _told_imprints(found.imprints),
         "rows": found.rows and {"compared": found.rows.compared, "least": found.rows.least},
         "chunks": [
             {"leaf": one.leaf, "closeness": one.close._asdict(), "plausibility": one.plausible._asdict()}
@@ -209,7 +209,7 @@ def _told(found: Metrics) -> str:
     return msgspec.json.encode(figures).decode()
 
 
-def _told_fingerprints(found: Fingerprinted) -> dict[str, Any]:
+def _told_imprints(found: Imprinted) -> dict[str, Any]:
     told = [one._asdict() for one in found.distances[:TOLD_CHUNKS]]
     return {"committed": found.committed, "faults": len(found.faults), "distances": told}
 

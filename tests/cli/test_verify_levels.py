@@ -66,13 +66,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def fingerprinted(weights: Path) -> Done:
-    """A task of a pool that fingerprints hidden states."""
+def imprinted(weights: Path) -> Done:
+    """A task of a pool that imprints hidden states."""
 
     async def done() -> Done:
         with tempfile.TemporaryDirectory(prefix="ga-") as home:
             digest = (await ModelStore(Path(home)).verify(NAME, weights)).facts.digest
-            async with claiming.fingerprinted(weights, Path(home)) as engines:
+            async with claiming.imprinted(weights, Path(home)) as engines:
                 return await claiming.done(engines.pool, max_tokens=40, model=digest, temperature_micros=0)
 
     return asyncio.run(done())
@@ -258,16 +258,16 @@ def test_the_model_alone_has_nothing_to_be_compared_with(shown: Shown, weights: 
     assert "needs --transcript, or a bundle with leaves" in capsys.readouterr().err
 
 
-def test_fingerprints_of_hidden_states_are_held_against_ones_own(
+def test_imprints_of_hidden_states_are_held_against_ones_own(
     lettered: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    shown = Shown(tmp_path, fingerprinted(lettered), capsys)
+    shown = Shown(tmp_path, imprinted(lettered), capsys)
     code, out, _ = shown.verify()
     assert code == 0
-    assert "2 fingerprints of hidden states were not looked at" in out
+    assert "2 imprints of hidden states were not looked at" in out
     model = ("--model", lettered, "--model-name", NAME, *shown.calibrated())
     code, out, _ = shown.verify(*model)
     assert code == 0, out
-    assert "2 fingerprints of hidden states: at most 0 of 128 exponents differ" in out
+    assert "2 imprints of hidden states: at most 0 of 128 exponents differ" in out
     code, out, _ = shown.verify(*model, "--json")
     assert json.loads(out)["recheck"]["toploc"]["distances"] == [{"exponents": 0, "mean": 0.0, "median": 0}] * 2

@@ -33,7 +33,7 @@ from agent.core.proof.header import header_of
 from agent.core.proof.leaves import check_leaves, split_leaves
 from agent.core.proof.opening import open_leaves
 from agent.core.proof.sealing import read_verdict
-from agent.core.proof.toploc import FINGERPRINT_BYTES
+from agent.core.proof.toploc import IMPRINT_BYTES
 from agent.core.proof.transcript import Transcript, TranscriptBuilder
 from agent.ports import Embedded, Piece
 from tests import builders
@@ -95,7 +95,7 @@ def claimed(
     rig: Rig,
     *,
     lie: float = 0.0,
-    fingerprints: tuple[bytes, ...] = (),
+    imprints: tuple[bytes, ...] = (),
     determinism: str = "F-0123456789abcdef",
     last: int | None = None,
     prompt: tuple[int, ...] = (1, 2, 3),
@@ -114,7 +114,7 @@ def claimed(
             listed[0] = last
         ids.append(listed[0])
         builder.add(Piece("", listed[0], None, tuple(listed), figures))
-    builder.add_fingerprints(fingerprints)
+    builder.add_imprints(imprints)
     made: Transcript = builder.finish()
     output = msgspec.json.encode({"text": spelled(ids[3:])}).decode()
     offer = builders.offer("their-task", spec=builders.task("their-task", max_tokens=TOKENS, temperature_micros=0))
@@ -204,13 +204,13 @@ async def test_who_names_no_prompt_is_held_to_the_validators_own_count(counts: i
             assert said.reasons == (more,)
 
 
-async def test_null_fingerprints_fail_for_certain_also_where_nobody_can_look_at_hidden_states() -> None:
+async def test_null_imprints_fail_for_certain_also_where_nobody_can_look_at_hidden_states() -> None:
     async with validating() as rig:
-        offer = offered(rig, claimed(rig, fingerprints=(bytes(FINGERPRINT_BYTES),) * 2))
+        offer = offered(rig, claimed(rig, imprints=(bytes(IMPRINT_BYTES),) * 2))
         await rig.coordinator.saw(wire.Result)
         said = read_verdict(split_leaves(rig.transcripts.kept[offer.key]))
         assert (said.verdict, said.certain, len(said.reasons)) == ("fail", True, 2)
-        assert said.reasons[0].startswith("leaf 0: this fingerprint is null")
+        assert said.reasons[0].startswith("leaf 0: this imprint is null")
         assert msgspec.json.decode(said.metrics)["toploc"] == {"committed": 2, "faults": 2, "distances": []}
 
 

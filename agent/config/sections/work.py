@@ -89,7 +89,7 @@ class PoolConfig(Value):
     ] = None
     toploc: Annotated[
         bool,
-        says("Fingerprint hidden states (docs/proof.md, TOPLOC) on a second engine beside it, with memory of its own."),
+        says("Imprint hidden states (docs/proof.md, TOPLOC) on a second engine beside it, with memory of its own."),
     ] = False
 
 

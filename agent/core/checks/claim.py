@@ -11,7 +11,7 @@ from agent.core import engines
 from agent.core.checks import claims
 from agent.core.checks.claims import Position, Sampler
 from agent.core.checks.ending import Ending, check_ending
-from agent.core.checks.fingerprints import read_fingerprints
+from agent.core.checks.imprints import read_imprints
 from agent.core.checks.rows import check_rows, rows_of
 from agent.core.checks.sampling import Sampled, check_sampling
 from agent.core.checks.verdict import Metrics
@@ -71,7 +71,7 @@ def without_model(claim: Claim) -> Metrics:
         sampled=_sampled(claim.header, claimed),
         ending=answered(claim, check_ending(claim.header, claimed, delivered=claim.delivered)),
         candidates=claim.header.n_probs if claimed else None,
-        fingerprints=read_fingerprints(claim.leaves),
+        imprints=read_imprints(claim.leaves),
     )
 
 

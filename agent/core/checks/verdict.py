@@ -8,8 +8,8 @@ from math import exp, sqrt
 from typing import NamedTuple
 
 from agent.core.checks.ending import Ending
-from agent.core.checks.fingerprints import Fingerprinted
 from agent.core.checks.forward import Closeness, Exactness, Plausibility
+from agent.core.checks.imprints import Imprinted
 from agent.core.checks.rows import Rows
 from agent.core.checks.sampling import Sampled
 from agent.core.model import Value
@@ -93,7 +93,7 @@ class Metrics(NamedTuple):
     """Of an embedding, beside one's own."""
     same_class: bool = False
     """Whether rows must be equal."""
-    fingerprints: Fingerprinted | None = None
+    imprints: Imprinted | None = None
     vocabulary: bool = True
     """False: a token is claimed that the model does not have, so that nothing could be repeated."""
 
@@ -124,10 +124,10 @@ def _doubts(found: Metrics, limits: Thresholds) -> Iterable[str]:
     for chunk in long_enough(found.chunks):
         if reason := _over(chunk, limits):
             yield reason
-    for at, far in enumerate(found.fingerprints.distances if found.fingerprints else ()):
+    for at, far in enumerate(found.imprints.distances if found.imprints else ()):
         if far.exponents > limits.exponents or far.mean > limits.mantissas:
             figures = f"{far.exponents} of {TOP} exponents differ, mantissas are {far.mean:.1f} steps off on average"
-            yield f"fingerprint {at}: {figures}; {limits.exponents} and {limits.mantissas:g} at most"
+            yield f"imprint {at}: {figures}; {limits.exponents} and {limits.mantissas:g} at most"
     for at, cosine in enumerate(found.rows.cosines if found.rows else ()):
         if cosine < limits.parallel:
             yield f"row {at} is only {cosine:.4f} parallel, {limits.parallel} at least is wanted"
@@ -171,8 +171,8 @@ def _certain(found: Metrics) -> Iterable[str]:
         yield f"{len(found.sampled.mismatches)} tokens are not what the seed draws, the first is token {first}"
     if found.ending:
         yield from found.ending.faults
-    if found.fingerprints:
-        yield from found.fingerprints.faults
+    if found.imprints:
+        yield from found.imprints.faults
     if found.rows and found.same_class and found.rows.equal < found.rows.compared:
         yield f"{found.rows.compared - found.rows.equal} of {found.rows.compared} rows differ from an exact repetition"
     if found.exact and found.exact.equal < found.exact.compared:

@@ -12,7 +12,7 @@ from agent.core.model import Commitment, Value
 from agent.core.proof.canonical import BYTES, U8, U16, U32, U64, Codec, Reader, malformed
 from agent.core.proof.files import FileLeaf, read_file
 from agent.core.proof.merkle import HASH_BYTES, leaf_hash, root
-from agent.core.proof.toploc import FINGERPRINT_BYTES
+from agent.core.proof.toploc import IMPRINT_BYTES
 from agent.core.proof.transcript import LEAF_TOKENS, NO_PREVIOUS, LeafKind
 
 MAX_LEAF_BYTES = 32 << 20
@@ -35,7 +35,7 @@ class Leaf(Value):
     entries: int = 0
     """END alone: tokens, text pieces and rows of the whole transcript."""
     end_logprob: float | None = None
-    fingerprints: tuple[bytes, ...] = ()
+    imprints: tuple[bytes, ...] = ()
     """END alone: of hidden states, one for each leaf of tokens before the first of another kind; or none."""
 
     @property
@@ -101,12 +101,12 @@ def check_shape(leaves: Sequence[Shape]) -> None:
     end = leaves[-1]
     if not isinstance(end, Leaf) or end.entries != sum(leaf.count for leaf in leaves):
         raise ProofError("transcript_leaves", "the end leaf counts otherwise")
-    if end.fingerprints and len(end.fingerprints) != fingerprinted(leaves):
-        raise ProofError("transcript_leaves", "there is not one fingerprint for each leaf of tokens")
+    if end.imprints and len(end.imprints) != imprinted(leaves):
+        raise ProofError("transcript_leaves", "there is not one imprint for each leaf of tokens")
 
 
-def fingerprinted(leaves: Iterable[Shape]) -> int:
-    """How many leaves have a fingerprint, where there are any: those whose tokens, and all before, are told."""
+def imprinted(leaves: Iterable[Shape]) -> int:
+    """How many leaves have an imprint, where there are any: those whose tokens, and all before, are told."""
     return sum(1 for _ in takewhile(lambda leaf: leaf.kind is LeafKind.TOKENS, leaves))
 
 
@@ -122,7 +122,7 @@ def read_leaf(raw: bytes) -> Leaf:
                 previous=previous,
                 entries=U64.read(reader),
                 end_logprob=_told(reader),
-                fingerprints=_fingerprints(reader),
+                imprints=_imprints(reader),
             )
         case LeafKind.TOKENS:
             ids = read_ids(reader, read_count(reader))
@@ -180,13 +180,13 @@ def _candidates(reader: Reader) -> tuple[tuple[int, float], ...]:
     return tuple(zip(read_ids(reader, count), _floats(reader, count), strict=True))
 
 
-def _fingerprints(reader: Reader) -> tuple[bytes, ...]:
+def _imprints(reader: Reader) -> tuple[bytes, ...]:
     """What follows the end, if anything does."""
     if not reader.left:
         return ()
-    if not (count := _limited(U32, MAX_LEAF_BYTES // FINGERPRINT_BYTES, reader)):
-        raise malformed("a list of no fingerprints is left out")
-    return tuple(reader.take(FINGERPRINT_BYTES) for _ in range(count))
+    if not (count := _limited(U32, MAX_LEAF_BYTES // IMPRINT_BYTES, reader)):
+        raise malformed("a list of no imprints is left out")
+    return tuple(reader.take(IMPRINT_BYTES) for _ in range(count))
 
 
 def _told(reader: Reader) -> float | None:

@@ -1,13 +1,13 @@
 """TOPLOC: 258 bytes that tell hidden states of one model and prompt from those of another (arXiv 2501.16007).
 
 Of the final hidden states of up to 32 tokens the 128 values of largest magnitude count, as bfloat16. Their bits are the
-values, at their places, of a polynomial over the integers modulo a prime; the fingerprint is that polynomial. Whoever
+values, at their places, of a polynomial over the integers modulo a prime; the imprint is that polynomial. Whoever
 has hidden states of his own evaluates it where *his* largest values lie: honest ones have nearly all exponents equal
 and mantissas a few steps apart, others come to noise. Bytes and figures are those of the `toploc` package
 (docs/proof.md, TOPLOC).
 
 There is one way in, `peaks`, and it takes numbers alone: so neither the type of an array nor the precision it came in
-can make a fingerprint of nothing.
+can make an imprint of nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agent.core.errors import ProofError
 
 TOP = 128
 """Values that count."""
-FINGERPRINT_BYTES = 2 + 2 * TOP
+IMPRINT_BYTES = 2 + 2 * TOP
 PRIME = 65_497
 """The field: the largest prime that leaves room for the bits of every finite bfloat16, but for a few of the largest."""
 _LEAST_MODULUS = 1 << 15
@@ -38,7 +38,7 @@ class Peaks(NamedTuple):
 
 
 class Distance(NamedTuple):
-    """How far one's own states are from a fingerprint, as `toploc` counts."""
+    """How far one's own states are from an imprint, as `toploc` counts."""
 
     exponents: int
     """Of 128: how many differ."""
@@ -71,7 +71,7 @@ def peaks(rows: Sequence[Sequence[float]]) -> Peaks:
     return Peaks(tuple(places), tuple(bits[place] for place in places))
 
 
-def fingerprint(of: Peaks) -> bytes:
+def imprint(of: Peaks) -> bytes:
     """`u16` modulus, then 128 `u16` coefficients from the constant one up, big-endian."""
     modulus = _injective(of.places)
     coefficients = _interpolated([place % modulus for place in of.places], of.bits)
@@ -79,8 +79,8 @@ def fingerprint(of: Peaks) -> bytes:
 
 
 def distance(claimed: bytes, own: Peaks) -> Distance:
-    """Own states against a fingerprint. Raises as `read_fingerprint` does."""
-    modulus, coefficients = read_fingerprint(claimed)
+    """Own states against an imprint. Raises as `read_imprint` does."""
+    modulus, coefficients = read_imprint(claimed)
     values = [_evaluated(coefficients, place % modulus) for place in own.places]
     pairs = list(zip(values, own.bits, strict=True))
     apart = sorted(
@@ -92,7 +92,7 @@ def distance(claimed: bytes, own: Peaks) -> Distance:
 
 
 def _degenerate(why: str) -> ProofError:
-    return ProofError("toploc", f"these hidden states have no fingerprint: {why}")
+    return ProofError("toploc", f"these hidden states have no imprint: {why}")
 
 
 def _rounded(row: Sequence[float]) -> list[int]:
@@ -139,13 +139,13 @@ def _evaluated(coefficients: Sequence[int], place: int) -> int:
     return value
 
 
-def read_fingerprint(raw: bytes) -> tuple[int, list[int]]:
-    """Modulus and coefficients. Raises ProofError("toploc") for bytes that no hidden states give, such as a null one."""
-    if len(raw) != FINGERPRINT_BYTES:
-        raise ProofError("toploc", f"a fingerprint has {FINGERPRINT_BYTES} bytes, this one {len(raw)}")
+def read_imprint(raw: bytes) -> tuple[int, list[int]]:
+    """Modulus and coefficients. Raises ProofError("toploc") for bytes that no hidden states give, as a null one."""
+    if len(raw) != IMPRINT_BYTES:
+        raise ProofError("toploc", f"an imprint has {IMPRINT_BYTES} bytes, this one {len(raw)}")
     modulus, *coefficients = (int.from_bytes(raw[at : at + 2]) for at in range(0, len(raw), 2))
     if not any(coefficients[1:]):
-        raise ProofError("toploc", "this fingerprint is null: it says the same of every place")
+        raise ProofError("toploc", "this imprint is null: it says the same of every place")
     if not _LEAST_MODULUS < modulus <= PRIME or max(coefficients) >= PRIME:
-        raise ProofError("toploc", "this fingerprint is of no states: a number in it is not of the field")
+        raise ProofError("toploc", "this imprint is of no states: a number in it is not of the field")
     return modulus, coefficients

@@ -11,7 +11,7 @@ from agent.core.proof.canonical import BYTES, U8, U16, U32, U64, malformed
 from agent.core.proof.files import FileLeaf, write_file
 from agent.core.proof.header import ProofKind
 from agent.core.proof.merkle import HASH_BYTES, leaf_hash, root
-from agent.core.proof.toploc import FINGERPRINT_BYTES
+from agent.core.proof.toploc import IMPRINT_BYTES
 
 LEAF_TOKENS = 32
 NO_PREVIOUS = bytes(HASH_BYTES)
@@ -70,7 +70,7 @@ class TranscriptBuilder:
         self._open: list[bytes] = []
         self._entries = 0
         self._kinds: set[LeafKind] = set()
-        self._fingerprints: tuple[bytes, ...] = ()
+        self._imprints: tuple[bytes, ...] = ()
 
     def add(self, piece: Token) -> str:
         """Add one generated token; returns the running leaf hash (hex) when a leaf closed, else "".
@@ -101,16 +101,16 @@ class TranscriptBuilder:
             self._append(LeafKind.FILE, write_file(file))
             self._entries += 1
 
-    def add_fingerprints(self, fingerprints: Sequence[bytes]) -> None:
+    def add_imprints(self, imprints: Sequence[bytes]) -> None:
         """Of the hidden states of each leaf of tokens, up to the first leaf of another kind; for the end leaf."""
-        self._fingerprints = tuple(fingerprints)
+        self._imprints = tuple(imprints)
 
     def finish(self, end_logprob: float | None = None) -> Transcript:
         """Close what is open and add the end leaf. `end_logprob` is the end-of-text token's, where it is known."""
         if self._open:
             self._close()
         told = b"\x00" if end_logprob is None else b"\x01" + _floats((end_logprob,))
-        self._append(LeafKind.END, U64.write(self._entries) + told + _listed(self._fingerprints))
+        self._append(LeafKind.END, U64.write(self._entries) + told + _listed(self._imprints))
         return Transcript(tuple(self._leaves), root(self._hashes).hex(), self._proof_kind())
 
     def _proof_kind(self) -> ProofKind:
@@ -154,11 +154,11 @@ def _floats(values: Sequence[float]) -> bytes:
         raise malformed("a number does not fit an f32") from error
 
 
-def _listed(fingerprints: Sequence[bytes]) -> bytes:
+def _listed(imprints: Sequence[bytes]) -> bytes:
     """Nothing where there are none."""
-    if any(len(one) != FINGERPRINT_BYTES for one in fingerprints):
-        raise malformed(f"a fingerprint has not {FINGERPRINT_BYTES} bytes")
-    return U32.write(len(fingerprints)) + b"".join(fingerprints) if fingerprints else b""
+    if any(len(one) != IMPRINT_BYTES for one in imprints):
+        raise malformed(f"an imprint has not {IMPRINT_BYTES} bytes")
+    return U32.write(len(imprints)) + b"".join(imprints) if imprints else b""
 
 
 def _candidates(ids: Sequence[int], logprobs: Sequence[float]) -> bytes:

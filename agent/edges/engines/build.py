@@ -19,7 +19,7 @@ from agent.core.model_memory import Need, need
 from agent.core.placement import plan_of
 from agent.edges.durable import make_private_directory
 from agent.edges.engines.external import ExternalPool, ExternalSettings
-from agent.edges.engines.fingerprinted import FingerprintedPool
+from agent.edges.engines.imprinted import ImprintedPool
 from agent.edges.engines.launch import (
     CPU,
     LlamaSettings,
@@ -92,7 +92,7 @@ async def build_pools(
         else:
             made = partial(_llama, config, pool, model, verified[pool.model], store, sandbox, clock, gpus, room)
             answers = made(calibrations)
-            pools.append(FingerprintedPool(answers, made(calibrations, states=True)) if pool.toploc else answers)
+            pools.append(ImprintedPool(answers, made(calibrations, states=True)) if pool.toploc else answers)
     return Built(tuple(pools), tuple(found.facts for found in verified.values()))
 
 

@@ -186,7 +186,7 @@ def read_leaf(raw: bytes) -> dict[str, Any]:
         case 0:
             leaf["entries"] = c.number("Q")
             leaf["end_logprob"] = c.f32() if c.flag() else None
-            leaf["fingerprints"] = fingerprints(c)
+            leaf["imprints"] = imprints(c)
         case 1:
             leaf["ids"] = [c.number("I") for _ in range(entries(c))]
             leaf["candidates"] = [candidates(c) for _ in leaf["ids"]]
@@ -206,12 +206,12 @@ def read_leaf(raw: bytes) -> dict[str, Any]:
     return leaf
 
 
-def fingerprints(c: Cursor) -> list[bytes]:
+def imprints(c: Cursor) -> list[bytes]:
     if c.at == len(c.raw):
         return []
     count = c.number("I")
     if not 1 <= count <= 130_055:
-        raise RefusedError("no list of fingerprints")
+        raise RefusedError("no list of imprints")
     return [c.take(258) for _ in range(count)]
 
 
@@ -274,10 +274,10 @@ def check_order(leaves: list[dict[str, Any]]) -> None:
             raise RefusedError("a leaf closes with its 32nd entry")
     if not leaves or leaves[-1]["entries"] != sum(map(size, leaves)):
         raise RefusedError("the end leaf counts otherwise")
-    if leaves[-1]["fingerprints"]:
+    if leaves[-1]["imprints"]:
         kinds = [leaf["kind"] for leaf in leaves]
-        if kinds[0] != 1 or len(leaves[-1]["fingerprints"]) != next(at for at, kind in enumerate(kinds) if kind != 1):
-            raise RefusedError("one fingerprint for each leaf of tokens before any other")
+        if kinds[0] != 1 or len(leaves[-1]["imprints"]) != next(at for at, kind in enumerate(kinds) if kind != 1):
+            raise RefusedError("one imprint for each leaf of tokens before any other")
 
 
 def size(leaf: dict[str, Any]) -> int:

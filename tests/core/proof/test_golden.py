@@ -39,7 +39,7 @@ def built(case: dict) -> tuple[Transcript, list[str]]:
         )
     running += [builder.add(Piece(text=text)) for text in case.get("texts", ())]
     running.append(builder.add_rows(case.get("rows", ())))
-    builder.add_fingerprints([bytes.fromhex(text) for text in case.get("fingerprints", ())])
+    builder.add_imprints([bytes.fromhex(text) for text in case.get("imprints", ())])
     return builder.finish(case.get("end_logprob")), [value for value in running if value]
 
 

@@ -16,7 +16,7 @@ from agent.core.proof.header import Header, decode_header
 from agent.core.proof.leaves import Leaf, check_leaves, join_leaves, split_leaves
 from agent.core.proof.merkle import leaf_hash, root
 from agent.core.proof.program import Ended, ProgramHeader, decode_program_header
-from agent.core.proof.toploc import FINGERPRINT_BYTES
+from agent.core.proof.toploc import IMPRINT_BYTES
 from agent.core.proof.transcript import LEAF_TOKENS, LeafKind, Transcript, TranscriptBuilder
 from agent.ports import Piece
 from tests.core.proof import second_reader
@@ -63,7 +63,7 @@ def some_transcript(chance: random.Random) -> Transcript:
             builder.add(pieces[-1])
     if chance.random() < 0.2:
         told = list(takewhile(lambda piece: piece.token_id is not None, pieces))
-        builder.add_fingerprints([chance.randbytes(FINGERPRINT_BYTES) for _ in range(0, len(told), LEAF_TOKENS)])
+        builder.add_imprints([chance.randbytes(IMPRINT_BYTES) for _ in range(0, len(told), LEAF_TOKENS)])
     return builder.finish(some_f32(chance) if chance.random() < 0.3 else None)
 
 
@@ -85,7 +85,7 @@ def assert_equal(ours: tuple[Leaf, ...], theirs: list[dict]) -> None:
         match a.kind:
             case LeafKind.END:
                 assert (a.entries, a.end_logprob) == (b["entries"], b["end_logprob"])
-                assert list(a.fingerprints) == b["fingerprints"]
+                assert list(a.imprints) == b["imprints"]
             case LeafKind.TOKENS:
                 assert list(a.ids) == b["ids"]
                 for one, other in zip(a.candidates, b["candidates"], strict=True):

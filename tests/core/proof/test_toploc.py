@@ -1,4 +1,4 @@
-"""TOPLOC's fingerprints, against what the `toploc` package made (tests/golden/toploc/make.py)."""
+"""TOPLOC's imprints, against what the `toploc` package made (tests/golden/toploc/make.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import ProofError
-from agent.core.proof.toploc import FINGERPRINT_BYTES, TOP, Peaks, distance, fingerprint, peaks
+from agent.core.proof.toploc import IMPRINT_BYTES, TOP, Peaks, distance, imprint, peaks
 from tests.golden.toploc.states import made_up, moved
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "toploc" / "vectors.json").read_text())
@@ -27,18 +27,18 @@ def chunks(bits: list[int], width: int) -> list[Peaks]:
 
 
 @pytest.mark.parametrize("vector", GOLDEN["vectors"], ids=lambda vector: vector["name"])
-def test_fingerprints_and_distances_are_those_of_the_toploc_package(vector):
+def test_imprints_and_distances_are_those_of_the_toploc_package(vector):
     bits = made_up(vector["seed"], vector["rows"] * vector["width"])
     own = chunks(bits, vector["width"])
-    assert [fingerprint(one).hex() for one in own] == vector["fingerprints"]
+    assert [imprint(one).hex() for one in own] == vector["imprints"]
     for name, seen in (("same", own), ("moved", chunks(moved(bits, vector["seed"]), vector["width"]))):
-        claimed = [bytes.fromhex(text) for text in vector["fingerprints"]]
+        claimed = [bytes.fromhex(text) for text in vector["imprints"]]
         found = [list(distance(claim, one)) for claim, one in zip(claimed, seen, strict=True)]
         assert found == vector[name]
 
 
 def test_the_vectors_hold_folded_places_and_a_distance():
-    assert {vector["fingerprints"][0][:4] for vector in GOLDEN["vectors"]} > {"ffd9"}
+    assert {vector["imprints"][0][:4] for vector in GOLDEN["vectors"]} > {"ffd9"}
     assert all(median >= 1 for vector in GOLDEN["vectors"] for _, _, median in vector["moved"])
 
 
@@ -72,27 +72,27 @@ STATES = as_floats(made_up(1, 640))
     ],
     ids=["none", "zeros", "too few", "nearly all zero", "nan", "infinite", "no float32", "no bfloat16", "ragged"],
 )
-def test_what_cannot_be_hidden_states_has_no_fingerprint(rows):
-    with pytest.raises(ProofError, match="these hidden states have no fingerprint") as refused:
+def test_what_cannot_be_hidden_states_has_no_imprint(rows):
+    with pytest.raises(ProofError, match="these hidden states have no imprint") as refused:
         peaks(rows)
     assert refused.value.check == "toploc"
 
 
-GOOD = fingerprint(peaks([STATES]))
+GOOD = imprint(peaks([STATES]))
 
 
 @pytest.mark.parametrize(
     "claimed",
     [
         bytes.fromhex(GOLDEN["null"]),
-        bytes(FINGERPRINT_BYTES),
+        bytes(IMPRINT_BYTES),
         b"",
         GOOD[:-2],
         GOOD + b"\0\0",
         b"\0\0" + GOOD[2:],
         b"\xff\xda" + GOOD[2:],
         GOOD[:-2] + b"\xff\xd9",
-        GOOD[:4] + bytes(FINGERPRINT_BYTES - 4),
+        GOOD[:4] + bytes(IMPRINT_BYTES - 4),
     ],
     ids=[
         "toploc's null",
@@ -106,7 +106,7 @@ GOOD = fingerprint(peaks([STATES]))
         "constant",
     ],
 )
-def test_bytes_that_are_no_fingerprint_are_an_error_and_never_near(claimed):
+def test_bytes_that_are_no_imprint_are_an_error_and_never_near(claimed):
     with pytest.raises(ProofError) as refused:
         distance(claimed, peaks([STATES]))
     assert refused.value.check == "toploc"

@@ -15,7 +15,7 @@ from agent.core.gpu import Gpu, GpuReport, MigSlice
 from agent.core.model import TaskKind
 from agent.edges.clock import SystemClock
 from agent.edges.engines.build import Built, build_pools, processor
-from agent.edges.engines.fingerprinted import FingerprintedPool
+from agent.edges.engines.imprinted import ImprintedPool
 from agent.edges.engines.launch import LlamaSettings, computes_on, determinism_class, find_llama_server, sandbox_spec
 from agent.edges.engines.placement import GpuRoom, need_of
 from agent.edges.models.gguf import model_shape
@@ -39,10 +39,10 @@ async def test_a_pool_offers_its_verified_model(short_dir: Path, tiny_model: Pat
     assert built.models[0].license == "CC0"
 
 
-async def test_a_pool_with_fingerprints_is_one_pool_with_two_engines(short_dir: Path, tiny_model: Path) -> None:
+async def test_a_pool_with_imprints_is_one_pool_with_two_engines(short_dir: Path, tiny_model: Path) -> None:
     pool = PoolConfig(name="main", model="tiny", device="cpu", slots=2, toploc=True)
     [made] = (await build(short_dir, ModelConfig(name="tiny", path=tiny_model), pools=(pool,))).pools
-    assert isinstance(made, FingerprintedPool)
+    assert isinstance(made, ImprintedPool)
     assert (made.facts.name, made.facts.slots) == ("main", 2)
     assert sorted(entry.name for entry in (short_dir / "run" / "engines").iterdir()) == ["main", "main-states"]
 

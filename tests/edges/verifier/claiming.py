@@ -20,7 +20,7 @@ from agent.core.proof.leaves import read_leaf
 from agent.core.proof.transcript import Transcript
 from agent.core.wire import OfferBody, ReceiptBundle
 from agent.edges.clock import SystemClock
-from agent.edges.engines.fingerprinted import FingerprintedPool
+from agent.edges.engines.imprinted import ImprintedPool
 from agent.edges.engines.launch import LlamaSettings, find_llama_server
 from agent.edges.engines.llama import EngineFacts, LlamaPool
 from agent.edges.sandbox.bubblewrap import Bubblewrap
@@ -80,19 +80,19 @@ async def pool(weights: Path, home: Path, **changes: Any) -> AsyncIterator[Llama
                 await running
 
 
-class Fingerprinted(NamedTuple):
+class Imprinted(NamedTuple):
     """A ready pool with two engines, and the one of them that answers."""
 
-    pool: FingerprintedPool
+    pool: ImprintedPool
     answers: LlamaPool
 
 
 @contextlib.asynccontextmanager
-async def fingerprinted(weights: Path, home: Path) -> AsyncIterator[Fingerprinted]:
+async def imprinted(weights: Path, home: Path) -> AsyncIterator[Imprinted]:
     """Texts of 256 tokens at most."""
     second = {"name": "test-states", "context_tokens": 256, "states": True}
     async with pool(weights, home) as answers, pool(weights, home, **second) as states:
-        yield Fingerprinted(FingerprintedPool(answers, states), answers)
+        yield Imprinted(ImprintedPool(answers, states), answers)
 
 
 @contextlib.asynccontextmanager

@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.core.checks.fingerprints import read_fingerprints
+from agent.core.checks.imprints import read_imprints
 from agent.core.checks.verdict import Metrics, Thresholds, Verdict, judge
 from agent.core.errors import EngineError
 from agent.core.proof.commitment import commit
 from agent.core.proof.leaves import check_leaves
-from agent.core.proof.toploc import TOP, Distance, distance, fingerprint
-from agent.edges.engines.fingerprinted import FingerprintedPool
+from agent.core.proof.toploc import TOP, Distance, distance, imprint
+from agent.edges.engines.imprinted import ImprintedPool
 from agent.edges.verifier.states import WithStates
 from agent.ports import EnginePool
 from agent.stages.recheck import with_model
@@ -38,15 +38,15 @@ async def said(pool: EnginePool) -> Done:
     return done
 
 
-async def test_a_fingerprint_of_each_leaf_is_committed_to_and_a_verifier_finds_the_same(
+async def test_a_imprint_of_each_leaf_is_committed_to_and_a_verifier_finds_the_same(
     letters: Path, short_dir: Path, tmp_path: Path
 ) -> None:
-    async with claiming.fingerprinted(letters, short_dir) as engines:
+    async with claiming.imprinted(letters, short_dir) as engines:
         done, plain = await said(engines.pool), (await said(engines.answers)).claim
         made, body = done.claim, await Validator(engines.pool).verdict(evidence(done))
         async with engines.pool.replayer() as replayer, engines.answers.replayer() as answers:
-            found = (await with_model(made, replayer, chosen=(0,))).fingerprints
-            unseen = (await with_model(made, answers, chosen=(0,))).fingerprints
+            found = (await with_model(made, replayer, chosen=(0,))).imprints
+            unseen = (await with_model(made, answers, chosen=(0,))).imprints
             prompt = await replayer.prompt_ids(made.given)
             ids = [token for leaf in made.leaves[:-1] for token in leaf.ids]
             edited = await replayer.peaks((prompt[0], *prompt[2:]), ids)
@@ -57,28 +57,28 @@ async def test_a_fingerprint_of_each_leaf_is_committed_to_and_a_verifier_finds_t
             claiming.replayer(other, short_dir, states=True, context_tokens=256) as cheap,
             engines.answers.replayer() as answers,
         ):
-            cheat = (await with_model(made, WithStates(answers, cheap), chosen=(0,))).fingerprints
+            cheat = (await with_model(made, WithStates(answers, cheap), chosen=(0,))).imprints
     assert (body.verdict, body.exact) == ("pass", True), body
     assert [one["exponents"] for one in msgspec.json.decode(body.metrics)["toploc"]["distances"]] == [0, 0, 0]
     assert found is not None
     assert (found.committed, found.faults, found.distances) == (3, (), (SAME,) * 3)
     # What an engine without hidden states cannot tell is not told, and nothing is committed to without them.
-    assert unseen == read_fingerprints(made.leaves)
-    assert read_fingerprints(plain.leaves) is None
+    assert unseen == read_imprints(made.leaves)
+    assert read_imprints(plain.leaves) is None
     # Other weights, and a token less in the prompt, are seen in every leaf.
     assert cheat is not None
-    assert judge(Metrics(fingerprints=cheat), Thresholds()).verdict is Verdict.FAIL
+    assert judge(Metrics(imprints=cheat), Thresholds()).verdict is Verdict.FAIL
     assert edited is not None
     end = made.leaves[-1]
-    assert all(distance(one, own) != SAME for one, own in zip(end.fingerprints, edited, strict=True))
-    assert [len(fingerprint(own)) for own in edited] == [2 + 2 * TOP] * 3
+    assert all(distance(one, own) != SAME for one, own in zip(end.imprints, edited, strict=True))
+    assert [len(imprint(own)) for own in edited] == [2 + 2 * TOP] * 3
 
 
 async def test_a_pool_takes_work_only_while_both_engines_are_ready(letters: Path, short_dir: Path) -> None:
     async with claiming.pool(letters, short_dir) as answers:
         (short_dir / "states").mkdir()
         settings = claiming.settings(letters, short_dir / "states", states=True)
-        never = FingerprintedPool(answers, claiming.made(settings, short_dir))
+        never = ImprintedPool(answers, claiming.made(settings, short_dir))
         assert answers.facts.ready
         assert (never.facts.ready, never.facts.detail) == (False, "hidden states: the engine has not been started")
         with pytest.raises(EngineError, match="not ready"):

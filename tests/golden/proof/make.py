@@ -138,9 +138,9 @@ def row_body(row: list[float]) -> bytes:
     return struct.pack("<I", len(row)) + b"".join(struct.pack("<f", number) for number in row)
 
 
-def end_body(entries: int, logprob: float | None, fingerprints: tuple[bytes, ...] = ()) -> bytes:
+def end_body(entries: int, logprob: float | None, imprints: tuple[bytes, ...] = ()) -> bytes:
     body = struct.pack("<Q", entries) + (b"\x00" if logprob is None else b"\x01" + struct.pack("<f", logprob))
-    return body + (struct.pack("<I", len(fingerprints)) + b"".join(fingerprints) if fingerprints else b"")
+    return body + (struct.pack("<I", len(imprints)) + b"".join(imprints) if imprints else b"")
 
 
 def transcripts() -> list[dict]:
@@ -155,7 +155,7 @@ def transcripts() -> list[dict]:
     ]
     pieces = [f"å{n}" for n in range(33)]
     rows = [[0.5, -1.25, 0.1], []]
-    fingerprints = (bytes([0xFF, 0xD9, *range(256)]), bytes([0xFF, 0xD8, *reversed(range(256))]))
+    imprints = (bytes([0xFF, 0xD9, *range(256)]), bytes([0xFF, 0xD8, *reversed(range(256))]))
     cases = [
         ("nothing", {}, [(0, end_body(0, None))]),
         (
@@ -174,13 +174,13 @@ def transcripts() -> list[dict]:
             [(1, token_body(tokens[:2])), (2, text_body(pieces[:1])), (0, end_body(3, None))],
         ),
         (
-            "fingerprints",
-            {"tokens": tokens, "texts": pieces[:1], "fingerprints": [one.hex() for one in fingerprints]},
+            "imprints",
+            {"tokens": tokens, "texts": pieces[:1], "imprints": [one.hex() for one in imprints]},
             [
                 (1, token_body(tokens[:32])),
                 (1, token_body(tokens[32:])),
                 (2, text_body(pieces[:1])),
-                (0, end_body(36, None, fingerprints)),
+                (0, end_body(36, None, imprints)),
             ],
         ),
         ("rows", {"rows": rows}, [(3, row_body(rows[0])), (3, row_body(rows[1])), (0, end_body(2, None))]),

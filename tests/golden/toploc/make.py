@@ -65,7 +65,7 @@ def vector(name: str, rows: int, width: int) -> dict:
         "rows": rows,
         "width": width,
         "seed": seed,
-        "fingerprints": [proof.hex() for proof in proofs],
+        "imprints": [proof.hex() for proof in proofs],
         "same": figures(bits, width, proofs),
         "moved": figures(other, width, proofs),
     }

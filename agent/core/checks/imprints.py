@@ -1,4 +1,4 @@
-"""TOPLOC: are the committed fingerprints those of hidden states that the model has for these tokens?"""
+"""TOPLOC: are the committed imprints those of hidden states that the model has for these tokens?"""
 
 from __future__ import annotations
 
@@ -9,42 +9,42 @@ from typing import NamedTuple
 from agent.core.errors import ProofError
 from agent.core.proof.leaves import Leaf
 from agent.core.proof.opening import AnyLeaf
-from agent.core.proof.toploc import Distance, Peaks, distance, read_fingerprint
+from agent.core.proof.toploc import Distance, Peaks, distance, read_imprint
 from agent.core.proof.transcript import LeafKind
 
 
-class Fingerprinted(NamedTuple):
+class Imprinted(NamedTuple):
     """Of one task."""
 
     committed: int
     faults: tuple[str, ...] = ()
-    """Of fingerprints of no states at all, such as null ones: an error, and nothing that could pass."""
+    """Of imprints of no states at all, such as null ones: an error, and nothing that could pass."""
     distances: tuple[Distance, ...] = ()
     """One for each, from leaf 0 on; none where nobody looked."""
 
 
-def read_fingerprints(leaves: Sequence[AnyLeaf]) -> Fingerprinted | None:
+def read_imprints(leaves: Sequence[AnyLeaf]) -> Imprinted | None:
     """What can be said without a model; None where none were committed to."""
     claimed = committed(leaves)
-    return Fingerprinted(len(claimed), tuple(_faults(claimed))) if claimed else None
+    return Imprinted(len(claimed), tuple(_faults(claimed))) if claimed else None
 
 
-def check_fingerprints(leaves: Sequence[AnyLeaf], own: Sequence[Peaks]) -> Fingerprinted:
+def check_imprints(leaves: Sequence[AnyLeaf], own: Sequence[Peaks]) -> Imprinted:
     """Each of them against one's own states of the same tokens. Raises ValueError when one side has more, and
-    ProofError for what `read_fingerprints` finds fault with.
+    ProofError for what `read_imprints` finds fault with.
     """
     claimed = committed(leaves)
     distances = tuple(distance(claim, peaks) for claim, peaks in zip(claimed, own, strict=True))
-    return Fingerprinted(len(claimed), (), distances)
+    return Imprinted(len(claimed), (), distances)
 
 
 def committed(leaves: Sequence[AnyLeaf]) -> tuple[bytes, ...]:
-    """The fingerprints of the end leaf."""
+    """The imprints of the end leaf."""
     end = leaves[-1]
-    return end.fingerprints if isinstance(end, Leaf) else ()
+    return end.imprints if isinstance(end, Leaf) else ()
 
 
-def fingerprinted_ids(leaves: Iterable[AnyLeaf]) -> tuple[int, ...]:
+def imprinted_ids(leaves: Iterable[AnyLeaf]) -> tuple[int, ...]:
     """The tokens that they are of."""
     return tuple(token for leaf in takewhile(lambda leaf: leaf.kind is LeafKind.TOKENS, leaves) for token in leaf.ids)
 
@@ -52,6 +52,6 @@ def fingerprinted_ids(leaves: Iterable[AnyLeaf]) -> tuple[int, ...]:
 def _faults(claimed: Iterable[bytes]) -> Iterable[str]:
     for leaf, raw in enumerate(claimed):
         try:
-            read_fingerprint(raw)
+            read_imprint(raw)
         except ProofError as error:
             yield f"leaf {leaf}: {error.message}"

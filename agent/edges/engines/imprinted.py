@@ -1,4 +1,4 @@
-"""A pool that fingerprints the hidden states of what it says: one engine answers, a second one reads the answer."""
+"""A pool that imprints the hidden states of what it says: one engine answers, a second one reads the answer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from agent.core import engines
 from agent.core.errors import EngineError
 from agent.core.fingerprint import Pool
 from agent.core.model import ChatInput, CompletionInput, Reason, TaskInput, TaskSpec
-from agent.core.proof.toploc import fingerprint
+from agent.core.proof.toploc import imprint
 from agent.edges.verifier.states import WithStates
-from agent.ports import EngineOutput, EnginePool, Fingerprints, Finished, Piece, Replayer
+from agent.ports import EngineOutput, EnginePool, Finished, Imprints, Piece, Replayer
 
 
-class FingerprintedPool:
+class ImprintedPool:
     """Implements ports.EnginePool. Takes work only while both engines are ready: no answer goes out without."""
 
     def __init__(self, answers: EnginePool, states: EnginePool) -> None:
@@ -44,14 +44,14 @@ class FingerprintedPool:
         await self._answers.check(task)
 
     async def generate(self, task: TaskSpec) -> AsyncGenerator[EngineOutput, None]:
-        """Fingerprints come before Finished, when all has been said. Raises EngineError."""
+        """Imprints come before Finished, when all has been said. Raises EngineError."""
         ids: list[int | None] = []
         async with contextlib.aclosing(self._answers.generate(task)) as outputs:
             async for output in outputs:
                 if isinstance(output, Piece):
                     ids.append(output.token_id)
                 elif isinstance(output, Finished) and (told := _told(ids)):
-                    yield Fingerprints(of_leaves=await self._of(task.input, output.prompt_sha256, told))
+                    yield Imprints(of_leaves=await self._of(task.input, output.prompt_sha256, told))
                 yield output
 
     async def _of(self, given: TaskInput, prompt_sha256: str, ids: list[int]) -> tuple[bytes, ...]:
@@ -63,7 +63,7 @@ class FingerprintedPool:
             found = await replayer.peaks(prompt, ids)
         if found is None:
             raise EngineError(Reason.ENGINE_GARBAGE, "the engine for hidden states tells none")
-        return tuple([await asyncio.to_thread(fingerprint, one) for one in found])
+        return tuple([await asyncio.to_thread(imprint, one) for one in found])
 
     @contextlib.asynccontextmanager
     async def replayer(self) -> AsyncIterator[Replayer]:
