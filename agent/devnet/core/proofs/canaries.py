@@ -1,39 +1,31 @@
 """Answers that are known to be wrong, given to validators like any other: who passes one did not look.
 
-Made from a right one whose opening lies here. Of about half of its leaves the claimed distributions are sharpened or
-flattened, each by as much as the draw allows: the seed still draws every token, every share still adds up, and only the
-model itself tells that these are not its figures. The rest, and who signed what, is as of any node.
+Made from a right one whose opening lies here. What is wrong in it (`forging`) only the model itself tells. The rest,
+and who signed what, is as of any node.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import math
 import struct
-from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import NamedTuple
 
 import msgspec
 
-from agent.core.checks.claim import Claim, claim_with, sampler_of, without_model
-from agent.core.checks.claims import Position, Sampler, chunks
-from agent.core.checks.draw import uniforms
-from agent.core.checks.forward import check_closeness
-from agent.core.checks.sampling import drawn
-from agent.core.checks.verdict import Thresholds, Verdict, allowance, judge
+from agent.core.checks.claim import Claim, claim_with, without_model
+from agent.core.checks.verdict import Thresholds, Verdict, judge
 from agent.core.model import Blob, LeaseKey, Signed
 from agent.core.payloads import ReceiptBundle, RecomputedLeaf, Role
 from agent.core.proof.commitment import commit
 from agent.core.proof.drawing import MILLION, is_drawn
-from agent.core.proof.header import ProofKind
-from agent.core.proof.leaves import Leaf, read_leaf
+from agent.core.proof.leaves import read_leaf
 from agent.core.proof.merkle import HASH_BYTES, leaf_hash, root
 from agent.core.proof.opening import open_leaves
 from agent.core.proof.receipt import Case as Receipt
 from agent.core.proof.receipt import read_case
 from agent.core.proof.signed import Sign, Verify, seal, seal_all
-from agent.core.proof.transcript import Transcript, TranscriptBuilder
+from agent.core.proof.transcript import Transcript
 from agent.core.wire import encode
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Discard
@@ -41,18 +33,12 @@ from agent.devnet.core.granting import conclude
 from agent.devnet.core.presence import node_id_of
 from agent.devnet.core.proofs import cases, validating
 from agent.devnet.core.proofs.assigning import available
+from agent.devnet.core.proofs.forging import Forged, delivered, forge
 from agent.devnet.core.proofs.level_two import figures_of
 from agent.devnet.core.proofs.records import Case, CaseState
 from agent.devnet.core.rules import Instant
 from agent.devnet.core.settling import receipt_id_of
 
-OFF = 1.0
-"""Mean difference of a forged leaf of 32 tokens from the right one: more than the widest limit (0.60) and honest noise
-(0.2) together."""
-FEWEST_TOKENS = 16
-"""Leaves that are shorter are judged with their neighbours."""
-_FACTORS = (1.4, 0.7, 1.8, 0.55, 2.4, 0.4, 3.2, 0.3)
-"""By which log-probabilities are multiplied, the gentlest first."""
 _TRIES = 64
 """In units of 1 / rate: so many roots are tried until the promised beacon draws one."""
 MOST_TRIES, MOST_HASHES = 10_000, 2_000_000
@@ -77,13 +63,6 @@ class Canary(NamedTuple):
     figures: tuple[RecomputedLeaf, ...]
 
 
-class _Token(NamedTuple):
-    token_id: int | None
-    top_ids: Sequence[int]
-    top_logprobs: Sequence[float]
-    text: str = ""
-
-
 def wanted(chance: bytes, canary_micros: int) -> bool:
     """Whether to make one beside a real case. `chance`: 32 fresh random bytes."""
     return int.from_bytes(chance[:8], "little") * MILLION < canary_micros << 64
@@ -96,14 +75,16 @@ def made_of(
     unseen. `node` is a fresh pair of keys. Slow: it is called from a thread.
     """
     receipt = read_case(bundle, verify)
-    claim, sampler = _suitable(receipt)
-    if claim is None or sampler is None or source.beacon is None:
+    opened, output = receipt.opened, bundle.output
+    claim = claim_with(receipt, opened.leaves) if opened and opened.whole else None
+    forged = forge(claim, chance) if claim else None
+    if claim is None or forged is None or source.beacon is None or output is None:
         return None
-    forged = _forged(claim, sampler, chance)
-    transcript = _drawn(source, _transcript(claim, forged), set(forged)) if forged else None
-    if transcript is None or not _unseen(receipt, claim, transcript):
+    transcript = _drawn(source, forged)
+    told = delivered(claim, output, transcript.leaves) if transcript else None
+    if transcript is None or told is None or not _unseen(receipt, claim, transcript, told):
         return None
-    return _signed(source, receipt, claim, transcript, coordinator, node, chance)
+    return _signed(source, receipt, claim, transcript, told, coordinator, node, chance)
 
 
 def begin(book: Book, case: Case) -> None:
@@ -130,83 +111,17 @@ def give_up(book: Book, when: Instant, source: str) -> Decision[None]:
     return conclude(book, when, None)
 
 
-# --------------------------------------------------------------------------- figures
-
-
-def _suitable(receipt: Receipt) -> tuple[Claim | None, Sampler | None]:
-    """Every token shown, and drawn by a sampler that can be replayed: so everybody can repeat every leaf."""
-    opened = receipt.opened
-    claim = claim_with(receipt, opened.leaves) if opened and opened.whole else None
-    if claim is None or claim.header.proof_kind is not ProofKind.TOKENS_F32 or not claim.header.n_probs:
-        return None, None
-    if sum(len(chunk.positions) for chunk in chunks(claim.leaves)) < FEWEST_TOKENS:
-        return None, None
-    return claim, sampler_of(claim.header)
-
-
-def _forged(claim: Claim, sampler: Sampler, chance: bytes) -> dict[int, tuple[Position, ...]]:
-    """Leaf → its forged positions: half of the leaves, two at least, as chance would have it."""
-    numbers = list(islice(uniforms(sampler.seed), claim.header.completion_tokens))
-    every = chunks(claim.leaves)
-    most = max(-(-len(every) // 2), 2)
-    found: dict[int, tuple[Position, ...]] = {}
-    for chunk in sorted(every, key=lambda it: hashlib.sha256(chance + it.leaf.to_bytes(4, "little")).digest()):
-        scale = allowance(len(chunk.positions))
-        places = zip(chunk.positions, numbers[chunk.start :], strict=False)
-        positions = tuple(_bent(position, sampler, number, scale) for position, number in places)
-        if len(found) < most and check_closeness(positions, chunk.positions).mean >= OFF * scale:
-            found[chunk.leaf] = positions
-    return found
-
-
-def _bent(position: Position, sampler: Sampler, number: float, scale: float) -> Position:
-    """The same candidates with other shares, from which the seed still draws the same token."""
-    before, best, most = drawn(position, sampler, number), position, 0.0
-    for bent in _scaled(position):
-        off = check_closeness([bent], [position]).mean
-        if off > most and drawn(bent, sampler, number) is before:
-            best, most = bent, off
-            if off >= 1.5 * OFF * scale:
-                break
-    return best
-
-
-def _scaled(position: Position) -> Iterator[Position]:
-    """Sharpened and flattened; what all listed candidates have together stays as it is."""
-    whole = math.fsum(map(math.exp, position.logprobs))
-    for factor in _FACTORS:
-        scaled = [factor * one for one in position.logprobs]
-        shift = math.log(whole) - math.log(math.fsum(map(math.exp, scaled)))
-        yield position._replace(logprobs=_rounded([one + shift for one in scaled]))
-
-
-def _rounded(values: Sequence[float]) -> tuple[float, ...]:
-    layout = f"<{len(values)}f"
-    rounded: tuple[float, ...] = struct.unpack(layout, struct.pack(layout, *values))
-    return rounded
-
-
 # --------------------------------------------------------------------------- leaves
 
 
-def _transcript(claim: Claim, forged: dict[int, tuple[Position, ...]]) -> list[bytes]:
-    end = claim.leaves[-1]
-    builder = TranscriptBuilder(max(len(it.ids) for chunk in chunks(claim.leaves) for it in chunk.positions))
-    for chunk in chunks(claim.leaves):
-        for position in forged.get(chunk.leaf, chunk.positions):
-            builder.add(_Token(position.token, position.ids, position.logprobs))
-    if not isinstance(end, Leaf):
-        return list(builder.finish().leaves)
-    builder.add_imprints(end.imprints)
-    return list(builder.finish(end.end_logprob).leaves)
-
-
-def _drawn(source: Case, leaves: list[bytes], forged: set[int]) -> Transcript | None:
+def _drawn(source: Case, forged: Forged) -> Transcript | None:
     """The transcript with a root that the promised beacon draws, and of whose drawn leaves some are forged.
 
-    The last float of the last leaf of tokens is the least of the shares there: a few units of its last place decide.
+    The last float of the last leaf with output is the least of the shares there, or one number of a row: a few units of
+    its last place decide.
     """
     assert source.beacon is not None
+    leaves = list(forged.leaves)
     value, last = bytes.fromhex(source.beacon.value), leaves[-2]
     hashes = [leaf_hash(leaf) for leaf in leaves[:-2]]
     [bits] = struct.unpack("<I", last[-4:])
@@ -217,8 +132,8 @@ def _drawn(source: Case, leaves: list[bytes], forged: set[int]) -> Transcript | 
         made = root([*hashes, before, leaf_hash(leaves[-1])]).hex()
         if is_drawn(value, made, source.task_id, source.promise.rate_micros):
             case = msgspec.structs.replace(source, root=made)
-            if len(forged & set(cases.leaves_at(case, 0))) >= min(2, len(forged)):
-                return Transcript(tuple(leaves), made, ProofKind.TOKENS_F32)
+            if len(forged.wrong & set(cases.leaves_at(case, 0))) >= min(2, len(forged.wrong)):
+                return Transcript(tuple(leaves), made, forged.kind)
     return None
 
 
@@ -227,9 +142,10 @@ def tries(rate_micros: int, leaves: int) -> int:
     return min(_TRIES * -(-MILLION // max(rate_micros, 1)), MOST_TRIES, max(MOST_HASHES // leaves, 1))
 
 
-def _unseen(receipt: Receipt, honest: Claim, transcript: Transcript) -> bool:
+def _unseen(receipt: Receipt, honest: Claim, transcript: Transcript, output: str) -> bool:
     """Whether whoever has no model finds as little as in the right answer."""
-    claim = claim_with(receipt, [read_leaf(leaf) for leaf in transcript.leaves])
+    told = dataclasses.replace(receipt, bundle=msgspec.structs.replace(receipt.bundle, output=output))
+    claim = claim_with(told, [read_leaf(leaf) for leaf in transcript.leaves])
     if claim is None:
         return False
     before, after = without_model(honest), without_model(claim)
@@ -245,14 +161,22 @@ def _signed(
     receipt: Receipt,
     claim: Claim,
     transcript: Transcript,
+    output: str,
     coordinator: Keys,
     node: Keys,
     chance: bytes,
 ) -> Canary:
     node_id = node_id_of(node.public)
-    header = msgspec.structs.replace(claim.header, node_key=node.public)
+    told = hashlib.sha256(output.encode()).hexdigest()
+    header = msgspec.structs.replace(claim.header, node_key=node.public, output_sha256=told)
     offer = msgspec.structs.replace(receipt.offer, node_id=node_id)
-    result = msgspec.structs.replace(receipt.result, node_id=node_id, commitment=commit(header, transcript))
+    result = msgspec.structs.replace(
+        receipt.result,
+        node_id=node_id,
+        output_sha256=told,
+        output_bytes=len(output.encode()),
+        commitment=commit(header, transcript),
+    )
     done = _seal(Role.RESULT, encode(result), node, receipt.bundle.result, chance)
     sha256 = hashlib.sha256(done.payload.encode()).hexdigest()
     settled = msgspec.structs.replace(
@@ -260,6 +184,7 @@ def _signed(
         receipt_id=receipt_id_of(node_id, result.idem_key, sha256),
         node_id=node_id,
         result_sha256=sha256,
+        output_sha256=told,
         commitment_root=transcript.root,
     )
     bundle = msgspec.structs.replace(
@@ -267,6 +192,7 @@ def _signed(
         offer=_seal(Role.OFFER, encode(offer), coordinator, receipt.bundle.offer, chance),
         result=done,
         receipt=_seal(Role.RECEIPT, encode(settled), coordinator, receipt.bundle.receipt, chance),
+        output=output,
         opening=open_leaves(transcript.leaves),
     )
     case = Case(
