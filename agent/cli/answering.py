@@ -14,7 +14,7 @@ import msgspec
 
 from agent.cli import judged
 from agent.cli.options import Where
-from agent.cli.requesting import Outage, TryAgain, asking, wanted, write_receipt
+from agent.cli.requesting import Outage, TryAgain, asking, submitted, wanted, write_receipt
 from agent.core.errors import AgentError
 from agent.core.model import ChatInput, CompletionInput, TaskKind
 from agent.core.proof.receipt import Verdict, examine
@@ -101,9 +101,10 @@ async def ask(where: Where, asked: Asked, shown: Shown) -> int:
     """Ask, show, and say what the receipt is worth; the exit status of the verb. Raises AgentError."""
     async with asking(where) as requester:
         digest = await _digest(requester, asked)
-        task_id = await requester.submit(
+        submitting = requester.submit(
             digest, asked.input, max_tokens=asked.max_tokens, sampling=asked.sampling, deadline_s=asked.deadline_s
         )
+        task_id = await submitted(requester, submitting)
         answer = Answer(silent=shown.as_json)
         view = await _answered(requester, task_id, answer)
         text = _text(view.output if view.output is not None else await requester.output(task_id))

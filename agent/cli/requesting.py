@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+import contextlib
+from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -83,7 +85,20 @@ async def wanted(requester: Requester, tasks: Collection[str]) -> AsyncIterator[
     try:
         yield
     except (asyncio.CancelledError, OSError):
-        click.echo(await _take_back(requester, tasks), err=True)
+        if tasks:
+            click.echo(await _take_back(requester, tasks), err=True)
+        raise
+
+
+async def submitted(requester: Requester, submitting: Coroutine[Any, Any, str]) -> str:
+    """The id of the task that `submitting` queues: the coordinator may have it already when Ctrl-C is pressed."""
+    asked = asyncio.ensure_future(submitting)
+    try:
+        return await asyncio.shield(asked)
+    except asyncio.CancelledError:
+        with contextlib.suppress(AgentError, Refused, TimeoutError):  # then there is none, or nobody knows of it
+            async with asyncio.timeout(TAKE_BACK_S):
+                click.echo(await _take_back(requester, (await asked,)), err=True)
         raise
 
 

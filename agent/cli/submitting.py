@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from agent.cli.options import Where
-from agent.cli.requesting import Outage, asking, wanted, write_receipt
+from agent.cli.requesting import Outage, asking, submitted, wanted, write_receipt
 from agent.core.archive import ArchiveError
 from agent.core.model import Blob, ExecInput
 from agent.core.program_output import ProgramOutput
@@ -87,7 +87,7 @@ async def ask(where: Where, asked: Asked) -> dict[str, Came | None]:
         for content in asked.contents:
             await requester.upload(content)
         for label, task in asked.tasks.items():
-            ids[label] = await requester.run(task, deadline_s=asked.deadline_s)
+            ids[label] = await submitted(requester, requester.run(task, deadline_s=asked.deadline_s))
         came = await asyncio.gather(*(_follow(requester, task_id, Screen(label)) for label, task_id in ids.items()))
         return dict(zip(ids, came, strict=True))
 
