@@ -70,12 +70,6 @@ def core_count(processors: Path) -> int:
     return len({siblings.read_text() for siblings in processors.glob("cpu[0-9]*/topology/thread_siblings_list")})
 
 
-def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """What programs could take without swapping, as the kernel reckons it (proc(5), MemAvailable)."""
-    told = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-    return int(told["MemAvailable"].split()[0]) << 10
-
-
 def memory_limits(membership: str, root: Path) -> Iterator[int]:
     """Memory limits in bytes that bind a process, its own cgroup's first.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
@@ -15,8 +15,6 @@ from agent.edges import presence
 LOCALTIME = Path("/etc/localtime")
 PROC = Path("/proc")
 SUPPLIES = Path("/sys/class/power_supply")
-_COMM_CHARACTERS = 15
-"""To which the kernel cuts a process's name: proc(5), comm."""
 HIDDEN = (
     "whether a program of owner.programs runs cannot be told: other users' processes are hidden from the agent; "
     "set ProtectProc=default in a drop-in of its unit"
@@ -71,7 +69,7 @@ def gpu_policy(owner: OwnerConfig) -> GpuPolicy:
 
 
 class Machine:
-    """Implements ports.OwnerView by /proc, sysfs and logind."""
+    """Implements ports.OwnerView by psutil, sysfs and logind."""
 
     def __init__(
         self,
@@ -86,7 +84,6 @@ class Machine:
         self._programs = frozenset(programs)
         self._battery = battery
         self._presence = presence
-        self._proc = proc
         self._supplies = supplies
         self._first = proc / "1"
         """Whose process everybody sees, unless those of others are hidden."""
@@ -105,25 +102,10 @@ class Machine:
         )
 
     def _running(self) -> frozenset[str]:
-        return self._programs & set(process_names(self._proc))
+        import psutil  # noqa: PLC0415  (only an owner who lists programs has it in memory)
 
-
-def process_names(proc: Path) -> Iterator[str]:
-    """Of every process that /proc shows."""
-    for process in proc.glob("[0-9]*"):
-        try:
-            yield _name(process)
-        except OSError:  # it ended meanwhile
-            continue
-
-
-def _name(process: Path) -> str:
-    """What the kernel calls it; whole, where the kernel cut the name and its command line still has it."""
-    name = (process / "comm").read_text(errors="replace").rstrip("\n")
-    if len(name) < _COMM_CHARACTERS:
-        return name
-    called = (process / "cmdline").read_text(errors="replace").split("\0", 1)[0].rpartition("/")[2]
-    return called if called.startswith(name) else name
+        names = {process.info["name"] for process in psutil.process_iter(["name"])}
+        return self._programs & {name for name in names if name}
 
 
 def _away() -> tuple[float | None, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.edges.host import Host, available_bytes, core_count, cpu_model, memory_limits
+from agent.edges.host import Host, core_count, cpu_model, memory_limits
 
 GIB = 1 << 30
 
@@ -64,15 +64,6 @@ def test_threads_of_one_core_count_once_and_a_hidden_sysfs_tells_nothing(tmp_pat
 
     assert core_count(tmp_path) == 2
     assert core_count(tmp_path / "absent") == 0
-
-
-def test_available_memory_is_what_the_kernel_reckons(tmp_path: Path) -> None:
-    (tmp_path / "meminfo").write_text(
-        "MemTotal:       8039928 kB\nMemAvailable:   5242880 kB\nHugePages_Total:       0\n"
-    )
-
-    assert available_bytes(tmp_path / "meminfo") == 5 * GIB
-    assert 0 < available_bytes() <= psutil.virtual_memory().total
 
 
 def test_a_v2_limit_of_any_ancestor_binds(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
+
 from agent.config import Config, EngineKind, PoolConfig
 from agent.core import machine_judgements as judge
 from agent.core.doctor import Finding
@@ -14,7 +16,7 @@ from agent.core.placement import plan_of
 from agent.core.status import PoolStatus
 from agent.edges import presence
 from agent.edges.engines.launch import CPU, find_llama_server, runs_on_nvidia
-from agent.edges.host import available_bytes, memory_limits
+from agent.edges.host import memory_limits
 from agent.edges.models.gguf import model_shape
 
 
@@ -33,7 +35,7 @@ def engine_memory(config: Config, running: Sequence[PoolStatus] = ()) -> list[Fi
     membership = Path("/proc/self/cgroup").read_text()
     return judge.engine_memory(
         needs,
-        available_bytes=available_bytes(),
+        available_bytes=int(psutil.virtual_memory().available),
         held_bytes=sum(held.values()),
         limit_bytes=min(memory_limits(membership, Path("/sys/fs/cgroup")), default=None),
         engine_bytes=None if (mib := config.sandbox.engine_memory_mib) is None else mib << 20,
