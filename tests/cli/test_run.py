@@ -16,8 +16,8 @@ import_for_the_daemon()
 import agent.app, structlog
 assert "rich" not in sys.modules and "frozenlist._frozenlist" not in sys.modules
 assert "cryptography.hazmat.primitives.serialization" not in sys.modules
-needed_by_some = "yaml", "tarfile", "psutil", "zoneinfo", "agent.edges.programs.build", "agent.edges.sandbox.oci.backend"
-assert not sys.modules.keys() & set(needed_by_some), sys.modules.keys() & set(needed_by_some)
+for_some = "yaml", "tarfile", "psutil", "zoneinfo", "agent.edges.programs.build", "agent.edges.sandbox.oci.backend"
+assert not sys.modules.keys() & set(for_some), sys.modules.keys() & set(for_some)
 for needed_by_none in ("aiohttp.web", "difflib", "importlib.resources", "sysconfig"):
     assert needed_by_none not in sys.modules, needed_by_none
 assert "agent.devnet" not in sys.modules and "agent.cli.demo" not in sys.modules
