@@ -78,6 +78,7 @@ def configure(logs: LogsConfig, stream: BinaryIO | None = None, environ: Mapping
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Bridge()], level=max(level, logging.WARNING), force=True)
+    logging.getLogger("agent").setLevel(level)  # for who asks before a line is made
     logging.captureWarnings(capture=True)
 
 

@@ -153,6 +153,12 @@ def test_a_duration_out_of_bounds_is_refused(seconds: str) -> None:
         wire.decode_up(f'{{"seq":1,"msg":{{"type":"pull","credits":[],"wait_s":{seconds}}}}}')
 
 
+def test_a_chunk_tells_a_leaf_hash_only_when_a_leaf_has_closed() -> None:
+    chunk = wire.Chunk(key=KEY, index=3, text=" word", tokens=1)
+    assert b"leaf" not in wire.encode(chunk)
+    assert b"leaf" in wire.encode(msgspec.structs.replace(chunk, leaf="0" * 64))
+
+
 def test_the_size_is_checked_before_anything_is_parsed() -> None:
     fits = ACK[:-1] + b" " * (wire.MAX_MESSAGE_BYTES - len(ACK)) + b"}"
     assert wire.decode_down(fits) == wire.DownFrame(msg=wire.Ack())

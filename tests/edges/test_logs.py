@@ -33,6 +33,7 @@ def own_logging() -> Iterator[None]:
     logging.captureWarnings(capture=False)
     root.handlers[:] = before
     root.setLevel(level)
+    logging.getLogger("agent").setLevel(logging.NOTSET)
 
 
 class Stream(io.BytesIO):
@@ -72,8 +73,10 @@ def test_lines_below_the_level_are_not_written_and_a_reload_changes_the_level(st
     log = to(stream, level=LogLevel.WARNING)
     log.info("quiet")
     log.warning("loud")
+    assert not logging.getLogger("agent").isEnabledFor(logging.INFO), "who asks first is told the same"
     configure(LogsConfig(level=LogLevel.DEBUG), stream, {})
     log.debug("now")
+    assert logging.getLogger("agent").isEnabledFor(logging.DEBUG)
     assert [line["event"] for line in stream.lines()] == ["loud", "now"]
 
 

@@ -76,7 +76,7 @@ class Decline(Up):
     detail: str = ""
 
 
-class Chunk(Up):
+class Chunk(Up, omit_defaults=True):
     """Streamed text; lossy: the final result is authoritative."""
 
     key: LeaseKey
