@@ -153,7 +153,7 @@ def records_of(coordinator: Path, nodes: Sequence[Path]) -> Records:
             settlements=all_of(Settlement, "settlements", "rowid"),
             ledger=all_of(LedgerLine, "ledger", "line"),
             epochs=all_of(Epoch, "epochs", "number"),
-            cases=all_of(Case, "cases", "line"),
+            cases=[*all_of(Case, "cases", "line"), *all_of(Case, "judged_cases", "line")],
             standings=all_of(Standing, "standings", "node_id"),
             judged=judged,
             heard=dict(filter(None, map(_heard, nodes))),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from agent.core import wire
 from agent.core.errors import StorageError
 from agent.core.model import Value
+from agent.devnet.case_store import exhibits_of_judged
 from agent.devnet.core import leasing
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision
@@ -20,6 +21,7 @@ from agent.devnet.desk import Desk
 from agent.devnet.examining import Examiner
 from agent.devnet.reception import Reception, read_frame
 from agent.devnet.sessions import Session, Sessions
+from agent.devnet.tidying import Tidier
 from tests.sim.clock import SimClock
 from tests.sim.files import SimBlobs, SimExhibits
 from tests.sim.keys import key_of, sign, verify
@@ -65,7 +67,8 @@ class Authority:
         self.book = Book(self._rules, KEY, partial(sign, KEY), verify)
         restore(self.book, Instant(self.clock.monotonic(), int(self.clock.wall())), self.disk.remembered())
         self.blobs, exhibits = SimBlobs(self.disk, self._chance), SimExhibits(self.disk, self._chance)
-        exhibits.clear(self.book.docket.names)
+        judged = exhibits_of_judged(self.disk.database)
+        exhibits.clear(lambda sha256: sha256 in judged or self.book.docket.names(sha256))
         self.desk = WatchedDesk(self.book, self.store, self.blobs, exhibits, self.clock)  # type: ignore[arg-type]
         self.desk.truth = world.truth
         self.started_at = world.loop.time()
@@ -74,6 +77,7 @@ class Authority:
         self._lines: dict[str, Any] = {}
         self.owner.spawn(self._sweep(), "sweep").add_done_callback(self._ended)
         self.owner.spawn(Examiner(self.desk).run(), "examine").add_done_callback(self._ended)
+        self.owner.spawn(Tidier(self.desk, self.clock).run(), "tidy").add_done_callback(self._ended)
         world.note(f"coordinator started, life {self._lives}")
 
     def crash(self) -> None:

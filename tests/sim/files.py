@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from agent.core.model import Blob
 from agent.core.wire import RefusalCode
 from agent.devnet.core.rules import Refused
+from agent.devnet.store import blobs_in_use
 from tests.sim.store import StoreDisk
 
 
@@ -37,7 +38,7 @@ class SimBlobs:
 
     def __init__(self, disk: StoreDisk, chance: random.Random) -> None:
         self._disk, self._chance = disk, chance
-        self._kept = set(disk.files_in_use())
+        self._kept = set(blobs_in_use(disk.database))
         self._owners: dict[str, str] = {}
 
     def size_of(self, sha256: str | None) -> int | None:

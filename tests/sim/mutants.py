@@ -11,21 +11,27 @@ import msgspec
 
 from agent.core import lease, wire
 from agent.core.attempt import Event
+from agent.core.challenges import ProofTotals
 from agent.core.events import BeatAcked, Happened, OfferArrived
 from agent.core.node import Node
 from agent.devnet.core import leasing, presence, settling
 from agent.devnet.core.effects import Decision, SaveLedgerLine
-from agent.devnet.core.records import LedgerLine, TaskState
+from agent.devnet.core.proofs import epochs, judging
+from agent.devnet.core.records import LedgerKind, LedgerLine, TaskState
 from agent.devnet.desk import Desk
 from agent.devnet.sessions import Sessions
 from agent.stages.deliver import Deliver
 from agent.stages.drain import Drain
 from agent.stages.execute import Execute
 from agent.stages.herald import Herald
+from agent.stages.opening import Opener
 from agent.stages.prove import Prove
+from agent.stages.uploads import Uploads
 from tests.sim import authority, machine
 from tests.sim.clock import SimClock
-from tests.sim.disk import SimOutbox, SimTranscripts
+from tests.sim.disk import SimOutbox, SimProofs, SimTranscripts
+from tests.sim.files import SimExhibits
+from tests.sim.programs import SimArtifacts
 
 Patch = tuple[Any, str, Any]
 
@@ -173,6 +179,49 @@ _renew_all = presence._renew_all
 _start = leasing.start
 
 
+def _restored_without_proofs(book: Any, when: Any, remembered: Any) -> None:
+    _restore(book, when, msgspec.structs.replace(remembered, standings=(), judged=()))
+
+
+def _restored_without_epoch(book: Any, when: Any, remembered: Any) -> None:
+    _restore(book, when, remembered)
+    book.docket.epoch = None
+    book.docket.last_epoch -= bool(book.docket.last_epoch)
+
+
+def _restored_without_open_cases(book: Any, when: Any, remembered: Any) -> None:
+    _restore(book, when, msgspec.structs.replace(remembered, cases=()))
+
+
+def _rewards_twice(self: Desk, decision: Decision[Any]) -> Any:
+    lines = [it.line for it in decision.writes if isinstance(it, SaveLedgerLine) and it.line.kind is LedgerKind.VERDICT]
+    again = (SaveLedgerLine(line=msgspec.structs.replace(it, idem_key=it.idem_key + "/again")) for it in lines)
+    return _begin(self, Decision(decision.reply, (*decision.writes, *again), decision.notices))
+
+
+async def _keeps_judgements_in_memory(self: SimProofs, judgement: Any, body: Any) -> Any:
+    self._truth.proofs.heard(self._node, judgement, body)
+    return ProofTotals(serial=body.serial)
+
+
+async def _reads_and_forgets(self: SimArtifacts, key: Any) -> Any:
+    raw = await _read(self, key)
+    self.drop(key)
+    return raw
+
+
+async def _keeps_exhibits_later(self: SimExhibits, sha256: str, content: bytes) -> None:
+    async def later() -> None:
+        await asyncio.sleep(3)
+        self._disk.exhibits[sha256] = content
+
+    self._keeping = asyncio.create_task(later())  # type: ignore[attr-defined]
+
+
+_begin = Desk.begin
+_read = SimArtifacts.read
+
+
 def _nothing(*_args: Any, **_more: Any) -> None:
     return None
 
@@ -215,5 +264,18 @@ MUTANTS: dict[str, tuple[Patch, ...]] = {
     "an old goodbye counts": ((Sessions, "newest", _always(True)),),
     "fences start again after a restart": ((authority, "restore", _forgets_fences),),
     "stopped work goes on": ((Execute, "_stop", _nothing),),
+    "challenges are pushed and not told again": ((presence, "challenges_for", _always(())),),
+    "openings are not answered": ((Opener, "take", _nothing),),
+    "what nobody drew is challenged": ((epochs, "is_drawn", _always(True)),),
+    "the coordinator forgets judgements": ((authority, "restore", _restored_without_proofs),),
+    "the coordinator forgets its secret": ((authority, "restore", _restored_without_epoch),),
+    "the coordinator forgets open cases": ((authority, "restore", _restored_without_open_cases),),
+    "what is slashed is not booked": ((judging, "_debit", _nothing),),
+    "a verdict is rewarded twice": ((Desk, "begin", _rewards_twice),),
+    "a node keeps judgements in memory": ((SimProofs, "keep", _keeps_judgements_in_memory),),
+    "an opening is acknowledged before it is written": ((SimExhibits, "_keep", _keeps_exhibits_later),),
+    "an artifact goes as soon as it was read": ((SimArtifacts, "read", _reads_and_forgets),),
+    "an artifact is never dropped": ((SimArtifacts, "drop", _nothing),),
+    "a result goes without its artifact": ((Uploads, "needs", _always(False)),),
 }
 """What is wrong, and how it is made wrong."""

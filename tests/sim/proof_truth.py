@@ -90,12 +90,12 @@ class ProofTruth:
             )
         ):
             self._violated("judged twice", f"{case.case_id} {before.judgement} → {case.judgement}")
-        if case.state is CaseState.CHALLENGED:
-            self._challenged_at.setdefault(case.case_id, self._world.loop.time())
+        if case.state is CaseState.CHALLENGED is not state:
+            self._challenged_at[case.case_id] = self._world.loop.time()
         self._cases[case.key] = case.case_id
 
     def dropped(self, case: Case) -> None:
-        """A case is forgotten: nothing drew it."""
+        """A case is forgotten: chance did not draw it."""
         if case.state is not CaseState.WAITING:
             self._violated("case dropped", f"{case.case_id} was {case.state}")
 
@@ -178,6 +178,7 @@ class ProofTruth:
         if not standing.stake_micros + taken == standing.stake_micros + told == rules.stake_micros:
             detail = f"{self._name(node_id)} has {standing.stake_micros}, {taken} were taken, {told} told"
             self._violated("stake", detail)
+        self._world.truth.counts["barred"] = sum(it.barred for it in disk.standings.values())
         if standing.serial != len(bodies):
             self._violated(
                 "stake", f"{self._name(node_id)} has {len(bodies)} judgements, the last is {standing.serial}"

@@ -1,16 +1,19 @@
-"""What the coordinator's disk holds when its process is gone, and the store that writes it."""
+"""What the coordinator's disk holds when its process is gone, and the store that writes it.
+
+The database is a real one, with the coordinator's own schema, writes and queries. Beside it stands what it should hold.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from agent.core.errors import StorageError
+from agent.devnet import case_store, store
 from agent.devnet.core import effects as e
 from agent.devnet.core.proofs.records import Case, Epoch, Judged, Standing
 from agent.devnet.core.records import Demand, LedgerLine, NodeRecord, Progress, Settlement
@@ -27,14 +30,15 @@ class StoreDisk:
 
     def __init__(self, truth: Truth) -> None:
         self._truth = truth
-        self.fence = 0
+        self.database = sqlite3.connect(":memory:", isolation_level=None)
+        self.database.executescript(store._SCHEMA + case_store.SCHEMA)
         self.demands: dict[str, Demand] = {}
         self.progress: dict[str, Progress] = {}
         self.settlements: dict[str, Settlement] = {}
         self.ledger: list[LedgerLine] = []
-        self.nodes: dict[str, NodeRecord] = {}
         self.epochs: dict[int, Epoch] = {}
         self.cases: dict[str, Case] = {}
+        """Open and judged ones."""
         self.standings: dict[str, Standing] = {}
         self.judged: dict[tuple[str, int], Judged] = {}
         self.files: dict[str, bytes] = {}
@@ -47,26 +51,26 @@ class StoreDisk:
         """One transaction."""
         for write in writes:
             self._one(write)
+        self.database.execute("BEGIN")
+        store._apply(self.database, writes)
+        self.database.execute("COMMIT")
         self._truth.proofs.committed(self, writes)
 
     def _one(self, write: e.Write) -> None:
         match write:
             case e.SaveDemand(demand=demand):
                 self.demands[demand.spec.task_id] = demand
-            case e.SaveProgress(task_id=task_id, fence=fence, progress=progress):
+            case e.SaveProgress(task_id=task_id, progress=progress):
                 self._truth.progressed(self, task_id, progress)
                 self.progress[task_id] = progress
-                self.fence = fence
             case e.SaveSettlement(settlement=it):
                 self._truth.settlement(self, it)
                 self.settlements[it.idem_key] = it
             case e.SaveLedgerLine(line=line):
                 self._truth.paid(self, line)
                 self.ledger.append(line)
-            case e.SaveNode(record=record):
-                self.nodes[record.node_id] = record
-            case e.SaveToken():
-                raise AssertionError("nobody enrols here")
+            case e.SaveNode() | e.SaveToken():
+                pass
             case _:
                 self._proof(write)
 
@@ -86,42 +90,13 @@ class StoreDisk:
                 proofs.judged(self, judged)
                 self.judged[judged.node_id, judged.serial] = judged
 
+    def enrol(self, records: Iterable[NodeRecord]) -> None:
+        """Nodes that are known from the beginning."""
+        store._apply(self.database, tuple(e.SaveNode(record=record) for record in records))
+
     def remembered(self) -> Remembered:
         """What a coordinator reads back."""
-        return Remembered(
-            fence=self.fence,
-            demands=tuple(self.demands.values()),
-            progress=dict(self.progress),
-            receipts=tuple(it.receipt_body for it in self.settlements.values()),
-            nodes=tuple(self.nodes.values()),
-            epoch=self.epochs[max(self.epochs)] if self.epochs else None,
-            cases=tuple(self.cases.values()),
-            standings=tuple(self.standings.values()),
-            judged=tuple(self.judged[key] for key in sorted(self.judged)),
-        )
-
-    def files_in_use(self) -> frozenset[str]:
-        """Blobs that a result or a task names."""
-        writes: list[e.Write] = [e.SaveSettlement(settlement=it) for it in self.settlements.values()]
-        writes += [e.SaveDemand(demand=it) for it in self.demands.values()]
-        return frozenset(name for write in writes for name in e.blobs_named(write))
-
-
-class _Rows:
-    """The one table that is asked by its key."""
-
-    def __init__(self, disk: StoreDisk) -> None:
-        self._disk = disk
-        self._row: tuple[bytes] | None = None
-
-    def execute(self, query: str, arguments: tuple[str]) -> _Rows:
-        assert "FROM settlements WHERE idem_key" in query
-        found = self._disk.settlements.get(arguments[0])
-        self._row = None if found is None else (msgspec.json.encode(found),)
-        return self
-
-    def fetchone(self) -> tuple[bytes] | None:
-        return self._row
+        return store._remembered(self.database)
 
 
 class SimStore:
@@ -149,7 +124,7 @@ class SimStore:
         if done := self.latest:
             await asyncio.shield(done)
         await asyncio.sleep(self._disk.write_s * self._chance.random())
-        return work(_Rows(self._disk))
+        return work(self._disk.database)
 
     def crash(self) -> None:
         """The transaction that was on its way is on the disk or it is not."""

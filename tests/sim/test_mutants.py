@@ -12,11 +12,8 @@ STEPS = 20_000
 QUICK = (
     "the coordinator ignores the fence of a result",
     "the outbox row is deleted before the receipt",
-    "a lease counts from the answer",
     "no margin",
-    "a start is not confirmed",
     "busy slots are not counted",
-    "a receipt is believed whatever it is for",
     "a duplicate is paid again",
     "the outbox acknowledges before it writes",
     "a result is released without its transcript",
@@ -25,9 +22,14 @@ QUICK = (
     "a sweep takes what is still due",
     "hello forgets what is unsent",
     "the coordinator replies before it writes",
-    "a node does not watch its leases",
     "fences start again after a restart",
     "stopped work goes on",
+    "openings are not answered",
+    "the coordinator forgets judgements",
+    "a verdict is rewarded twice",
+    "an opening is acknowledged before it is written",
+    "an artifact is never dropped",
+    "a result goes without its artifact",
 )
 """Those that fall within a few seeds."""
 

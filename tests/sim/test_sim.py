@@ -13,11 +13,12 @@ from tests.sim.plan import plan_of
 from tests.sim.world import play
 
 
-@pytest.mark.parametrize("seed", range(1, 13))
+@pytest.mark.parametrize("seed", range(1, 11))
 def test_whatever_goes_wrong_the_promises_hold(seed: int) -> None:
     outcome = play(plan_of(seed, 200.0))
     assert outcome.violation is None, "\n".join([str(outcome.violation), *outcome.trace[-80:]])
     assert outcome.counts["settlements"] > 0
+    assert outcome.counts["case judged"] > 0
 
 
 def test_the_same_seed_gives_the_same_trace() -> None:

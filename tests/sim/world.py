@@ -67,7 +67,7 @@ class World:
             Machine(self, index, slots, plan.drifts[index], self.chance(f"node {index}"))
             for index, slots in enumerate(plan.slots)
         ]
-        store.nodes.update((machine.node_id, machine.record) for machine in self.machines)
+        store.enrol(machine.record for machine in self.machines)
         self._indexes = {machine.node_id: machine.index for machine in self.machines}
         self._plans = {task.number: task for task in plan.tasks}
         self.requester = SimRequester(self, self.chance("requester"))
