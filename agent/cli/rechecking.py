@@ -103,7 +103,8 @@ async def level_three(claim: Claim, asked_digest: str, model: Model, most_chunks
             replayer: Replayer = await engines.enter_async_context(llama_replayer(settings, sandbox, SystemClock()))
             if committed(claim.leaves):
                 needed = model._replace(context_tokens=min(model.context_tokens, _tokens(claim.header)))
-                other = engine_settings(needed, asked_digest, home, kinds, place, states=True)
+                here = await find_place(CPU)  # nodes imprint on processors
+                other = engine_settings(needed, asked_digest, home, kinds, here, states=True)
                 states = await engines.enter_async_context(llama_replayer(other, sandbox, SystemClock()))
                 replayer = WithStates(replayer, states)
             found = await with_model(claim, replayer, chosen=_choice(_leaves(claim), most_chunks), exact=exact)

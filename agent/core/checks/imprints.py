@@ -21,6 +21,8 @@ class Imprinted(NamedTuple):
     """Of imprints of no states at all, such as null ones: an error, and nothing that could pass."""
     distances: tuple[Distance, ...] = ()
     """One for each, from leaf 0 on; none where nobody looked."""
+    tokens: tuple[int, ...] = ()
+    """Of each distance."""
 
 
 def read_imprints(leaves: Sequence[AnyLeaf]) -> Imprinted | None:
@@ -35,7 +37,7 @@ def check_imprints(leaves: Sequence[AnyLeaf], own: Sequence[Peaks]) -> Imprinted
     """
     claimed = committed(leaves)
     distances = tuple(distance(claim, peaks) for claim, peaks in zip(claimed, own, strict=True))
-    return Imprinted(len(claimed), (), distances)
+    return Imprinted(len(claimed), (), distances, tuple(leaf.count for leaf in _imprinted(leaves)))
 
 
 def committed(leaves: Sequence[AnyLeaf]) -> tuple[bytes, ...]:
@@ -46,7 +48,11 @@ def committed(leaves: Sequence[AnyLeaf]) -> tuple[bytes, ...]:
 
 def imprinted_ids(leaves: Iterable[AnyLeaf]) -> tuple[int, ...]:
     """The tokens that they are of."""
-    return tuple(token for leaf in takewhile(lambda leaf: leaf.kind is LeafKind.TOKENS, leaves) for token in leaf.ids)
+    return tuple(token for leaf in _imprinted(leaves) for token in leaf.ids)
+
+
+def _imprinted(leaves: Iterable[AnyLeaf]) -> Iterable[AnyLeaf]:
+    return takewhile(lambda leaf: leaf.kind is LeafKind.TOKENS, leaves)
 
 
 def _faults(claimed: Iterable[bytes]) -> Iterable[str]:

@@ -41,7 +41,7 @@ def test_without_imprints_nothing_is_said():
 
 def test_ones_own_states_are_at_no_distance():
     found = check_imprints(leaves(*GOOD), OWN)
-    assert found == Imprinted(2, (), (Distance(0, 0.0, 0.0),) * 2)
+    assert found == Imprinted(2, (), (Distance(0, 0.0, 0.0),) * 2, (32, 2))
     assert judge(Metrics(imprints=found), LIMITS).verdict is Verdict.PASS
 
 
@@ -63,16 +63,18 @@ def test_a_null_imprint_fails_for_certain_and_without_a_model(null):
 
 
 @pytest.mark.parametrize(
-    ("distance", "verdict"),
+    ("distance", "tokens", "verdict"),
     [
-        (Distance(LIMITS.exponents, LIMITS.mantissas, 0), Verdict.PASS),
-        (Distance(LIMITS.exponents + 1, 0, 0), Verdict.SUSPECT),
-        (Distance(0, LIMITS.mantissas + 0.1, 0), Verdict.SUSPECT),
-        (Distance(128, float("inf"), float("inf")), Verdict.SUSPECT),
+        (Distance(LIMITS.exponents, LIMITS.mantissas, 0), 32, Verdict.PASS),
+        (Distance(LIMITS.exponents + 1, 0, 0), 32, Verdict.SUSPECT),
+        (Distance(0, LIMITS.mantissas + 0.1, 0), 32, Verdict.SUSPECT),
+        (Distance(2 * LIMITS.exponents, 2 * LIMITS.mantissas, 0), 8, Verdict.PASS),
+        (Distance(0, 2 * LIMITS.mantissas + 0.1, 0), 8, Verdict.SUSPECT),
+        (Distance(128, float("inf"), float("inf")), 1, Verdict.SUSPECT),
     ],
 )
-def test_limits_are_what_a_imprint_may_be_off_at_most(distance, verdict):
-    assert judge(Metrics(imprints=Imprinted(1, (), (distance,))), LIMITS).verdict is verdict
+def test_limits_are_what_an_imprint_may_be_off_at_most_and_wider_for_few_tokens(distance, tokens, verdict):
+    assert judge(Metrics(imprints=Imprinted(1, (), (distance,), (tokens,))), LIMITS).verdict is verdict
 
 
 def test_one_sided_counts_are_no_comparison():

@@ -38,7 +38,7 @@ async def said(pool: EnginePool) -> Done:
     return done
 
 
-async def test_a_imprint_of_each_leaf_is_committed_to_and_a_verifier_finds_the_same(
+async def test_an_imprint_of_each_leaf_is_committed_to_and_a_verifier_finds_the_same(
     letters: Path, short_dir: Path, tmp_path: Path
 ) -> None:
     async with claiming.imprinted(letters, short_dir) as engines:
