@@ -108,7 +108,8 @@ async def _take_back(requester: Requester, tasks: Collection[str]) -> str:
         async with asyncio.timeout(TAKE_BACK_S):
             await asyncio.gather(*map(requester.cancel, tasks))
     except (AgentError, Refused, TimeoutError) as error:
-        return f"{counted(len(tasks), 'task')} may go on: the coordinator was not told ({line(str(error), 200)})"
+        why = line(str(error), 200) or "no answer"
+        return f"{counted(len(tasks), 'task')} may go on: the coordinator was not told ({why})"
     return f"cancelled {counted(len(tasks), 'task')}"
 
 

@@ -152,7 +152,7 @@ class Requester:
                     if isinstance(event, ChunkSeen):
                         place = f"{event.attempt}.{event.index}"
             except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-                lost(cause(error))  # the coordinator restarts or the network broke: go on where we were
+                lost(_why(error))  # the coordinator restarts or the network broke: go on where we were
             except Refused as error:
                 if error.code is not RefusalCode.BUSY:
                     raise
@@ -187,11 +187,17 @@ class Requester:
             async with self._http.request(method, self._url + path, data=data, ssl=self._tls) as response:
                 raw = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            told = f"the coordinator at {self._url} cannot be reached: {cause(error)}"
+            told = f"the coordinator at {self._url} cannot be reached: {_why(error)}"
             raise LinkError(LinkFault.UNREACHABLE, told, remedy="Is this its address, and does it run?") from error
         if response.status >= 300:
             raise _refused(response.status, raw)
         return raw
+
+
+def _why(error: Exception) -> str:
+    """What the system said of it; of what libraries say nobody is wiser."""
+    known = isinstance(error, OSError) and not isinstance(error, TimeoutError)
+    return cause(error) if known else "no answer in time" if isinstance(error, TimeoutError) else "the connection broke"
 
 
 def _refused(status: int, raw: bytes) -> Exception:

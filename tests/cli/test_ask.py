@@ -18,10 +18,13 @@ from agent.cli.main import run
 from agent.core import wire
 from agent.core.model import Reason
 from agent.core.proof.receipt import verify_bundle
+from agent.devnet.coordinator import Coordinator
 from agent.devnet.core.records import TaskState
 from agent.devnet.keys import verify
 from tests import builders
-from tests.devnet.proofs.test_served_challenges import TOKENS, Hall, hall
+from tests.devnet.node import ScriptedNode
+from tests.devnet.proofs.challenged import Opener
+from tests.devnet.proofs.test_served_challenges import TOKENS, Hall, HandClock, hall
 
 PATIENCE_S = 30.0
 PROGRAM = (sys.executable, "-m", "agent", "ask")
@@ -49,6 +52,14 @@ async def ended(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
     out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode is not None
     return process.returncode, (out or b"").decode(), err.decode()
+
+
+async def heard(process: asyncio.subprocess.Process, words: bytes) -> None:
+    """Wait until it says so."""
+    assert process.stderr is not None
+    async with asyncio.timeout(PATIENCE_S):
+        while words not in await process.stderr.readline():
+            pass
 
 
 async def offered(it: Hall):
@@ -101,10 +112,7 @@ async def test_with_wait_it_tells_what_came_of_the_challenge_and_keeps_what_was_
     asking = await started(it, tmp_path, "Name a colour.", "--wait", "--json", "--receipt", tmp_path / "r.json")
     offer = await offered(it)
     await it.node.deliver(it.opener.answer(offer))
-    assert asking.stderr is not None
-    async with asyncio.timeout(PATIENCE_S):
-        while b"not known yet" not in await asking.stderr.readline():
-            pass
+    await heard(asking, b"not known yet")
     it.turn(61.0)
     ack = await it.node.call(wire.Beat(), wire.BeatAck)
     await it.open(ack.challenges[0])
@@ -166,10 +174,7 @@ async def test_a_token_that_the_coordinator_does_not_know_is_a_matter_of_permiss
 
 async def test_a_question_that_nobody_takes_in_time_may_be_asked_again(it: Hall, tmp_path: Path) -> None:
     asking = await started(it, tmp_path, "hi", "--deadline-s", 5, "--model", "sha256:" + "cd" * 32)
-    assert asking.stderr is not None
-    async with asyncio.timeout(PATIENCE_S):
-        while b"queued" not in await asking.stderr.readline():
-            pass
+    await heard(asking, b"queued")
     it.turn(6.0)
     status, _, err = await ended(asking)
     assert status == 75
@@ -180,3 +185,33 @@ async def test_a_question_that_nobody_takes_in_time_may_be_asked_again(it: Hall,
 def test_what_is_no_question_is_a_usage_fault(capsys: pytest.CaptureFixture[str], question: str, said: str) -> None:
     assert run(["ask", question, "--coordinator", "http://127.0.0.1:1", "--token-file", "token"]) == 2
     assert said in capsys.readouterr().err
+
+
+async def test_an_answer_outlives_a_restart_of_the_coordinator_and_the_outage_is_told(tmp_path: Path) -> None:
+    async with hall(tmp_path) as before:
+        asking = await started(before, tmp_path, "hi", "--model", builders.MODEL)
+        await heard(asking, b"queued")
+    await heard(asking, b"the coordinator does not answer")
+    port = int(before.coordinator.url.rpartition(":")[2])
+    async with (
+        Coordinator(tmp_path, port=port, clock=HandClock()) as again,
+        ScriptedNode(again.url, again.public_key, seed=2) as node,
+    ):
+        node.actor = opener = Opener(2)
+        await node.join(again.enrol_token())
+        (offer,) = await node.pull(wait_s=PATIENCE_S)
+        await node.start(offer)
+        await node.deliver(opener.answer(offer))
+        status, out, err = await ended(asking)
+    assert (status, out) == (0, "t" * TOKENS + "\n"), err
+
+
+async def test_who_leaves_while_the_coordinator_is_away_is_told_that_the_task_may_go_on(tmp_path: Path) -> None:
+    async with hall(tmp_path) as before:
+        asking = await started(before, tmp_path, "hi", "--model", builders.MODEL)
+        await heard(asking, b"queued")
+    await heard(asking, b"the coordinator does not answer")
+    asking.send_signal(signal.SIGINT)
+    status, _, err = await ended(asking)
+    assert status == 130
+    assert "1 task may go on: the coordinator was not told" in err
