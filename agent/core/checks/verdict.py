@@ -81,8 +81,6 @@ class Metrics(NamedTuple):
     ending: Ending | None = None
     prompt: bool | None = None
     """Whether the committed prompt is what the template and tokenizer make of the task."""
-    overcounted: int = 0
-    """Prompt tokens that are claimed, and paid, beyond one's own count and some more."""
     chunks: tuple[Replayed, ...] = ()
     exact: Exactness | None = None
     unknown: int = 0
@@ -96,6 +94,8 @@ class Metrics(NamedTuple):
     imprints: Imprinted | None = None
     vocabulary: bool = True
     """False: a token is claimed that the model does not have, so that nothing could be repeated."""
+    overcounted: int = 0
+    """Prompt tokens that are claimed, and paid, beyond one's own count and some more."""
 
 
 class Judged(NamedTuple):
