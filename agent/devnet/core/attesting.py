@@ -256,8 +256,7 @@ class Attesting:
         waits = when.now < self._not_before.get(node.record.node_id, 0.0)
         if waits or len(self._open) >= self._book.rules.attest_at_once:
             return None  # with a later beat
-        longest_ago = sorted(claims, key=lambda it: known[it].judged_at if it in known else 0)
-        devices = tuple(longest_ago[:MAX_DEVICES])
+        devices = tuple(sorted(claims, key=lambda it: known[it].judged_at if it in known else 0)[:MAX_DEVICES])
         self._number += 1
         case = Case(
             challenge_id=f"{node.record.node_id}/{when.at}/{self._number}",
