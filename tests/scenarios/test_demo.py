@@ -24,6 +24,8 @@ from tests.scenarios.world import ROOT
 LIMIT_S = 300.0
 """A slow machine with three nodes on it."""
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
