@@ -19,6 +19,8 @@ from tests.fakes.nvml.scenario import load
 GOAL_MB = 60.0
 MB = 1_000_000
 SETTLED_S = 2.0
+LAST_WORDS_S = 0.5
+"""By then the coordinator has read what a killed agent had sent."""
 EIGHT_GPUS = Path(__file__).parent.parent / "hosts" / "h200x8.ini"
 
 
@@ -77,6 +79,7 @@ async def _with_gpus(running: Coordinator) -> list[Row]:
 
 async def _start(node: BenchNode) -> float:
     """Seconds until the coordinator has heard the first beat."""
+    await asyncio.sleep(LAST_WORDS_S)
     node.forget()
     began = time.perf_counter()
     node.start("-m", "agent", "run", "--config", str(node.config))
