@@ -25,8 +25,8 @@ from tests import builders
 from tests.devnet.node import ScriptedNode
 from tests.devnet.proofs.challenged import Opener
 from tests.devnet.proofs.test_served_challenges import TOKENS, Hall, HandClock, hall
+from tests.patience import PATIENCE_S, within
 
-PATIENCE_S = 30.0
 PROGRAM = (sys.executable, "-m", "agent", "ask")
 
 
@@ -48,8 +48,21 @@ async def started(it: Hall, tmp_path: Path, *arguments: object, stdout: int = as
     )
 
 
+@contextlib.asynccontextmanager
+async def in_time(process: asyncio.subprocess.Process) -> AsyncIterator[None]:
+    """One that hangs ends with its test."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield
+    except TimeoutError:
+        process.kill()
+        await process.communicate()
+        raise
+
+
 async def ended(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
-    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    async with in_time(process):
+        out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, (out or b"").decode(), err.decode()
 
@@ -57,13 +70,13 @@ async def ended(process: asyncio.subprocess.Process) -> tuple[int, str, str]:
 async def heard(process: asyncio.subprocess.Process, words: bytes) -> None:
     """Wait until it says so."""
     assert process.stderr is not None
-    async with asyncio.timeout(PATIENCE_S):
-        while words not in await process.stderr.readline():
-            pass
+    async with in_time(process):
+        while words not in (said := await process.stderr.readline()):
+            assert said, "it ended"
 
 
 async def offered(it: Hall):
-    (offer,) = await it.node.pull(wait_s=PATIENCE_S)
+    (offer,) = await it.node.pull(wait_s=30.0)
     await it.node.start(offer)
     return offer
 
@@ -94,7 +107,7 @@ async def test_a_terminal_shows_the_answer_as_it_comes(it: Hall, tmp_path: Path)
         os.close(theirs)
         offer = await offered(it)
         await it.node.chunk(offer, 0, "tt\x1b[2J")
-        early = await asyncio.wait_for(asyncio.to_thread(screen.read, 100), PATIENCE_S)
+        early = await within(asyncio.to_thread(screen.read, 100))
         assert early == b"tt"
         await it.node.deliver(it.opener.answer(offer))
         status, _, err = await ended(asking)
@@ -135,7 +148,7 @@ async def test_ctrl_c_cancels_the_task(it: Hall, tmp_path: Path) -> None:
     assert "cancelled 1 task" in err
     assert "Traceback" not in err
     assert (await it.requester.task(offer.task.task_id)).state is TaskState.CANCELLED
-    told = await asyncio.wait_for(it.node.pushes.get(), PATIENCE_S)
+    told = await within(it.node.pushes.get())
     assert isinstance(told, wire.Cancel)
     assert told.reason is Reason.CANCELLED_BY_REQUESTER
 
@@ -199,7 +212,7 @@ async def test_an_answer_outlives_a_restart_of_the_coordinator_and_the_outage_is
     ):
         node.actor = opener = Opener(2)
         await node.join(again.enrol_token())
-        (offer,) = await node.pull(wait_s=PATIENCE_S)
+        (offer,) = await node.pull(wait_s=30.0)
         await node.start(offer)
         await node.deliver(opener.answer(offer))
         status, out, err = await ended(asking)
