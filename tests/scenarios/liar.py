@@ -16,7 +16,7 @@ from tests import builders
 from tests.fakes.coordinator import FakeCoordinator
 from tests.fakes.mind import Mind, Raw, Reply
 from tests.scenarios.world import AgentProcess
-from tests.stages.rig import confirmed
+from tests.stages.paper import confirmed
 
 LEASE_MS = 8_000
 

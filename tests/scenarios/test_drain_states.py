@@ -19,7 +19,8 @@ from tests.patience import within
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import AgentProcess, World, external
-from tests.stages.rig import Rig, confirmed
+from tests.stages.paper import confirmed
+from tests.stages.rig import Rig
 
 LONG_S, SHORT_S = 30.0, 0.5
 

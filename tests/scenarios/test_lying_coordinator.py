@@ -20,7 +20,7 @@ from tests.patience import PATIENCE_S
 from tests.scenarios.engine import HeldEngine
 from tests.scenarios.liar import Liar, raw
 from tests.scenarios.world import AgentProcess, external
-from tests.stages.rig import confirmed
+from tests.stages.paper import confirmed
 
 
 @pytest.fixture

@@ -33,7 +33,8 @@ from agent.core.errors import AttestError, LinkError, LinkFault
 from agent.core.model import Reason
 from agent.stages.attest import BUSY, CLEAR_S, TOO_LONG, Attest
 from tests import builders
-from tests.stages.rig import DOWN, Rig
+from tests.stages.paper import DOWN
+from tests.stages.rig import Rig
 
 QUESTION = MatrixAsked(challenge_id="m-1", devices=("GPU-1",), columns=64, answer_s=900)
 WORK = Work(device="GPU-1", rows=256, kept=256)

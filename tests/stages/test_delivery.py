@@ -14,7 +14,8 @@ from agent.edges.signing import KeyPair
 from agent.ports import OutboxRow
 from agent.stages.uploads import AT_ONCE
 from tests import builders
-from tests.stages.rig import Rig, unreachable
+from tests.stages.paper import unreachable
+from tests.stages.rig import Rig
 
 
 async def test_a_result_outlives_a_coordinator_that_is_away() -> None:

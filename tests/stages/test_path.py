@@ -18,7 +18,8 @@ from agent.core.proof.signed import seal
 from agent.edges.signing import KeyPair
 from agent.ports import Room
 from tests import builders
-from tests.stages.rig import Rig, confirmed, crash, unreachable
+from tests.stages.paper import confirmed, crash, unreachable
+from tests.stages.rig import Rig
 
 
 async def test_a_task_is_computed_committed_to_and_receipted() -> None:

@@ -16,7 +16,8 @@ from agent.core.release import LIMIT_S, Holding, Taken
 from agent.stages.engines import Engine
 from agent.stages.release import Release
 from tests import builders
-from tests.stages.rig import PaperEngine, Rig
+from tests.stages.paper import PaperEngine
+from tests.stages.rig import Rig
 
 MIB = 1 << 20
 

@@ -40,7 +40,8 @@ from tests import builders
 from tests.core.proof.making import NODE_KEYS, bundle
 from tests.edges.verifier.vllm import MOST, logprobs, spelled
 from tests.patience import within
-from tests.stages.rig import Rig, crash
+from tests.stages.paper import crash
+from tests.stages.rig import Rig
 
 TOKENS = 40
 LIMITS = Thresholds(version="t")
