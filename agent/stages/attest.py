@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import structlog
 
@@ -34,6 +35,8 @@ from agent.core.release import UNLOADS
 from agent.ports import MatrixEngine
 from agent.stages.calls import Caller, D, passes
 from agent.stages.spine import Spine
+
+P = TypeVar("P")
 
 ANSWER_S = 600.0
 """For one answer of the engine; the coordinator gives up far sooner."""
@@ -91,6 +94,7 @@ class Attest:
             await self._refuse(question, OFF)
             return
         try:
+            self._refuse_senseless(question)
             self._refuse_unlent(question)
             self._engine.check(question.devices)
             try:
@@ -132,11 +136,11 @@ class Attest:
         go = await self._say(MatrixReady(challenge_id=challenge, free_bytes=free), MatrixGo)
         if not go.seed:
             return
-        roots = await engine.commit(go.seed, go.works, ANSWER_S)
+        roots = await engine.commit(go.seed, _one_each(go.works, free), ANSWER_S)
         again = await self._say(MatrixCommitted(challenge_id=challenge, roots=roots), MatrixAgain)
         read = await engine.reread(again.seed, ANSWER_S)
         drawn = await self._say(MatrixReread(challenge_id=challenge, roots=read), MatrixDrawn)
-        rows = await engine.open(drawn.rows, ANSWER_S)
+        rows = await engine.open(_one_each(drawn.rows, free), ANSWER_S)
         judged = await self._say(MatrixOpened(challenge_id=challenge, rows=rows), MatrixJudged)
         self._heard(judged.attestations)
 
@@ -175,6 +179,11 @@ class Attest:
         return await self._caller.ask(message, reply)
 
     # ------------------------------------------------------------------ the devices
+
+    def _refuse_senseless(self, question: MatrixAsked) -> None:
+        """Raises AttestError."""
+        if not question.devices or len(set(question.devices)) < len(question.devices):
+            raise AttestError("the challenge names no device, or one of them twice")
 
     def _refuse_unlent(self, question: MatrixAsked) -> None:
         """Raises AttestError for a GPU that no pool is on: what runs there is its owner's, and may need its memory."""
@@ -241,6 +250,13 @@ class Attest:
         """Whether the owner wants what the engine has filled by now. Heat and power, which the challenge itself brings
         about, only keep the next one out."""
         return bool(self._spine.node.reasons(_gpus(question)) & UNLOADS)
+
+
+def _one_each(parts: tuple[P, ...], devices: Sequence[object]) -> tuple[P, ...]:
+    """What the coordinator says of each device. Raises AttestError for more or less than one part a device."""
+    if len(parts) != len(devices):
+        raise AttestError(f"the coordinator speaks of {len(parts)} devices, and {len(devices)} are challenged")
+    return parts
 
 
 def _gpus(question: MatrixAsked) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ class PaperMatrix:
         self.computes = asyncio.Event()
         self.computes.set()
         self.done: list[str] = []
+        self.devices = 0
 
     def check(self, devices: Sequence[str]) -> None:
         if self.missing:
@@ -61,6 +62,7 @@ class PaperMatrix:
 
     async def prepare(self, devices: Sequence[str], columns: int) -> tuple[int, ...]:
         self.began.set()
+        self.devices = len(devices)
         await self.go.wait()
         self._do("prepare")
         return (1 << 20,) * len(devices)
@@ -72,7 +74,7 @@ class PaperMatrix:
 
     async def reread(self, seed: str, timeout_s: float) -> tuple[tuple[str, ...], ...]:
         self._do("reread")
-        return (("bb",),)
+        return (("bb",),) * self.devices
 
     async def open(self, rows: Sequence[Sequence[int]], timeout_s: float) -> tuple[tuple[OpenedRow, ...], ...]:
         self._do("open")
@@ -113,9 +115,11 @@ async def asked(engine: PaperMatrix | None, question: MatrixAsked = QUESTION) ->
 
 def honest(rig: Rig) -> None:
     answers = rig.coordinator.answers
-    answers[MatrixReady] = lambda it: MatrixGo() if it.refusal else MatrixGo(seed="11" * 32, works=(WORK,))
+    answers[MatrixReady] = lambda it: (
+        MatrixGo() if it.refusal else MatrixGo(seed="11" * 32, works=(WORK,) * len(it.free_bytes))
+    )
     answers[MatrixCommitted] = lambda it: MatrixAgain(seed="22" * 32)
-    answers[MatrixReread] = lambda it: MatrixDrawn(rows=((3, 5),))
+    answers[MatrixReread] = lambda it: MatrixDrawn(rows=((3, 5),) * len(it.roots))
     answers[MatrixOpened] = lambda it: MatrixJudged(attestations=(VERDICT,))
 
 
@@ -363,6 +367,34 @@ async def test_a_gpu_that_no_pool_is_on_is_left_alone() -> None:
 
 def refusals(rig: Rig) -> list[str]:
     return [it.refusal for it in rig.coordinator.sent(MatrixReady) if it.refusal]
+
+
+@pytest.mark.parametrize("devices", [(), ("GPU-1", "GPU-1")])
+async def test_a_challenge_of_no_device_or_of_one_twice_is_refused_and_the_next_is_answered(
+    devices: tuple[str, ...],
+) -> None:
+    engine = PaperMatrix()
+    async with asked(engine, msgspec.structs.replace(QUESTION, devices=devices)) as (rig, attest):
+        await rig.until(lambda: refusals(rig) == ["the challenge names no device, or one of them twice"])
+        assert engine.done == []
+        attest.asked(msgspec.structs.replace(QUESTION, challenge_id="m-2"))
+        await rig.until(lambda: attest.found)
+
+
+@pytest.mark.parametrize(
+    ("message", "reply"), [(MatrixReady, MatrixGo(seed="11" * 32)), (MatrixReread, MatrixDrawn(rows=((3,), (5,))))]
+)
+async def test_a_coordinator_that_speaks_of_other_devices_than_it_asked_for_ends_the_challenge_and_nothing_else(
+    message: type[MatrixReady | MatrixReread], reply: MatrixGo | MatrixDrawn
+) -> None:
+    engine = PaperMatrix()
+    async with asked(engine) as (rig, attest):
+        rig.coordinator.answers[message] = lambda it: reply
+        await rig.until(lambda: any("and 1 are challenged" in it for it in refusals(rig)))
+        assert (engine.done[-1], reasons(rig)) == ("close", [])
+        honest(rig)
+        attest.asked(msgspec.structs.replace(QUESTION, challenge_id="m-2"))
+        await rig.until(lambda: len(refusals(rig)) == 2)  # the first had the GPU a moment ago
 
 
 async def test_a_gpu_takes_work_while_its_owner_needs_another_one_that_is_asked_with_it() -> None:
