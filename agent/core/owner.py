@@ -93,16 +93,14 @@ class OwnerGates:
     def __init__(self, policy: OwnerPolicy) -> None:
         self.policy = policy
         """May be replaced; what was in use stays so for as long as the new one says."""
-        self._used: frozenset[str] = frozenset()
-        self._used_at = 0.0
+        self._seen_at: dict[str, float] = {}
 
     def read(self, seen: Observed, now: float) -> list[Gate]:
         """Every reason of the owner's against new work now."""
-        if seen.programs:
-            self._used, self._used_at = self._used | seen.programs, now
-        elif now - self._used_at >= self.policy.programs_after_s:
-            self._used = frozenset()
-        return self.policy.gates(replace(seen, programs=self._used))
+        after_s = self.policy.programs_after_s
+        lately = {name: at for name, at in self._seen_at.items() if now - at < after_s}
+        self._seen_at = lately | dict.fromkeys(seen.programs, now)
+        return self.policy.gates(replace(seen, programs=frozenset(self._seen_at)))
 
 
 @lru_cache(maxsize=1)

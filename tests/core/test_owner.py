@@ -72,13 +72,14 @@ def test_a_compiler_that_is_started_every_few_seconds_is_in_use_all_the_while() 
     assert in_use(gates, 27 * 5.0 + 60.0) == ""
 
 
-def test_programs_that_take_turns_are_told_together_and_are_forgotten_together() -> None:
+def test_programs_that_take_turns_are_told_together_and_each_is_forgotten_in_its_time() -> None:
     gates = OwnerGates(OwnerPolicy(zone=UTC, programs_after_s=60.0))
     assert in_use(gates, 0.0, "cc1").startswith("in use: cc1;")
     assert in_use(gates, 5.0, "ld").startswith("in use: cc1, ld;")
-    assert in_use(gates, 64.0).startswith("in use: cc1, ld;")
-    assert in_use(gates, 65.0) == ""
-    assert in_use(gates, 70.0, "ld").startswith("in use: ld;")
+    assert in_use(gates, 59.0, "ld").startswith("in use: cc1, ld;")
+    assert in_use(gates, 60.0, "ld").startswith("in use: ld;")
+    assert in_use(gates, 119.0).startswith("in use: ld;")
+    assert in_use(gates, 120.0) == ""
 
 
 @given(st.lists(st.booleans(), max_size=60), st.sampled_from((0.0, 7.0, 60.0)))
