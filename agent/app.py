@@ -102,6 +102,7 @@ class Daemon:
     # ------------------------------------------------------------------ running
 
     async def _serve(self, parts: Parts) -> int:
+        self._obey(parts)  # it may have been reloaded since they were composed
         try:
             async with asyncio.TaskGroup() as group:
                 running = [group.create_task(loop, name=name) for name, loop in parts.loops.items()]
@@ -210,13 +211,17 @@ class Daemon:
         self._config = live
         self._reloaded.set()
         if self._parts is not None:
-            self._parts.advertise.drain_limit_s = drain_limit_s
-            self._parts.watchers.obey(live)
-            self._parts.spine.feed(ev.BreakerLimitChanged(failures=failures))
+            self._obey(self._parts)
         if later:
             self._log.warning("config.reloaded", changed=changed, needs_restart=later, detail=NOT_YET)
         else:
             self._log.info("config.reloaded", changed=changed or None)
+
+    def _obey(self, parts: Parts) -> None:
+        """What can change while running is as the configuration says by now."""
+        parts.advertise.drain_limit_s = self._config.node.drain_limit_s
+        parts.watchers.obey(self._config)
+        parts.spine.feed(ev.BreakerLimitChanged(failures=self._config.node.breaker_failures))
 
     def status(self) -> Status:
         """For the control socket."""

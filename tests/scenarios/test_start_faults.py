@@ -9,12 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.patience import PATIENCE_S, within
 from tests.scenarios.engine import HeldEngine
+from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import ROOT, World, external
 
 
@@ -141,15 +143,24 @@ async def test_every_state_of_the_node_has_its_screen(world: World, engine: Held
     assert (status, "no daemon is running" in told, "→ Start it" in told) == (69, True, True)
 
 
-async def test_while_it_waits_for_the_coordinator_the_status_says_so(world: World, engine: HeldEngine) -> None:
+async def test_while_it_waits_for_the_coordinator_the_status_says_so_and_a_reload_is_not_forgotten(
+    world: World, engine: HeldEngine
+) -> None:
     agent = await world.agent(external(engine.url), start=False)
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        await agent.start("--set", f"coordinator.url=http://127.0.0.1:{closed.getsockname()[1]}")
+    async with Proxy(world.url) as proxy:
+        proxy.cut()
+        await agent.start("--set", f"coordinator.url={proxy.url}")
         line = await agent.saw("enrol.failed")
-        assert "Connection refused. Check coordinator.url, the network" in line["detail"]
+        assert "Check coordinator.url, the network" in line["detail"]
         status, told = await agent.verb("status")
         assert (status, "still starting" in told, "→ Its log says" in told) == (1, True, True), told
+        day = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")[(datetime.now(UTC).weekday() + 3) % 7]
+        with agent.config.open("a") as config:
+            config.write(f'[owner]\ntime_zone = "UTC"\nschedule = ["{day} 0:00-12:00"]\n')
+        agent.signal(signal.SIGHUP)
+        await agent.saw("config.reloaded")
+        proxy.heal()
+        assert (await agent.saw("owner.first"))["reason"] == "outside_schedule"
         agent.signal(signal.SIGTERM)
         assert await agent.ended() == 0
 
