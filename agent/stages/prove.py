@@ -87,7 +87,7 @@ class Prove:
         try:
             while True:
                 try:
-                    await self._transcripts.keep(key, leaves, self._lifetime.now() + self._retention_s)
+                    await self._transcripts.keep(key, leaves, self._until(command.deadline))
                     if artifact is not None and self._artifacts is not None:
                         await self._artifacts.keep(key, artifact)
                     return self._storage.measured(self._transcripts.room())
@@ -97,6 +97,10 @@ class Prove:
                     await self._storage.fails(key, error)
         finally:
             self._storage.works(key)
+
+    def _until(self, deadline: float) -> float:
+        """It may be delivered, and then challenged, as late as its deadline."""
+        return self._lifetime.now() + max(0.0, deadline - self._spine.clock.monotonic()) + self._retention_s
 
     def _failed(self, key: LeaseKey, reason: Reason, detail: str) -> None:
         self._spine.feed(ev.Happened(key=key, event=Event.FAILED, reason=reason, detail=detail))

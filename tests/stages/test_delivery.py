@@ -33,6 +33,14 @@ async def test_a_result_outlives_a_coordinator_that_is_away() -> None:
         assert rig.outbox.rows == {}
 
 
+async def test_a_transcript_is_kept_for_as_long_after_the_last_moment_that_its_result_may_come() -> None:
+    async with Rig() as rig:
+        rig.coordinator.offer(builders.offer(deadline_ms=600_000))
+        await rig.until(lambda: rig.outbox.ledger)
+        (until,) = rig.transcripts.until.values()
+        assert until == rig.clock.wall() + 600.0 + 3600.0
+
+
 async def test_a_receipt_that_the_coordinator_did_not_sign_settles_nothing() -> None:
     async with Rig() as rig:
         stranger = KeyPair.generate()

@@ -141,7 +141,8 @@ def _expire(book: Book, when: Instant, task: Task, lease: Lease) -> None:
     book.avoid(task, lease.node_id, when.now + book.rules.pause_after_failure_s)
     detail = "the node was not heard of in time" if task.started else "the offer was never confirmed"
     book.end_lease(task, when, Outcome.EXPIRED, Reason.LEASE_EXPIRED, detail, counts=task.started)
-    undelivered(book, when, task, lease, detail)
+    if task.started:
+        undelivered(book, when, task, lease, detail)
 
 
 def _overdue(book: Book, when: Instant, task: Task) -> None:

@@ -72,7 +72,8 @@ def test_who_takes_checks_and_never_seals_is_barred_after_three_times() -> None:
     for _ in range(RULES.silences):
         bench.checking(node)
         bench.beat(silent)
-        assert len(bench.pull(silent)) == 1
+        (offer,) = bench.pull(silent)
+        bench.start(silent, offer.key)
         bench.turn(LEASE_S + 1)
     assert bench.standing(silent).barred
     assert "taken and not delivered" in bench.judgements(silent)[0].detail
@@ -85,10 +86,22 @@ def test_who_keeps_a_lease_alive_and_delivers_nothing_is_silent_at_the_deadline(
     node, silent = bench.opener(1), bench.validator(2)
     bench.checking(node)
     (offer,) = bench.pull(silent)
+    bench.start(silent, offer.key)
     for _ in range(11):
         bench.turn(10.0)
         bench.beat(silent, offer.key)
     assert [it.judgement for it in bench.judgements(silent)] == [Judgement.UNOPENED]
+
+
+def test_offers_that_were_never_confirmed_are_no_silence() -> None:
+    bench = Bench()
+    node, cut_off = bench.opener(1), bench.validator(2)
+    for _ in range(RULES.silences + 1):
+        bench.checking(node)
+        bench.beat(cut_off)
+        bench.pull(cut_off)
+        bench.turn(LEASE_S + 1)
+    assert bench.judgements(cut_off) == []
 
 
 def test_who_got_a_check_late_is_not_blamed_for_the_deadline() -> None:
@@ -128,6 +141,8 @@ def test_a_crash_with_checks_in_hand_is_one_silence_and_the_node_goes_on() -> No
         bench.checking(node)
     offers = bench.pull(crashing, count=4)
     assert len(offers) == 4
+    for offer in offers:
+        bench.start(crashing, offer.key)
     for offer in offers[:2]:
         bench.deliver(crashing, crashing.seal(offer, crashing.verdict(offer)))
     bench.check(other)
