@@ -52,7 +52,7 @@ class Thresholds(Value):
     parallel: float = 0.995
     """Least cosine of a row with one's own."""
     exponents: int = 38
-    """TOPLOC, as published: of 128, how many may differ. Measured: 25 at most where honest kernels are others."""
+    """TOPLOC, as published: of 128, how many may differ. Measured: 30 at most where honest kernels are others."""
     mantissas: float = 10.0
     """TOPLOC, as published: mean steps between mantissas. Measured: 6.7 at most, 11.1 of single tokens."""
     candidates: int = 20
