@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from agent.core.errors import AgentError
+from agent.core.errors import FORBIDDEN, AgentError
 
 TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 4 << 20
@@ -21,6 +21,12 @@ class Unreachable(AgentError):
     """No daemon answers on the local socket."""
 
     exit_code = 69
+
+
+class Forbidden(Unreachable):
+    """Another user's daemon."""
+
+    exit_code = FORBIDDEN
 
 
 class Refused(AgentError):
@@ -46,7 +52,7 @@ def ask(path: Path, method: str, route: str, body: dict[str, Any] | None = None)
         answer = connection.getresponse()
         told = json.loads(answer.read(MAX_ANSWER_BYTES))
     except PermissionError as fault:
-        raise Unreachable(f"the daemon at {path} belongs to another user", remedy=_AS_ROOT) from fault
+        raise Forbidden(f"the daemon at {path} belongs to another user", remedy=_AS_ROOT) from fault
     except (OSError, http.client.HTTPException, ValueError) as fault:
         raise _unreachable(path, fault) from fault
     finally:

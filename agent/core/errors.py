@@ -10,6 +10,9 @@ from enum import StrEnum
 from agent.core.model import Reason
 from agent.core.wire import RefusalCode
 
+FORBIDDEN = 77
+"""EX_NOPERM of sysexits(3): the user may not do it, or is not believed to be who it says."""
+
 
 class AgentError(Exception):
     """Base of all expected failures."""
@@ -39,7 +42,7 @@ class ConfigError(AgentError):
 class IdentityError(AgentError):
     """Key file, enrolment or pinned coordinator key is unusable."""
 
-    exit_code = 77
+    exit_code = FORBIDDEN
 
 
 class LinkFault(StrEnum):

@@ -21,7 +21,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from agent.core.attest.cards import Card
-from agent.core.errors import AgentError, StorageError
+from agent.core.errors import FORBIDDEN, AgentError, StorageError
 from agent.core.loopback import is_loopback
 from agent.core.model import Value
 from agent.core.payloads import BeaconSource
@@ -60,6 +60,12 @@ class StartError(AgentError):
     """The coordinator cannot start here."""
 
     exit_code = 69
+
+
+class ForbiddenError(StartError):
+    """Its user may not use the state directory."""
+
+    exit_code = FORBIDDEN
 
 
 class Options(Value):
@@ -279,9 +285,8 @@ def _made(state_dir: Path) -> Path:
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
-        raise StartError(
-            f"cannot make {state_dir}: {error.strerror}", remedy="Choose another state directory"
-        ) from error
+        fault = ForbiddenError if isinstance(error, PermissionError) else StartError
+        raise fault(f"cannot make {state_dir}: {error.strerror}", remedy="Choose another state directory") from error
     return state_dir
 
 
@@ -292,10 +297,11 @@ def _lock(state_dir: Path, stack: AsyncExitStack) -> None:
         stack.callback(os.close, fd)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        taken = error.errno in (errno.EWOULDBLOCK, errno.EACCES)
-        remedy = "Stop it first, or choose another state directory" if taken else "Check the directory's owner"
-        what = "another coordinator uses" if error.errno == errno.EWOULDBLOCK else "cannot lock"
-        raise StartError(f"{what} {state_dir}", remedy=remedy) from error
+        if error.errno == errno.EWOULDBLOCK:
+            remedy = "Stop it first, or choose another state directory"
+            raise StartError(f"another coordinator uses {state_dir}", remedy=remedy) from error
+        fault = ForbiddenError if isinstance(error, PermissionError) else StartError
+        raise fault(f"cannot lock {state_dir}: {error.strerror}", remedy="Check the directory's owner") from error
 
 
 def _cannot_listen(host: str, port: int, error: OSError) -> StartError:

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.core.errors import StorageError
+from agent.core.errors import FORBIDDEN, StorageError
 from agent.core.model import Value
 from agent.devnet.coordinator import Coordinator, Options
 from agent.devnet.core.rules import ProofRules
@@ -29,6 +29,12 @@ class TokenFileError(StorageError):
     """The enrolment token cannot be put where it was asked for: nobody could join."""
 
     exit_code = 69
+
+
+class TokenFileForbiddenError(TokenFileError):
+    """The user may not write it."""
+
+    exit_code = FORBIDDEN
 
 
 def serve(serving: Serving, say: Callable[[str], object]) -> None:
@@ -63,7 +69,8 @@ def _write_token(path: Path, token: str) -> None:
         write_secret(path, token)
     except OSError as error:
         remedy = "Name a --token-file in a directory that you may write to"
-        raise TokenFileError(f"cannot write {path}: {error.strerror}", remedy=remedy) from error
+        fault = TokenFileForbiddenError if isinstance(error, PermissionError) else TokenFileError
+        raise fault(f"cannot write {path}: {error.strerror}", remedy=remedy) from error
 
 
 def _announcement(coordinator: Coordinator, serving: Serving) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,9 +22,9 @@ from tests.scenarios.proxy import Proxy
 from tests.scenarios.world import ROOT, World, external
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
+def command(*words: str, prefix: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "agent", *words],
+        [*prefix, sys.executable, "-m", "agent", *words],
         check=False,
         capture_output=True,
         text=True,
@@ -48,6 +50,18 @@ def test_a_coordinator_whose_port_is_taken_names_it(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         done = command("coordinator", "--state-dir", str(tmp_path / "c"), "--port", str(port))
     one_clear_fault(done, 69, f"port {port}", "is taken", "another port")
+
+
+def test_who_may_not_do_it_is_told_so_and_not_to_try_again(tmp_path: Path) -> None:
+    ours = tmp_path / "ours"
+    ours.mkdir(mode=0o500)
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("root writes into every directory, and no setpriv (util-linux) is here to take that from it")
+    prefix = ("setpriv", "--bounding-set", "-dac_override", "--") if os.geteuid() == 0 else ()
+    done = command("coordinator", "--state-dir", str(ours / "c"), prefix=prefix)
+    one_clear_fault(done, 77, "cannot make", "Permission denied", "another state directory")
+    runtime = ("env", f"RUNTIME_DIRECTORY={ours / 'power'}")
+    one_clear_fault(command("power", "give-back", prefix=(*prefix, *runtime)), 77, "cannot be made", "It takes root")
 
 
 def test_a_configuration_that_cannot_be_read_is_named_by_every_verb_that_needs_it(tmp_path: Path) -> None:

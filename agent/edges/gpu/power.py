@@ -12,7 +12,7 @@ import msgspec
 import pynvml
 from msgspec.structs import replace
 
-from agent.core.errors import AgentError
+from agent.core.errors import FORBIDDEN, AgentError
 from agent.core.power import Kept, Limits, Notes, lowered, noted, to_restore
 from agent.edges.durable import replace_file
 from agent.edges.gpu import nvml
@@ -24,6 +24,12 @@ _UNTOLD = (nvml.Absent, nvml.GpuError, nvml.DriverError)
 
 class PowerError(AgentError):
     """A limit could not be set or given back."""
+
+
+class NotRootError(PowerError):
+    """Only root may."""
+
+    exit_code = FORBIDDEN
 
 
 class _Refused(PowerError):
@@ -38,8 +44,10 @@ class PowerLimits:
         self._file = directory / FILE_NAME
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
+        except PermissionError as fault:
+            raise NotRootError(f"{directory} cannot be made: {fault.strerror}", remedy="It takes root") from fault
         except OSError as fault:
-            raise PowerError(f"{directory} cannot be made: {fault.strerror}", remedy="It takes root") from fault
+            raise PowerError(f"{directory} cannot be made: {fault.strerror}") from fault
 
     def hold(self, wanted_w: int, library: Path | None) -> Iterator[str]:
         """Lower every GPU that may draw more than `wanted_w`; yields what was done, in words. A card that refuses, or
@@ -113,6 +121,8 @@ class PowerLimits:
             return msgspec.json.decode(self._file.read_bytes(), type=Notes)
         except FileNotFoundError:
             return Notes()
+        except PermissionError as fault:
+            raise NotRootError(f"{self._file} cannot be read: {fault.strerror}", remedy="It takes root") from fault
         except (OSError, msgspec.DecodeError) as fault:
             raise PowerError(
                 f"{self._file} cannot be read: {fault}", remedy="Remove it; a reboot gives every GPU its own limit back"
