@@ -75,9 +75,11 @@ def open_cases(connection: sqlite3.Connection) -> tuple[Case, ...]:
     looked for now.
     """
     every = [_CASES.decode(doc) for (doc,) in connection.execute("SELECT doc FROM cases ORDER BY line")]
-    for case in every:
-        if case.state is CaseState.JUDGED:
+    if judged := [case for case in every if case.state is CaseState.JUDGED]:
+        connection.execute("BEGIN IMMEDIATE")  # all or none: a crash here loses nothing
+        for case in judged:
             _save_judged(connection, case)
+        connection.execute("COMMIT")
     return tuple(case for case in every if case.state is not CaseState.JUDGED)
 
 

@@ -38,6 +38,8 @@ class Tidier:
         while old := await desk.store.read(spent(until, AT_ONCE)):
             await desk.carry_out(sweeping.discard(desk.book, desk.when(), old))
         while not desk.discarded.empty():
-            # Two cases may have the same leaves: the same prompt and seed draw the same tokens.
-            gone = await desk.store.read(unnamed(desk.discarded.get_nowait()))
+            # Two cases may have the same leaves: the same prompt and seed draw the same tokens. While the database is
+            # asked one may be judged, and move from memory into it, or a new one come.
+            idle = [it for it in desk.discarded.get_nowait() if not desk.book.docket.names(it)]
+            gone = await desk.store.read(unnamed(idle))
             desk.exhibits.discard(it for it in gone if not desk.book.docket.names(it))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from agent.core import wire
+from agent.core.errors import StorageError
 from agent.core.payloads import Judgement
 from agent.devnet.coordinator import Coordinator, Options
 from agent.devnet.core.rules import Rules
@@ -16,6 +19,7 @@ from agent.devnet.requester import Requester
 from agent.devnet.tidying import Tidier
 from tests.devnet.proofs.challenged import ALWAYS, blob_of
 from tests.devnet.proofs.test_served_challenges import Hall, hall
+from tests.patience import PATIENCE_S
 
 
 async def judged(it: Hall, count: int, **seed: int) -> list[wire.Challenge]:
@@ -108,13 +112,51 @@ async def test_leaves_that_another_case_names_too_stay(tmp_path: Path) -> None:
         assert desk.exhibits.path_of(same).exists()
 
 
+async def test_leaves_of_a_case_that_is_judged_while_the_database_is_asked_stay(tmp_path: Path) -> None:
+    async with hall(tmp_path) as it:
+        desk, docket = it.coordinator.desk, it.coordinator.desk.book.docket
+        await it.challenge()
+        leaves = await desk.exhibits.write(b"leaves")
+        (case,) = docket.cases.values()
+        docket.put(msgspec.structs.replace(case, opening=leaves))
+        desk.discarded.put_nowait((leaves.sha256,))
+        tidying = asyncio.create_task(Tidier(desk, it.clock).tidy())
+        async with asyncio.timeout(PATIENCE_S):
+            while not desk.discarded.empty():
+                await asyncio.sleep(0)
+        docket.put(case)  # from now on memory does not name them, as the database did not when it was asked
+        await tidying
+        assert desk.exhibits.path_of(leaves.sha256).exists()
+
+
+def as_an_older_version_left_them(file: sqlite3.Connection) -> None:
+    file.execute("INSERT INTO cases (case_id, doc) SELECT case_id, doc FROM judged_cases ORDER BY line")
+    file.execute("DELETE FROM judged_cases")
+
+
+async def test_judged_cases_of_an_older_version_that_cannot_be_moved_all_stay_where_they_are(tmp_path: Path) -> None:
+    async with hall(tmp_path) as it:
+        done = await judged(it, 2)
+    path = tmp_path / "coordinator.sqlite"
+    with sqlite3.connect(path) as file:
+        as_an_older_version_left_them(file)
+        (last,) = file.execute("SELECT max(case_id) FROM cases").fetchone()
+        stops = "BEFORE INSERT ON judged_cases WHEN new.case_id = "
+        file.execute(f"CREATE TRIGGER full {stops}'{last}' BEGIN SELECT raise(ABORT, 'disk full'); END")
+    with pytest.raises(StorageError, match="disk full"):
+        async with hall(tmp_path):
+            pass
+    with sqlite3.connect(path) as file:
+        assert file.execute("SELECT count(*) FROM cases").fetchone() == (len(done),)
+        assert file.execute("SELECT count(*) FROM judged_cases").fetchone() == (0,)
+
+
 async def test_judged_cases_of_an_older_version_are_found_where_they_were_left(tmp_path: Path) -> None:
     async with hall(tmp_path) as it:
         done = await judged(it, 2)
         before = await told(it.requester, done)
     with sqlite3.connect(tmp_path / "coordinator.sqlite") as file:
-        file.execute("INSERT INTO cases (case_id, doc) SELECT case_id, doc FROM judged_cases ORDER BY line")
-        file.execute("DELETE FROM judged_cases")
+        as_an_older_version_left_them(file)
     async with hall(tmp_path) as again:
         assert again.coordinator.desk.book.docket.cases == {}
         after = await told(again.requester, done)
