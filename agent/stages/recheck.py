@@ -48,7 +48,8 @@ async def with_model(
     if isinstance(claim.given, EmbeddingInput):
         own = await replayer.rows(claim.given.texts)
         rows = _rows(claim, own.rows, () if exact else chosen)
-        return found._replace(rows=rows, same_class=exact, overcounted=overcounted(header, own.prompt_tokens))
+        more = overcounted(header, own.prompt_tokens, len(claim.given.texts))
+        return found._replace(rows=rows, same_class=exact, overcounted=more)
     prompt = await replayer.prompt_ids(claim.given)
     if header.prompt_sha256 and not is_prompt(header, prompt):
         return found._replace(prompt=False)

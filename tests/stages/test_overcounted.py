@@ -57,8 +57,12 @@ async def test_whoever_embeds_is_paid_for_the_tokens_that_there_are(
     assert judge(found, Thresholds()).verdict is verdict
 
 
-@given(own=st.integers(0, 10**6), more=st.integers(0, 10**6))
-def test_a_margin_of_sixteen_or_an_eighth_is_no_lie(own: int, more: int) -> None:
+@given(own=st.integers(1, 10**6), more=st.integers(0, 10**6), texts=st.integers(1, 2048))
+def test_a_margin_of_sixteen_an_eighth_or_two_a_text_is_no_lie(own: int, more: int, texts: int) -> None:
     header: Header = msgspec.structs.replace(embedded(0).header, prompt_tokens=own + more)
-    assert overcounted(header, own) == max(more - max(16, own // 8), 0)
+    assert overcounted(header, own, texts) == max(more - max(16, own // 8, 2 * texts), 0)
     assert overcounted(msgspec.structs.replace(header, prompt_sha256="ab" * 32), own) == 0
+
+
+def test_nobody_is_held_to_the_count_of_an_engine_that_does_not_count() -> None:
+    assert overcounted(embedded(1_000_000).header, 0) == 0

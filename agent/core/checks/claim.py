@@ -23,6 +23,8 @@ from agent.core.proof.receipt import Case
 
 COUNT_MARGIN, COUNT_SHARE = 16, 8
 """Prompt tokens that a count may be off by: so many, or one of so many."""
+MARKS = 2
+"""Likewise, of each text: its beginning and its end."""
 
 
 class Claim(NamedTuple):
@@ -82,12 +84,14 @@ def answered(claim: Claim, ending: Ending) -> Ending:
     return ending._replace(faults=(*ending.faults, "what was delivered is no answer: nothing in it can be compared"))
 
 
-def overcounted(header: Header, own: int) -> int:
-    """Prompt tokens beyond one's `own` count of them. Who commits to the tokens is held to these; where they are not
-    known, another version may set its own marks around each text.
+def overcounted(header: Header, own: int, texts: int = 1) -> int:
+    """Prompt tokens beyond one's `own` count of those of so many texts; 0 counts nothing. Who commits to the tokens is
+    held to these; where they are not known, another version may set its own marks around each text.
     """
-    margin = max(COUNT_MARGIN, own // COUNT_SHARE)
-    return 0 if header.prompt_sha256 else max(header.prompt_tokens - own - margin, 0)
+    if header.prompt_sha256 or not own:
+        return 0
+    margin = max(COUNT_MARGIN, own // COUNT_SHARE, MARKS * texts)
+    return max(header.prompt_tokens - own - margin, 0)
 
 
 def sampler_of(header: Header) -> Sampler | None:

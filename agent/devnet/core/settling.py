@@ -212,7 +212,7 @@ def _amount_micros(book: Book, body: ResultBody) -> int:
     task = book.tasks[body.task_id].demand.spec
     if isinstance(task.input, ExecInput):
         return program_micros(task.input.limits, body.timings.running_ms, book.rules.price_micros_per_cpu_hour)
-    usage = epochs.billed(body.usage, task.input, body.commitment)
+    usage = epochs.billed(book, body.node_id, body.usage, task.input, body.commitment)
     price = price_micros(usage, book.rules.price_micros_per_million_tokens)
     return epochs.paid_micros(book, body.node_id, price, task.kind, body.commitment)
 

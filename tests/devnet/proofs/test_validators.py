@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from agent.core import wire
 from agent.core.fingerprint import Fingerprint
-from agent.core.model import Outcome, Reason, TaskKind
+from agent.core.model import Outcome, Reason, TaskKind, Usage
 from agent.core.payloads import Judgement, RecomputedLeaf, Subject
 from agent.devnet.core.effects import SaveLedgerLine
 from agent.devnet.core.proofs import opening
@@ -417,6 +417,10 @@ def test_work_that_nobody_could_check_is_paid_as_unverifiable_until_some_of_it_p
         bench.turn(101.0)
     assert bench.case(case_id).judgement is Judgement.VOID
     assert bench.settled(node).amount_micros == 100
+    bench.submit(max_tokens=40)
+    (offer,) = bench.pull(node)
+    usage = Usage(prompt_tokens=1_000, completion_tokens=40)
+    assert bench.deliver(node, node.answer(offer, usage=usage)).amount_micros < 500, "its prompt nobody can count"
     other = bench.validator(3)
     case_id = bench.checking(node)
     for _ in range(3):

@@ -132,26 +132,27 @@ def arrived(book: Book, when: Instant, beacon: Beacon) -> None:
 
 
 def paid_micros(book: Book, node_id: str, price_micros: int, kind: TaskKind, commitment: Commitment | None) -> int:
-    """What a node's result at this price earns: less where nobody could repeat it if it were drawn, and less while all
-    that is known of such work of the node's is that nobody could.
-    """
+    """What a node's result at this price earns: less where nobody could check it if it were drawn."""
     rules = book.rules.proofs
     if not rules.rate_micros or kind not in CHALLENGED_KINDS or commitment is None:
         return price_micros
-    header = decode_header(header_bytes(commitment))
-    if repeatable(header) and work_of(header) not in standing_of(book, node_id).unchecked:
+    if _checkable(book, node_id, commitment):
         return price_micros
     return price_micros * rules.unverifiable_micros // MILLION
 
 
-def billed(usage: Usage, given: TaskInput, commitment: Commitment | None) -> Usage:
-    """The tokens that are paid. Nobody can count those of a prompt again whose engine nobody knows: of these no more
-    than the text is likely to make.
-    """
-    if commitment is None or isinstance(given, VerifyInput) or repeatable(decode_header(header_bytes(commitment))):
+def billed(book: Book, node_id: str, usage: Usage, given: TaskInput, commitment: Commitment | None) -> Usage:
+    """The tokens that are paid. Of a prompt that nobody can count again no more than the text is likely to make."""
+    if commitment is None or isinstance(given, VerifyInput) or _checkable(book, node_id, commitment):
         return usage
     most = len(encode(given)) // BYTES_A_TOKEN + TEMPLATE_TOKENS
     return msgspec.structs.replace(usage, prompt_tokens=min(usage.prompt_tokens, most))
+
+
+def _checkable(book: Book, node_id: str, commitment: Commitment) -> bool:
+    """Whether somebody can repeat it, unless all that is known of such work of the node's is that nobody could."""
+    header = decode_header(header_bytes(commitment))
+    return repeatable(header) and work_of(header) not in standing_of(book, node_id).unchecked
 
 
 def _opening_bytes(header: Header, leaves: int) -> int:
