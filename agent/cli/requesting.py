@@ -81,10 +81,11 @@ def _told(refused: Refused, where: Where) -> AgentError:
 
 @asynccontextmanager
 async def wanted(requester: Requester, tasks: Collection[str]) -> AsyncIterator[None]:
-    """Whoever leaves early, with Ctrl-C or because nobody reads what is written, leaves no task behind."""
+    """Whoever leaves early leaves no task behind: with Ctrl-C, because nobody reads what is written, or because the
+    coordinator takes but a part of what was asked."""
     try:
         yield
-    except (asyncio.CancelledError, OSError):
+    except (asyncio.CancelledError, OSError, Refused):
         if tasks:
             click.echo(await _take_back(requester, tasks), err=True)
         raise

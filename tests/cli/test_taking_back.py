@@ -1,4 +1,4 @@
-"""Ctrl-C at the worst moment: the coordinator has the task, and whoever asked does not know its number yet."""
+"""Who leaves early takes back what the coordinator has, also when its number is not known yet."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli.options import Where
+from agent.cli.requesting import TryAgain
+from agent.cli.submitting import Asked, ask
+from agent.devnet.coordinator import Coordinator, Options
 from agent.devnet.core.records import TaskState
+from agent.devnet.core.rules import Rules
 from tests.devnet.proofs.test_served_challenges import hall
+from tests.devnet.test_programs import BUNDLE, INPUT, program
 from tests.patience import until, within
 from tests.scenarios.proxy import Proxy
 
@@ -44,3 +50,18 @@ async def test_a_task_that_was_just_taken_is_taken_back(tmp_path: Path, heard: b
     assert b"Traceback" not in err
     assert (b"cancelled 1 task" in err) == heard, err
     assert (task.progress.state is TaskState.CANCELLED) == heard
+
+
+async def test_of_tasks_that_are_not_all_taken_none_is_left_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = tmp_path / "token"
+    async with Coordinator(tmp_path / "state", options=Options(rules=Rules(max_queued=2))) as coordinator:
+        token.write_text(coordinator.requester_token)
+        tasks = {str(number): program() for number in range(3)}
+        asked = Asked(tasks, (BUNDLE.encode(), INPUT.encode()), deadline_s=None)
+        with pytest.raises(TryAgain, match="2 tasks are queued already"):
+            await ask(Where(coordinator.url, token, None), asked)
+        states = [task.progress.state for task in coordinator.desk.book.tasks.values()]
+    assert states == [TaskState.CANCELLED] * 2
+    assert "cancelled 2 tasks" in capsys.readouterr().err
