@@ -80,7 +80,7 @@ def command(
     from agent.core.model import ExecInput, ExecLimits
 
     labels = _labels(array, [path for path in (output, archive, receipt) if path])
-    files = {name: Path(file).read_bytes() for name, file in _pairs(inputs)}
+    files = {name: _content(Path(file)) for name, file in _pairs(inputs)}
     limits = ExecLimits(
         memory_bytes=memory_mib << 20,
         cpu_millis=round(cpus * 1000),
@@ -127,6 +127,13 @@ def _labels(array: str | None, paths: Sequence[str]) -> list[str]:
 
 def _filled(word: str, label: str) -> str:
     return word.replace("{}", label) if label else word
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise click.BadParameter(f"{file}: {error.strerror}", param_hint="--input") from error
 
 
 def _signed(bundle: Path) -> Bundle:

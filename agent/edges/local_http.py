@@ -38,7 +38,8 @@ async def serve(
     changed: asyncio.Event,
     told: Callable[[str], None] = _nobody,
 ) -> None:
-    """Serve as `settings` says now, until cancelled; anew whenever `changed` is set and they did change.
+    """Serve as `settings` says now, until cancelled; anew whenever `changed` is set and they did change, or their
+    address could not be had.
 
     `build` makes a server for an address; `told` hears where it is, and "" when it is not any more."""
     while True:
@@ -51,6 +52,8 @@ async def serve(
             while settings() == now:
                 changed.clear()
                 await changed.wait()
+                if server is not None and not server.url:
+                    break
         finally:
             if server is not None:
                 told("")

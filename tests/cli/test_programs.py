@@ -94,14 +94,19 @@ def test_a_key_is_neither_made_nor_replaced_by_accident(told, source: Path, tmp_
     assert told(*arguments)[0] == 77
 
 
-@pytest.mark.parametrize("pair", ["novalue", "=value"])
-def test_a_pair_without_a_name_or_a_value_is_a_usage_fault(told, source: Path, tmp_path: Path, pair: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "pair", "said"),
+    [("--env", "novalue", "NAME="), ("--env", "=value", "NAME="), ("--input", "a=/not/there", "No such file")],
+)
+def test_what_cannot_be_given_to_a_program_is_a_usage_fault(
+    told, source: Path, tmp_path: Path, option: str, pair: str, said: str
+) -> None:
     told("bundle", source, "-o", tmp_path / "b", "--key", tmp_path / "key", "--new-key")
     (tmp_path / "token").write_text("t")
     where = ("--coordinator", "http://127.0.0.1:1", "--token-file", tmp_path / "token")
-    status, _, err = told("submit", tmp_path / "b", *where, "--env", pair, "--", "/bundle/run")
+    status, _, err = told("submit", tmp_path / "b", *where, option, pair, "--", "/bundle/run")
     assert status == 2
-    assert "NAME=" in err
+    assert said in err
 
 
 @pytest.mark.parametrize(

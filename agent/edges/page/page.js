@@ -13,7 +13,7 @@ function show(fresh) {
   document.title = fresh.title;
   for (const part of document.querySelectorAll("main > [id], #at")) {
     const now = fresh.getElementById(part.id);
-    if (!part.isEqualNode(now)) part.replaceChildren(...now.childNodes);
+    if (now && !part.isEqualNode(now)) part.replaceChildren(...now.childNodes);
   }
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -12,6 +13,7 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.config import MetricsConfig
 from agent.core.attest.consistency import Doubt
 from agent.core.attest.messages import Attestation, Standing
 from agent.core.findings import Advice, Finding, Severity
@@ -22,9 +24,11 @@ from agent.core.metrics import CONTENT_TYPE, FAMILIES, Scene, exposition
 from agent.core.model import Outcome, Reason
 from agent.core.status import Ended, Gate, GpuStatus, Totals
 from agent.edges.gpu.reader import Reader
+from agent.edges.local_http import serve
 from agent.edges.metrics import MetricsServer
 from tests import metrics_page
 from tests.cli.test_status import STATUS
+from tests.patience import within
 
 ROOT = Path(__file__).parents[3]
 LOST = Finding(
@@ -271,3 +275,25 @@ async def test_an_address_that_is_taken_costs_the_metrics_alone(server: MetricsS
     await second.start()
     assert second.url == ""
     assert (await get(server.url))[0] == 200
+
+
+async def test_an_address_that_was_taken_is_tried_again_by_a_reload(server: MetricsServer) -> None:
+    settings = MetricsConfig(listen=server.url.removeprefix("http://").removesuffix("/metrics"))
+    built, places, changed = list[MetricsServer](), asyncio.Queue[str](), asyncio.Event()
+
+    def build(listen: str) -> MetricsServer:
+        built.append(MetricsServer(listen, lambda: scene(GpuReport())))
+        return built[-1]
+
+    serving = asyncio.create_task(serve(lambda: settings, build, changed, places.put_nowait))
+    try:
+        assert await within(places.get()) == ""
+        await server.close()
+        changed.set()
+        while not (url := await within(places.get())):
+            pass
+        assert (await get(url))[0] == 200
+        assert len(built) == 2
+    finally:
+        serving.cancel()
+        await asyncio.wait([serving])
