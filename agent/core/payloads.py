@@ -222,7 +222,7 @@ class RecomputedLeaf(Value, forbid_unknown_fields=True):
     """`core.checks.forward.figures_sha256` of the recomputed candidates and log-probabilities."""
 
 
-class VerdictBody(Value, forbid_unknown_fields=True):
+class VerdictBody(Value, forbid_unknown_fields=True, omit_defaults=True):
     """What a validator found, as JSON in the one text leaf of its own transcript. The result of its task carries the
     root alone; the leaf is opened when all validators of the case have committed (commit, then reveal)."""
 
@@ -244,6 +244,8 @@ class VerdictBody(Value, forbid_unknown_fields=True):
     """Leaves whose own figures are the claimed ones to the bit."""
     salt: str
     """32 random bytes, hex: nobody finds the verdict by trying."""
+    imprints: Count = 0
+    """How many it held against hidden states of its own."""
     metrics: str = "{}"
     """JSON for people: figures of each check."""
 

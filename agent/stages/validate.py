@@ -163,6 +163,7 @@ class Validate:
             exact=exact,
             recomputed=tuple(RecomputedLeaf(leaf=one.leaf, sha256=one.recomputed) for one in found.chunks),
             copied=_copied(claim, found),
+            imprints=len(found.imprints.distances) if found.imprints else 0,
             metrics=_told(found),
         )
 

@@ -117,12 +117,13 @@ class Bench(Court):
         determinism: str = F,
         figures: tuple[RecomputedLeaf, ...] = (),
         known: tuple[int, ...] = (),
+        imprints: int = 0,
     ) -> str:
         """A case of this node's whose leaves are opened and good: validators are asked."""
         challenge = self.challenged(node)
         self.open(node, challenge)
         case_id = self.case_of(challenge).case_id
-        found = Found(repeatable=True, figures=figures, determinism=determinism, known=known)
+        found = Found(repeatable=True, figures=figures, determinism=determinism, known=known, imprints=imprints)
         self.take(opening.examined(self.book, self.when, case_id, found, EVIDENCE))
         return case_id
 

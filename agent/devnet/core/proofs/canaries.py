@@ -208,6 +208,7 @@ def _signed(
         state=CaseState.CHECKING,
         beacon=source.beacon,
         determinism=header.determinism,
+        imprints=source.imprints,
         canary=True,
     )
     return Canary(bundle, case, figures_of([read_leaf(leaf) for leaf in transcript.leaves]))

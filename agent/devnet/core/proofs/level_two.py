@@ -12,6 +12,7 @@ import msgspec
 from agent.core.checks.claim import claim_with, without_model
 from agent.core.checks.claims import chunks, positions
 from agent.core.checks.forward import figures_sha256
+from agent.core.checks.imprints import committed
 from agent.core.checks.verdict import Thresholds, Verdict, judge
 from agent.core.engines import profile_of
 from agent.core.errors import ProofError
@@ -44,6 +45,8 @@ class Found(Value):
     """Leaves of tokens before which every token is told: whoever repeats the claim has figures of them."""
     determinism: str = ""
     """The class that it promised."""
+    imprints: int = 0
+    """How many it committed to."""
 
     def said(self) -> str:
         """The reasons, in one line."""
@@ -70,6 +73,7 @@ def look(bundle: ReceiptBundle, verify: Verify, asked: tuple[int, ...] = ()) -> 
         figures=figures_of(opened.leaves),
         known=_known(opened.leaves),
         determinism=getattr(case.header, "determinism", ""),
+        imprints=len(committed(opened.leaves)),
     )
 
 

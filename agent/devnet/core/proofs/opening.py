@@ -76,7 +76,7 @@ def examined(book: Book, when: Instant, case_id: str, found: Found, evidence: Bl
     elif found.verdict is Verdict.FAIL:
         judge(book, when, case, Judgement.FAILED, found.said())
     elif evidence is not None:
-        case = cases.keep(book, when, case, evidence=evidence)
+        case = cases.keep(book, when, case, evidence=evidence, imprints=found.imprints)
         validating.begin(book, when, case, found.figures, found.determinism, found.known)
     elif case.level:
         judge(book, when, case, Judgement.VOID, "validators doubted it, and nobody could look at more of it")

@@ -92,6 +92,8 @@ class Case(Value):
     """Unix seconds."""
     determinism: str = ""
     """The class that the node promised; known once its opening was looked at."""
+    imprints: int = 0
+    """How many the node committed to."""
     work: str = ""
     """What has to be known to check it: `standing.work_of` its header."""
     seen_by: tuple[str, ...] = ()

@@ -58,6 +58,7 @@ def _has_bounds(verdict: VerdictBody, case: Case) -> bool:
         and len(verdict.reasons) <= MAX_REASONS
         and all(len(text) <= MAX_REASON_CHARS for text in texts)
         and len(leaves) == len(verdict.recomputed)
+        and verdict.imprints in (0, case.imprints)
         and all(leaf < case.leaves for leaf in leaves)
         and all(len(it.sha256) == DIGEST_CHARS for it in verdict.recomputed)
     )

@@ -212,22 +212,23 @@ def _doubted(now: Sequence[Opinion], before: Sequence[Opinion], room: Room) -> R
     passing = [one for one in now if one.passes]
     if not doubting:
         # Whoever doubted before looked at no leaf that has not been looked at again.
-        blames = tuple(_contradicted(one) for one in before if not one.passes)
-        return Ruling(Next.END, Judgement.PASSED, "", len(passing), blames)
+        return Ruling(Next.END, Judgement.PASSED, "", len(passing), _contradicted(before, passing))
     if room.escalate:
         return Ruling(Next.ESCALATE, detail=_words(doubting))
     if passing and room.ask:
         return Ruling(Next.ASK, detail=_words(doubting))
     if len(passing) > len(doubting):
-        blames = tuple(_contradicted(one) for one in before if not one.passes)
-        return Ruling(Next.END, Judgement.PASSED, "", len(passing), blames)
+        return Ruling(Next.END, Judgement.PASSED, "", len(passing), _contradicted(before, passing))
     if len(passing) == len(doubting):  # one liar beside one honest validator must not add up to a failure
         return Ruling(Next.END, Judgement.VOID, "as many validators pass it as doubt it, and nobody is left to ask")
     return Ruling(Next.END, Judgement.SUSPECT, _words(doubting), len(doubting))
 
 
-def _contradicted(opinion: Opinion) -> Blame:
-    return Blame(opinion, "all who looked again found nothing", grave=False)
+def _contradicted(before: Sequence[Opinion], passing: Sequence[Opinion]) -> tuple[Blame, ...]:
+    """Who doubted what all of `passing` found nothing in; not by imprints, where none of these looked at any."""
+    looked = max((it.body.imprints for it in passing), default=0)
+    doubting = (one for one in before if not one.passes and one.body.imprints <= looked)
+    return tuple(Blame(one, "all who looked again found nothing", grave=False) for one in doubting)
 
 
 def _words(opinions: Sequence[Opinion]) -> str:
