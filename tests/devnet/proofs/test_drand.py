@@ -112,7 +112,16 @@ def test_a_clock_that_is_late_promises_no_round_that_drand_has_shown() -> None:
     assert QUICKNET.time_of(promise.round) >= QUICKNET.time_of(shown) + MARGIN_S
     court.turn(30.0)
     assert QUICKNET.time_of(court.settled(node).beacon.round) >= QUICKNET.time_of(shown) + 30 + MARGIN_S
+
+
+def test_a_clock_that_is_late_has_no_round_fetched_later() -> None:
+    """By the time that a clock that is hours behind comes to it, transcripts would be gone."""
+    court = court_of()
+    court.take(sweeping.beacon(court.book, court.when, told(QUICKNET.round_to_promise(court.when.at) + 10_000)))
+    number = court.settled(court.opener()).beacon.round
     assert epochs.awaited(court.book, court.when) == ()
+    court.turn(30.0)
+    assert epochs.awaited(court.book, court.when) == (number,)
 
 
 def test_before_drand_has_shown_anything_epochs_draw() -> None:

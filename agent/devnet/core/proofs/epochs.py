@@ -70,13 +70,10 @@ def promise(book: Book, when: Instant, node_id: str, task: Task) -> BeaconPromis
 def _round(book: Book, when: Instant, epoch: Epoch) -> tuple[BeaconSource, int, str]:
     """Which round decides over what comes now, and what it will be held against.
 
-    Of drand one that is not public yet by our clock, nor by what drand itself has shown: clocks are late. While it has
-    shown nothing, our own epochs decide.
+    Of drand one that is not public yet. While it has shown nothing, our own epochs decide.
     """
-    ahead = book.docket.drand_ahead
-    if book.rules.proofs.beacon is BeaconSource.DRAND and ahead is not None:
-        at = max(when.at, ceil(when.now + ahead))
-        return BeaconSource.DRAND, QUICKNET.round_to_promise(at), QUICKNET.hash
+    if book.rules.proofs.beacon is BeaconSource.DRAND and book.docket.drand_ahead is not None:
+        return BeaconSource.DRAND, QUICKNET.round_to_promise(drand_at(book, when)), QUICKNET.hash
     epoch = _begun(book, when, epoch)
     return BeaconSource.EPOCH, epoch.number, hashlib.sha256(bytes.fromhex(epoch.secret)).hexdigest()
 
@@ -88,10 +85,16 @@ def shown(book: Book, when: Instant, number: int) -> None:
     book.docket.drand_ahead = ahead if known is None else max(known, ahead)
 
 
+def drand_at(book: Book, when: Instant) -> int:
+    """How late it is, in Unix seconds: by our clock, or by what drand itself has shown. Clocks are late."""
+    ahead = book.docket.drand_ahead
+    return when.at if ahead is None else max(when.at, ceil(when.now + ahead))
+
+
 def awaited(book: Book, when: Instant) -> tuple[int, ...]:
     """Rounds of drand that results wait for and that should be known by now."""
     rounds = (number for source, number in book.docket.waiting if source is BeaconSource.DRAND)
-    return tuple(sorted(number for number in rounds if QUICKNET.time_of(number) <= when.at))
+    return tuple(sorted(number for number in rounds if QUICKNET.time_of(number) <= drand_at(book, when)))
 
 
 def consider(book: Book, task: Task, result: ResultBody, receipt: ReceiptBody) -> None:

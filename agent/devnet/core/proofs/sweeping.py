@@ -42,7 +42,8 @@ def beacon(book: Book, when: Instant, told: Beacon) -> Decision[None]:
 def _hopeless(book: Book, when: Instant) -> list[Case]:
     """Cases that have waited so long for a beacon that no node need have their transcripts any more."""
     docket = book.docket
-    late = [it for it in epochs.awaited(book, when) if QUICKNET.time_of(it) + BEACON_PATIENCE_S <= when.at]
+    at = epochs.drand_at(book, when)
+    late = [it for it in epochs.awaited(book, when) if QUICKNET.time_of(it) + BEACON_PATIENCE_S <= at]
     return [docket.cases[case_id] for it in late for case_id in docket.waiting[BeaconSource.DRAND, it]]
 
 
