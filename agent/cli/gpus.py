@@ -223,10 +223,13 @@ def _doubted(report: GpuReport, standings: Sequence[GpuStanding]) -> Iterator[st
 
 
 def _attested(report: GpuReport, verdicts: Mapping[str, Attestation]) -> Iterator[str]:
+    import msgspec
+
+    from agent.edges.gpu.telling import attested
+
     for gpu in report.gpus:
         if said := verdicts.get(gpu.uuid):
-            shown = f"{said.gops / 1000:,.0f} TOPS, {_gib(said.memory_bytes)} GiB shown; " if said.memory_bytes else ""
-            yield f"{gpu.index}  {said.standing.value.replace('_', ' ')}: {shown}{said.detail}"
+            yield f"{gpu.index}  {attested(msgspec.to_builtins(said))}"
 
 
 def _beside_driver(report: GpuReport) -> Iterator[str]:

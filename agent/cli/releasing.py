@@ -12,6 +12,7 @@ import click
 from agent.cli import local
 from agent.cli.intake import Told
 from agent.core.text import plain
+from agent.edges.gpu.telling import released
 
 LIMIT_S = 60.0
 """Above the daemon's own limit, after which it says what is still held."""
@@ -54,16 +55,11 @@ def _paused(told: Told) -> Iterator[dict[str, Any]]:
 
 
 def _settled(pool: dict[str, Any]) -> bool:
-    released = pool.get("released") or {}
-    return bool(released.get("done") or released.get("detail"))
+    it = pool.get("released") or {}
+    return bool(it.get("done") or it.get("detail"))
 
 
 def _sentence(pool: dict[str, Any]) -> str:
-    released = pool.get("released")
-    if not released or not (released["done"] or released["detail"]):
+    if not _settled(pool):
         return f"{pool['name']}: the engine has not ended within {LIMIT_S:.0f} s; `gpu-agent status` says more."
-    size, seconds = released["released_bytes"] >> 20, released["seconds"]
-    if released["done"]:
-        return f"{pool['name']}: {size:,} MiB of GPU memory released in {seconds:.1f} s."
-    of = f"{size:,} of {released['held_bytes'] >> 20:,} MiB of GPU memory released"
-    return f"{pool['name']}: {of}: {released['detail']}."
+    return f"{pool['name']}: {released(pool['released']) or 'its engine held no GPU memory'}."

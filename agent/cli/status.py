@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import click
 from agent.cli.options import config_sources
 from agent.cli.table import headed
 from agent.core.text import line, span
+from agent.edges.gpu.telling import released, said_of
 
 _CELL = 48
 _DETAIL = 300
@@ -127,40 +127,18 @@ def _gpus(gpus: Sequence[dict[str, Any]]) -> Iterable[str]:
     rows = [(str(gpu["index"]), _word(gpu["name"]), _word(gpu["state"]), _word(gpu["uuid"])) for gpu in gpus]
     yield from headed(("GPU", "NAME", "HEALTH", "UUID"), rows)
     for gpu in gpus:
-        for said in _said_of(gpu):
-            yield f"  {gpu['index']}  {said}"
-
-
-def _said_of(gpu: dict[str, Any]) -> Iterable[str]:
-    """Why it takes no work, and what to do."""
-    if gpu.get("paused"):
-        left_s = gpu.get("paused_s")
-        yield "paused until `gpu-agent resume`" if left_s is None else f"paused for another {span(left_s)}"
-    for finding in gpu.get("findings", ()):
-        told = f"{_sentence(finding['evidence'])} ({_word(finding['code'])})"
-        yield f"{told}; advice: {_word(finding['advice'])}, since {_moment(finding.get('since_at', 0.0))}"
-    if gpu.get("detail") and not gpu.get("findings"):
-        yield _sentence(gpu["detail"])
-    for doubt in gpu.get("doubts", ()):
-        yield f"does not fit together: {_sentence(doubt['evidence'])} ({_word(doubt['code'])})"
-    if said := gpu.get("attestation"):
-        yield _attestation(said)
-
-
-def _attestation(told: dict[str, Any]) -> str:
-    """What the coordinator says of whether it is a GPU."""
-    figures = f"{told['gops'] / 1000:,.0f} TOPS and {told['memory_bytes'] / 2**30:,.0f} GiB shown"
-    said = figures if told["standing"] == "attested" else _sentence(told.get("detail", ""))
-    return f"is it a GPU: {_word(told['standing']).replace('_', ' ')}: {said}, {_moment(told.get('judged_at', 0))}"
-
-
-def _moment(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+        for it in said_of(gpu):
+            code = f" ({_word(it.code)})" if it.code else ""
+            yield f"  {gpu['index']}  {_sentence(it.words)}{code}{f'; {_sentence(it.advice)}' if it.advice else ''}"
 
 
 def _pool(pool: dict[str, Any]) -> tuple[str, ...]:
     gates = ", ".join(_word(gate["reason"]) for gate in pool.get("gates", ()) if gate["reason"] != "pool_not_ready")
-    said = (f"takes none: {gates}" if gates else "", _sentence(pool.get("detail", "")), _released(pool.get("released")))
+    said = (
+        f"takes none: {gates}" if gates else "",
+        _sentence(pool.get("detail", "")),
+        _sentence(released(pool.get("released"))),
+    )
     detail = "; ".join(filter(None, said))
     ready = "ready, unverifiable" if pool.get("determinism") == "U" else "ready"
     ready += ", checks others" if pool.get("validates") else ""
@@ -177,18 +155,6 @@ def memory(pool: dict[str, Any]) -> str:
 
 def _gib(size_bytes: int | None) -> str:
     return "" if size_bytes is None else f"{size_bytes / 2**30:,.1f}"
-
-
-def _released(released: dict[str, Any] | None) -> str:
-    """How far an engine is that ended for its owner."""
-    if not released or not released["held_bytes"]:
-        return ""
-    size, held = released["released_bytes"] >> 20, released["held_bytes"] >> 20
-    if released["done"]:
-        return f"{size:,} MiB of GPU memory released in {released['seconds']:.1f} s"
-    return f"{size:,} of {held:,} MiB of GPU memory released" + (
-        f": {_sentence(released['detail'])}" if released["detail"] else " so far"
-    )
 
 
 def _attempt(attempt: dict[str, Any]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from agent.cli.status import screen
+from agent.core.attest.messages import Attestation, Standing
 from agent.core.challenges import ChallengeOutcome, Judged, ProofTotals
 from agent.core.findings import Advice, Finding, Severity
 from agent.core.health import HealthState
@@ -160,7 +161,7 @@ def test_a_gpu_that_takes_nothing_says_why_and_what_to_do() -> None:
     text = "\n".join(screen(json.loads(msgspec.json.encode(shown))))
     for fact in [
         "0    NVIDIA H200  lost    GPU-1",
-        "0  paused for another 1 h 30 min",
+        "0  paused for another 1 h 30 min, or until `gpu-agent resume --gpu GPU-1`",
         "0  fell off the bus (xid_79); advice: reboot, since 19",
         "1  watched for a minute",
         "not ready: takes none: paused, gpu_lost; x",
@@ -279,3 +280,19 @@ def test_memory_that_an_engine_gave_back_for_its_owner_is_told_with_its_pool(rel
     told = msgspec.to_builtins(msgspec.structs.replace(STATUS, pools=(pool,)))
     (line,) = [line for line in screen(told) if line.startswith("main ")]
     assert says in line
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (Attestation(device="GPU-1", standing=Standing.TOO_SLOW, detail="took 9 s"), "too slow: took 9 s, 19"),
+        (
+            Attestation(device="GPU-1", standing=Standing.ATTESTED, gops=290_000, memory_bytes=19 << 29),
+            "attested: 290 TOPS and 9.5 GiB shown, 19",
+        ),
+    ],
+)
+def test_what_the_coordinator_says_of_a_gpu_is_told_beside_it(said: Attestation, words: str) -> None:
+    gpu = GpuStatus(uuid="GPU-1", name="NVIDIA H200", index=0, state=HealthState.HEALTHY, attestation=said)
+    shown = msgspec.structs.replace(STATUS, gpus=(gpu,))
+    assert f"  0  is it a GPU: {words}" in "\n".join(screen(json.loads(msgspec.json.encode(shown))))

@@ -128,10 +128,10 @@ def test_a_gpu_says_what_it_reads_who_has_its_memory_and_what_to_do() -> None:
         "61 °C",
         "287 of 450 W",
         "load –",
-        "Paused for another 1 h 30 min, or until gpu-agent resume --gpu GPU-1",
+        "paused for another 1 h 30 min, or until gpu-agent resume --gpu GPU-1",
         "xid_79 fell off the bus advice: reboot",
-        "pci_model another board ask the seller",
-        "Is it a GPU: too slow: took 9 s",
+        "pci_model does not fit together: another board ask the seller",
+        "is it a GPU: too slow: took 9 s",
         "Once its tasks have ended, reboot this machine.",
     ]:
         assert fact in text

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
-from agent.core.attest.messages import Attestation, Standing
+import msgspec
+
 from agent.core.health import HealthState
 from agent.core.status import GpuReadings, GpuStatus, Status
-from agent.core.text import span
+from agent.edges.gpu.telling import said_of
 from agent.edges.page.markup import Html, join, tag
-from agent.edges.page.parts import GIB, NOTHING, SPACE, badge, bar, code, facts, gib, prose, section
+from agent.edges.page.parts import NOTHING, SPACE, badge, bar, code, facts, gib, prose, section
 
 _TONES = {
     HealthState.HEALTHY: "good",
@@ -83,26 +83,6 @@ def _in(value: int | None, unit: str) -> str:
 
 def _said(gpu: GpuStatus) -> Iterable[Html]:
     """Why it takes no work, and what to do."""
-    if gpu.paused:
-        left = "until" if gpu.paused_s is None else f"for another {span(gpu.paused_s)}, or until"
-        yield prose(f"Paused {left} `gpu-agent resume --gpu {gpu.uuid}`")
-    for finding in gpu.findings:
-        advice = f"advice: {finding.advice.value}, since {_moment(finding.since_at)}"
-        yield join(code(finding.code), SPACE, finding.evidence, tag("span", advice, class_="remedy"))
-    if gpu.detail and not gpu.findings:
-        yield join(gpu.detail)
-    for doubt in gpu.doubts:
-        yield join(code(doubt.code), SPACE, doubt.evidence, tag("span", prose(doubt.advice), class_="remedy"))
-    if gpu.attestation:
-        yield join(_attestation(gpu.attestation))
-
-
-def _attestation(said: Attestation) -> str:
-    """What the coordinator says of whether it is a GPU."""
-    shown = f"{said.gops / 1000:,.0f} TOPS and {said.memory_bytes / GIB:,.0f} GiB shown"
-    told = shown if said.standing is Standing.ATTESTED else said.detail
-    return f"Is it a GPU: {said.standing.value.replace('_', ' ')}: {told}, {_moment(said.judged_at)}"
-
-
-def _moment(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+    for it in said_of(msgspec.to_builtins(gpu)):
+        named = join(code(it.code), SPACE) if it.code else ""
+        yield join(named, prose(it.words), tag("span", prose(it.advice), class_="remedy") if it.advice else "")

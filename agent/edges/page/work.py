@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from agent.core.challenges import ChallengeOutcome
 from agent.core.model import Outcome, Reason
 from agent.core.payloads import Judgement, Subject
-from agent.core.release import Released
 from agent.core.status import AttemptStatus, PoolStatus, RecentAttempt, Status
 from agent.core.text import span
+from agent.edges.gpu.telling import released
 from agent.edges.page.markup import Child, Html, join, tag
 from agent.edges.page.parts import NOTHING, SPACE, badge, bar, facts, gib, lasting, section, table
 
@@ -37,19 +39,10 @@ def _state(pool: PoolStatus) -> Html:
     reasons = dict.fromkeys(gate.reason for gate in pool.gates if gate.reason is not Reason.POOL_NOT_READY)
     more = ["unverifiable"] if pool.determinism == "U" else []
     more += ["checks others"] if pool.validates else []
-    more += [told for told in (pool.detail, _released(pool.released)) if told]
+    given_back = released(msgspec.to_builtins(pool.released))
+    more += [told for told in (pool.detail, given_back) if told]
     badges = [join(SPACE, badge(reason.value, "calm")) for reason in reasons]
     return join(ready, badges, tag("span", "; ".join(more), class_="detail"))
-
-
-def _released(released: Released | None) -> str:
-    """How far an engine is that ended for its owner."""
-    if not released or not released.held_bytes:
-        return ""
-    if released.done:
-        return f"{released.released_bytes >> 20:,} MiB of GPU memory released in {released.seconds:.1f} s"
-    so_far = f"{released.released_bytes >> 20:,} of {released.held_bytes >> 20:,} MiB of GPU memory released"
-    return f"{so_far}: {released.detail}" if released.detail else f"{so_far} so far"
 
 
 def running(status: Status) -> Html:
