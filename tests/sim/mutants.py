@@ -79,8 +79,7 @@ class WallClock(SimClock):
 
 def _counts_from_the_answer(self: Node, event: Any, now: float) -> Any:
     if isinstance(event, BeatAcked | OfferArrived):
-        fields = {name: getattr(event, name) for name in event.__dataclass_fields__}
-        event = type(event)(**{**fields, "asked_at": now})
+        event = msgspec.structs.replace(event, asked_at=now)
     return _handle(self, event, now)
 
 
@@ -199,6 +198,14 @@ def _rewards_twice(self: Desk, decision: Decision[Any]) -> Any:
     return _begin(self, Decision(decision.reply, (*decision.writes, *again), decision.notices))
 
 
+def _books_no_slash(book: Any, body: Any, about: str, kind: LedgerKind, *more: Any) -> None:
+    if kind is not LedgerKind.SLASHED:
+        _enter(book, body, about, kind, *more)
+
+
+_enter = judging._enter
+
+
 async def _keeps_judgements_in_memory(self: SimProofs, judgement: Any, body: Any) -> Any:
     self._truth.proofs.heard(self._node, judgement, body)
     return ProofTotals(serial=body.serial)
@@ -270,7 +277,7 @@ MUTANTS: dict[str, tuple[Patch, ...]] = {
     "the coordinator forgets judgements": ((authority, "restore", _restored_without_proofs),),
     "the coordinator forgets its secret": ((authority, "restore", _restored_without_epoch),),
     "the coordinator forgets open cases": ((authority, "restore", _restored_without_open_cases),),
-    "what is slashed is not booked": ((judging, "_debit", _nothing),),
+    "what is slashed is not booked": ((judging, "_enter", _books_no_slash),),
     "a verdict is rewarded twice": ((Desk, "begin", _rewards_twice),),
     "a node keeps judgements in memory": ((SimProofs, "keep", _keeps_judgements_in_memory),),
     "an opening is acknowledged before it is written": ((SimExhibits, "_keep", _keeps_exhibits_later),),

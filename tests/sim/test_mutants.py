@@ -40,6 +40,11 @@ def _caught(name: str, seeds: range) -> Outcome | None:
         return next((outcome for outcome in outcomes if outcome.violation), None)
 
 
+def test_every_variant_changes_parts_that_there_are() -> None:
+    patches = [patch for each in MUTANTS.values() for patch in each]
+    assert [(place, name) for place, name, _ in patches if not hasattr(place, name)] == []
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_a_broken_variant_is_caught(name: str) -> None:
     caught = _caught(name, range(1, 80))
