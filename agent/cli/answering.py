@@ -15,7 +15,7 @@ import msgspec
 from agent.cli import judged
 from agent.cli.options import Where
 from agent.cli.requesting import Outage, TryAgain, asking, submitted, wanted, write_receipt
-from agent.core.errors import AgentError
+from agent.core.errors import AgentError, LinkError, LinkFault
 from agent.core.model import ChatInput, CompletionInput, TaskKind
 from agent.core.proof.receipt import Verdict, examine
 from agent.core.text import counted, line, plain, span
@@ -196,13 +196,20 @@ async def _decided(
     requester: Requester, view: TaskView, bundle: ReceiptBundle, receipt: Path | None
 ) -> tuple[TaskView, ReceiptBundle]:
     """The task once all is known of its challenge, and the bundle that shows it."""
-    said = ""
+    said, outage = "", Outage(view.task_id)
     while view.proof is not None and view.proof.stage not in _DECIDED:
         if view.proof.says != said:
             said = view.proof.says
             click.echo(f"proof: {line(said, 300)}", err=True)
         await asyncio.sleep(LOOK_EVERY_S)
-        view = await requester.task(view.task_id)
+        try:
+            view = await requester.task(view.task_id)
+        except LinkError as error:
+            if error.fault is not LinkFault.UNREACHABLE:
+                raise
+            outage.lost(error.message)
+        else:
+            outage.over()
     if view.proof is None or view.proof.stage is not Stage.JUDGED:
         return view, bundle
     try:

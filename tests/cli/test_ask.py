@@ -26,6 +26,7 @@ from tests.devnet.node import ScriptedNode
 from tests.devnet.proofs.challenged import Opener
 from tests.devnet.proofs.test_served_challenges import TOKENS, Hall, HandClock, hall
 from tests.patience import PATIENCE_S, within
+from tests.scenarios.proxy import Proxy
 
 PROGRAM = (sys.executable, "-m", "agent", "ask")
 
@@ -119,17 +120,22 @@ async def test_a_terminal_shows_the_answer_as_it_comes(it: Hall, tmp_path: Path)
     assert b"t" * TOKENS in shown
 
 
-async def test_with_wait_it_tells_what_came_of_the_challenge_and_keeps_what_was_opened(
+async def test_with_wait_it_tells_what_came_of_the_challenge_and_keeps_what_was_opened_whatever_breaks_meanwhile(
     it: Hall, tmp_path: Path
 ) -> None:
-    asking = await started(it, tmp_path, "Name a colour.", "--wait", "--json", "--receipt", tmp_path / "r.json")
-    offer = await offered(it)
-    await it.node.deliver(it.opener.answer(offer))
-    await heard(asking, b"not known yet")
-    it.turn(61.0)
-    ack = await it.node.call(wire.Beat(), wire.BeatAck)
-    await it.open(ack.challenges[0])
-    status, out, _ = await ended(asking)
+    wanted = ("--wait", "--json", "--receipt", tmp_path / "r.json")
+    async with Proxy(it.coordinator.url) as proxy:
+        asking = await started(it, tmp_path, "Name a colour.", *wanted, "--coordinator", proxy.url)
+        offer = await offered(it)
+        await it.node.deliver(it.opener.answer(offer))
+        await heard(asking, b"not known yet")
+        proxy.cut()
+        await heard(asking, b"the coordinator does not answer")
+        proxy.heal()
+        it.turn(61.0)
+        ack = await it.node.call(wire.Beat(), wire.BeatAck)
+        await it.open(ack.challenges[0])
+        status, out, _ = await ended(asking)
     told = json.loads(out)
     assert status == 0
     assert (told["text"], told["proof"]["judgement"]) == ("t" * TOKENS, "passed")
