@@ -16,7 +16,7 @@ import msgspec
 from agent.core.checks.claim import Claim, claim_with, without_model
 from agent.core.checks.verdict import Thresholds, Verdict, judge
 from agent.core.model import Blob, LeaseKey, Signed
-from agent.core.payloads import ReceiptBundle, RecomputedLeaf, Role
+from agent.core.payloads import ReceiptBody, ReceiptBundle, RecomputedLeaf, ResultBody, Role
 from agent.core.proof.commitment import commit
 from agent.core.proof.drawing import MILLION, is_drawn
 from agent.core.proof.leaves import read_leaf
@@ -195,10 +195,15 @@ def _signed(
         output=output,
         opening=open_leaves(transcript.leaves),
     )
-    case = Case(
-        case_id="c-" + settled.receipt_id.removeprefix("r-"),
+    case = _case(source, result, settled, transcript, header.determinism)
+    return Canary(bundle, case, figures_of([read_leaf(leaf) for leaf in transcript.leaves]))
+
+
+def _case(source: Case, result: ResultBody, receipt: ReceiptBody, transcript: Transcript, determinism: str) -> Case:
+    return Case(
+        case_id="c-" + receipt.receipt_id.removeprefix("r-"),
         task_id=source.task_id,
-        node_id=node_id,
+        node_id=receipt.node_id,
         key=LeaseKey(task_id=source.task_id, attempt=result.attempt, fence=result.fence),
         idem_key=result.idem_key,
         root=transcript.root,
@@ -207,11 +212,10 @@ def _signed(
         promise=source.promise,
         state=CaseState.CHECKING,
         beacon=source.beacon,
-        determinism=header.determinism,
+        determinism=determinism,
         imprints=source.imprints,
         canary=True,
     )
-    return Canary(bundle, case, figures_of([read_leaf(leaf) for leaf in transcript.leaves]))
 
 
 def _seal(role: Role, payload: bytes, keys: Keys, like: Signed, chance: bytes) -> Signed:
