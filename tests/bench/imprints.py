@@ -19,7 +19,10 @@ from agent.core.checks.imprints import imprinted_ids
 from agent.core.checks.verdict import Thresholds
 from agent.core.model import CompletionInput
 from agent.core.proof.toploc import Distance, Peaks, distance, imprint
+from agent.edges.clock import SystemClock
 from agent.edges.models.quantised import quantised
+from agent.edges.sandbox.bubblewrap import Bubblewrap
+from agent.edges.verifier.engine import llama_replayer
 from agent.edges.verifier.llama import LlamaReplayer
 from tests.edges.verifier import claiming
 
@@ -80,7 +83,9 @@ async def texts(weights: Path, home: Path) -> list[Text]:
 async def states(row: Row, weights: Path, cache: Path, home: Path, said: list[Text]) -> list[Peaks]:
     """Of every full leaf."""
     used = quantised(weights, row.weights, cache) if row.weights else weights
-    async with claiming.replayer(used, home, states=True, **{"context_tokens": CONTEXT, **row.settings}) as replayer:
+    sockets = Path(tempfile.mkdtemp(dir=home))
+    asked = claiming.settings(used, sockets, states=True, **{"context_tokens": CONTEXT, **row.settings})
+    async with llama_replayer(asked, Bubblewrap(home), SystemClock()) as replayer:
         line = asyncio.Semaphore(row.at_once)
 
         async def read(replayer: LlamaReplayer, text: Text) -> tuple[Peaks, ...]:
