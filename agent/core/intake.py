@@ -39,8 +39,8 @@ class Drain:
 class Intake:
     """The node's state, how long it lasts, and the gates from outside. Pools and devices are judged elsewhere.
 
-    Owner and coordinator each have one word, a pause or a drain. The node is open when neither has, and neither takes
-    the other's back; but the owner's resume ends both.
+    Owner and coordinator each may pause it and drain it. The node is open when neither has, and neither takes the
+    other's word back; but the owner's resume ends all.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,8 @@ class Intake:
         self.leaving = False
         """The process ends: no resume opens this again."""
         self._gates: dict[Reason, str] = {}
-        self._said: dict[Voice, Pause | Drain] = {}
+        self._pauses: dict[Voice, Pause] = {}
+        self._drains: dict[Voice, Drain] = {}
         self._ready = False
 
     @property
@@ -64,7 +65,7 @@ class Intake:
     @property
     def is_paused(self) -> bool:
         """Whether the owner paused it, whatever else was asked."""
-        return Voice.OWNER in self._pauses()
+        return Voice.OWNER in self._pauses
 
     def refusal(self) -> admission.No | None:
         """Why an offer is declined, whatever it asks."""
@@ -74,14 +75,13 @@ class Intake:
 
     def gates(self, now: float | None = None) -> list[Gate]:
         """Every reason against new work, the most telling first; with `now`, a pause tells how long it lasts."""
-        pauses, drains = self._pauses(), self._drains()
         found = []
-        if drains:
-            asked = "" if Voice.OWNER in drains else ", as the coordinator asked"
+        if self._drains:
+            asked = "" if Voice.OWNER in self._drains else ", as the coordinator asked"
             found.append(Gate(reason=Reason.DRAINING, detail=f"finishing what runs, taking nothing new{asked}"))
-        if mine := pauses.get(Voice.OWNER):
+        if mine := self._pauses.get(Voice.OWNER):
             found.append(Gate(reason=Reason.PAUSED, detail=f"paused {mine.tell(now)}"))
-        if its := pauses.get(Voice.COORDINATOR):
+        if its := self._pauses.get(Voice.COORDINATOR):
             detail = f"the coordinator paused this node, until it says otherwise or {its.tell(now)}"
             found.append(Gate(reason=Reason.COORDINATOR_PAUSED, detail=detail))
         return found + [Gate(reason=reason, detail=detail) for reason, detail in self._gates.items()]
@@ -103,7 +103,8 @@ class Intake:
 
     def deadlines(self) -> list[float]:
         """When something here ends by itself, monotonic."""
-        return [at for word in self._said.values() for at in word.deadlines()]
+        pauses, drains = self._pauses.values(), self._drains.values()
+        return [at for it in pauses for at in it.deadlines()] + [at for it in drains for at in it.deadlines()]
 
     def pools_are(self, *, ready: bool) -> list[ev.Command]:
         """Whether any of them is."""
@@ -111,51 +112,52 @@ class Intake:
         return self._enter(NodeState.SERVING) if ready and self.state is NodeState.STARTING else []
 
     def pause(self, by: Voice, pause: Pause) -> list[ev.Command]:
-        """Take nothing new. It replaces the voice's pause before; its drain, which takes nothing either, goes on."""
-        if by not in self._drains():
-            self._said[by] = pause
+        """Take nothing new. It replaces the voice's pause before; of a drain without one it changes nothing."""
+        if by in self._pauses or by not in self._drains:
+            self._pauses[by] = pause
         return self._settle()
 
     def drain(self, event: ev.DrainAsked, now: float) -> list[ev.Command]:
-        """Take nothing new; of a voice's two limits the earlier one counts."""
+        """Take nothing new; of a voice's two limits the earlier one counts. A pause goes on, and what it lets go of."""
         self.leaving |= event.final
-        before = self._drains().get(event.by, Drain(None))
-        self._said[event.by] = Drain(min([now + event.limit_s, *before.deadlines()]))
+        before = self._drains.get(event.by, Drain(None))
+        self._drains[event.by] = Drain(min([now + event.limit_s, *before.deadlines()]))
         return self._settle()
 
     def resume(self, by: Voice) -> list[ev.Command]:
-        """Take back this voice's word; the owner's ends both."""
-        ended = [it for it in self._said if by in (it, Voice.OWNER)]
-        if self.leaving or not ended:
+        """Take back what this voice said; the owner's ends what both did."""
+        voices = [it for it in (*self._pauses, *self._drains) if by in (it, Voice.OWNER)]
+        if self.leaving or not voices:
             return []
-        for it in ended:
-            del self._said[it]
+        for voice in voices:
+            self._pauses.pop(voice, None)
+            self._drains.pop(voice, None)
         return self._settle()
 
     def hands_back(self, now: float) -> bool:
         """Whether a pause no longer lets go on what runs; true once."""
-        due = {by: it for by, it in self._pauses().items() if it.hand_back_at is not None and now >= it.hand_back_at}
-        self._said.update({by: replace(it, hand_back_at=None) for by, it in due.items()})
+        due = {by: it for by, it in self._pauses.items() if it.hand_back_at is not None and now >= it.hand_back_at}
+        self._pauses.update({by: replace(it, hand_back_at=None) for by, it in due.items()})
         return bool(due)
 
     def end_pauses(self, now: float) -> list[ev.Command]:
         """Those that have come to the end that they were given."""
-        over = [by for by, it in self._pauses().items() if it.until is not None and now >= it.until]
+        over = [by for by, it in self._pauses.items() if it.until is not None and now >= it.until]
         for by in over:
-            del self._said[by]
+            del self._pauses[by]
         return self._settle() if over else []
 
     def drain_is_over(self, now: float) -> bool:
         """Whether a drain has just come to its limit; true once."""
-        due = [by for by, it in self._drains().items() if it.hand_back_at is not None and now >= it.hand_back_at]
-        self._said.update(dict.fromkeys(due, Drain(None)))
+        due = [by for by, it in self._drains.items() if it.hand_back_at is not None and now >= it.hand_back_at]
+        self._drains.update(dict.fromkeys(due, Drain(None)))
         return bool(due)
 
     def drained(self) -> list[ev.Command]:
         """Nothing runs any more."""
         if self.state is not NodeState.DRAINING:
             return []
-        self._said.update(dict.fromkeys(self._drains(), Drain(None)))
+        self._drains.update(dict.fromkeys(self._drains, Drain(None)))
         return self._enter(NodeState.DRAINED)
 
     def _enter(self, state: NodeState) -> list[ev.Command]:
@@ -164,16 +166,10 @@ class Intake:
 
     def _settle(self) -> list[ev.Command]:
         """Into the state that both words make."""
-        if self._drains():
+        if self._drains:
             state = self.state if self.is_draining else NodeState.DRAINING
-        elif self._said:
+        elif self._pauses:
             state = NodeState.PAUSED
         else:
             state = NodeState.SERVING if self._ready else NodeState.STARTING
         return [] if state is self.state else self._enter(state)
-
-    def _pauses(self) -> dict[Voice, Pause]:
-        return {by: word for by, word in self._said.items() if isinstance(word, Pause)}
-
-    def _drains(self) -> dict[Voice, Drain]:
-        return {by: word for by, word in self._said.items() if isinstance(word, Drain)}

@@ -8,6 +8,7 @@ from agent.core import events as ev
 from agent.core.health import HealthState
 from agent.core.model import Reason
 from agent.core.node import Node, NodeState
+from agent.core.release import UNLOADS
 from tests import builders
 from tests.core.test_node import WORK, arrive, happen, kinds, serving
 
@@ -51,12 +52,20 @@ def test_the_last_word_counts(second: ev.NodeEvent, deadline: float | None) -> N
     assert (node.state is NodeState.PAUSED) is (second == ev.PauseAsked())
 
 
-def test_a_drain_ends_a_pause_for_good() -> None:
+def test_a_drain_outlasts_a_pause_and_gives_engines_no_memory_back_before_that_ends() -> None:
     node = serving()
     node.handle(ev.PauseAsked(for_s=60.0), 0.0)
     node.handle(ev.DrainAsked(limit_s=5.0), 1.0)
-    node.handle(ev.Ticked(), 60.0)
-    assert node.state is NodeState.DRAINED
+    assert [gate.reason for gate in node.gates()] == [Reason.DRAINING, Reason.PAUSED]
+    assert node.reasons(("cpu",)) & UNLOADS == {Reason.PAUSED}
+    node.handle(ev.PauseAsked(for_s=60.0), 10.0)
+    assert (node.is_paused, node.next_deadline()) == (True, 70.0)
+    node.handle(ev.Ticked(), 70.0)
+    assert (node.state, node.is_paused, node.next_deadline()) == (NodeState.DRAINED, False, None)
+    node.handle(ev.PauseAsked(), 71.0)
+    assert not node.is_paused
+    node.handle(ev.ResumeAsked(), 72.0)
+    assert (node.state, node.gates()) == (NodeState.SERVING, [])
 
 
 def test_a_paused_gpu_takes_nothing_and_the_other_goes_on() -> None:
