@@ -52,7 +52,6 @@ def unrelated(files: dict[bytes, object]) -> bool:
     return not any(other.startswith(path + b"/") for path in files for other in files)
 
 
-@settings(deadline=None)
 @given(FILES.filter(unrelated))
 def test_what_is_written_reads_back(files: dict[bytes, tuple[bytes, bool]]):
     raw = packed(files)
@@ -61,7 +60,6 @@ def test_what_is_written_reads_back(files: dict[bytes, tuple[bytes, bool]]):
     assert contents == files
 
 
-@settings(deadline=None)
 @given(FILES.filter(unrelated), st.data())
 def test_no_bit_of_a_header_can_be_changed_unseen(files: dict[bytes, tuple[bytes, bool]], data: st.DataObject):
     raw = packed(files)
@@ -74,7 +72,7 @@ def test_no_bit_of_a_header_can_be_changed_unseen(files: dict[bytes, tuple[bytes
         assert not covered
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=3 * BLOCK))
 def test_no_bytes_at_all_do_anything_but_fail_cleanly(raw: bytes):
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.baton import (
@@ -89,7 +89,6 @@ def test_chance_only_lengthens_a_delay(strikes: int) -> None:
 EVENTS = st.sampled_from(["failed", "worked", "recovered"])
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(EVENTS, st.floats(0, 500)), max_size=40))
 def test_whatever_happens_a_polling_node_always_has_a_next_try_in_reach(story: list[tuple[str, float]]) -> None:
     baton, now = Baton(), NOW

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.globs import any_matches, matches
@@ -42,7 +42,6 @@ def test_a_pattern_means_what_it_means_in_a_shell(pattern: str, path: str, expec
     assert matches(pattern.encode(), path.encode()) is expected
 
 
-@settings(deadline=None)
 @given(NAMES)
 def test_two_stars_match_every_path_and_a_path_without_wildcards_itself(names: list[bytes]):
     path = b"/".join(names)

@@ -341,4 +341,4 @@ class NodeMachine(RuleBasedStateMachine):
 
 
 TestNodeMachine = NodeMachine.TestCase
-TestNodeMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestNodeMachine.settings = settings(max_examples=60, stateful_step_count=40)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.model import Blob, Bundle, ExecInput, ExecLimits
@@ -91,7 +91,6 @@ PROGRAMS = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(PROGRAMS)
 def test_whatever_is_asked_is_judged_and_what_is_without_fault_travels_and_is_committed_to(asked: ExecInput):
     if not faults(asked):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.seq import MAX_SEQ, WINDOW, ReplayWindow
@@ -45,7 +45,6 @@ def test_a_refused_number_changes_nothing() -> None:
     assert window.admit(4) is not None
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(min_value=0, max_value=3 * WINDOW), max_size=60))
 def test_the_window_agrees_with_a_set_that_forgets_nothing(numbers: list[int]) -> None:
     window, seen = ReplayWindow(), {0}
@@ -58,7 +57,6 @@ def test_the_window_agrees_with_a_set_that_forgets_nothing(numbers: list[int]) -
             seen.add(number)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(min_value=0, max_value=MAX_SEQ), max_size=30))
 def test_the_window_never_grows_past_its_width(numbers: list[int]) -> None:
     assert feed(*numbers)[1].seen.bit_length() <= WINDOW

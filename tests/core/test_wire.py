@@ -46,7 +46,7 @@ DOWN_FRAMES = [
 ]
 Decode = typing.Callable[[bytes], Any]
 BOTH = pytest.mark.parametrize("decode", [wire.decode_up, wire.decode_down])
-fuzz = settings(deadline=None, max_examples=300)
+fuzz = settings(max_examples=300)
 
 
 def only_decode_errors(decode: Decode, raw: bytes | str) -> None:

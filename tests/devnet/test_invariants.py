@@ -200,6 +200,5 @@ TestCoordinator = CoordinatorMachine.TestCase
 TestCoordinator.settings = settings(
     max_examples=150,
     stateful_step_count=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )

@@ -41,7 +41,7 @@ def test_one_and_the_same_computation_differs_in_nothing():
     assert (plausible.mean, plausible.far, plausible.unlisted) == (0.0, 0, 0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 1 << 30), st.sampled_from((SAMPLER, GREEDY)))
 def test_noise_stays_below_and_another_model_above(seed: int, sampler):
     claimed, own = replayed(0.03, seed=seed, sampler=sampler)

@@ -32,7 +32,7 @@ def test_the_random_numbers_are_those_of_the_c_plus_plus_standard():
     assert math.floor(numbers[-1] * 2.0**32) == 4123659995
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SAMPLERS, st.integers(0, 1 << 30))
 def test_honest_draws_are_never_flagged_whatever_the_sampler(sampler, made_by: int):
     made = generate(random.Random(made_by), sampler, tokens=20, vocabulary=80, n_probs=40)
@@ -159,7 +159,7 @@ def test_what_noise_may_draw_is_all_that_lies_near():
     assert possible_draws(three, plain._replace(top_k=0), 0.3) == ()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(SAMPLERS, st.integers(0, 1 << 30))
 def test_what_was_drawn_is_always_possible(sampler, made_by: int):
     made = generate(random.Random(made_by), sampler, tokens=5, vocabulary=80, n_probs=40)

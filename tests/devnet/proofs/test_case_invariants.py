@@ -203,6 +203,5 @@ TestCourt = CourtMachine.TestCase
 TestCourt.settings = settings(
     max_examples=25,
     stateful_step_count=35,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )

@@ -136,6 +136,5 @@ TestBench = BenchMachine.TestCase
 TestBench.settings = settings(
     max_examples=25,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
 )

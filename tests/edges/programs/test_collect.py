@@ -206,7 +206,7 @@ def test_openat2_works_here_or_says_why():
     assert why_missing() == ""
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
         st.lists(NAME, min_size=1, max_size=3).map(b"/".join),
