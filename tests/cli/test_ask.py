@@ -1,4 +1,5 @@
-"""`gpu-agent ask`: real processes of it against a real coordinator; the node is scripted, its receipts are real."""
+"""`gpu-agent ask` against a real coordinator; the node is scripted, its receipts are real. It is a process of its own
+where terminals, signals and restarts matter, and a thread of ours elsewhere, which starts two seconds sooner."""
 
 from __future__ import annotations
 
@@ -25,10 +26,10 @@ from tests import builders
 from tests.devnet.node import ScriptedNode
 from tests.devnet.proofs.challenged import Opener
 from tests.devnet.proofs.test_served_challenges import TOKENS, Hall, HandClock, hall
-from tests.patience import PATIENCE_S, within
+from tests.patience import PATIENCE_S, until, within
 from tests.scenarios.proxy import Proxy
 
-PROGRAM = (sys.executable, "-m", "agent", "ask")
+PROGRAM = (sys.executable, "-m", "agent")
 
 
 @pytest.fixture
@@ -37,12 +38,38 @@ async def it(tmp_path: Path) -> AsyncIterator[Hall]:
         yield made
 
 
-async def started(it: Hall, tmp_path: Path, *arguments: object, stdout: int = asyncio.subprocess.PIPE):
-    """`gpu-agent ask` at the hall's coordinator."""
+def words(it: Hall, tmp_path: Path, *arguments: object) -> list[str]:
+    """`ask` at the hall's coordinator."""
     (tmp_path / "token").write_text(it.coordinator.requester_token)
     where = ("--coordinator", it.coordinator.url, "--token-file", tmp_path / "token", "--max-tokens", TOKENS)
+    return ["ask", *map(str, (*where, *arguments))]
+
+
+class Asking:
+    """`gpu-agent ask` in a thread."""
+
+    def __init__(self, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self._out = self._err = ""
+        self._running = asyncio.create_task(asyncio.to_thread(run, arguments))
+
+    async def says(self, told: str) -> None:
+        """Wait until it does."""
+        await until(lambda: told in self._read()[1])
+
+    async def ended(self) -> tuple[int, str, str]:
+        return await within(self._running), *self._read()
+
+    def _read(self) -> tuple[str, str]:
+        out, err = self._capsys.readouterr()
+        self._out, self._err = self._out + out, self._err + err
+        return self._out, self._err
+
+
+async def started(it: Hall, tmp_path: Path, *arguments: object, stdout: int = asyncio.subprocess.PIPE):
+    """The same as a process."""
     return await asyncio.create_subprocess_exec(
-        *map(str, (*PROGRAM, *where, *arguments)),
+        *(*PROGRAM, *words(it, tmp_path, *arguments)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=stdout,
         stderr=asyncio.subprocess.PIPE,
@@ -83,14 +110,15 @@ async def offered(it: Hall):
 
 
 async def test_a_pipe_gets_the_answer_and_nothing_else_and_the_last_line_tells_of_the_receipt(
-    it: Hall, tmp_path: Path
+    it: Hall, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asking = await started(it, tmp_path, "Name a colour.", "--receipt", tmp_path / "r.json", "--temperature", 0.5)
+    receipt = ("--receipt", tmp_path / "r.json")
+    asking = Asking(words(it, tmp_path, "Name a colour.", *receipt, "--temperature", 0.5), capsys)
     offer = await offered(it)
     assert offer.task.input.messages[0].content == "Name a colour."
     assert offer.task.sampling.temperature_micros == 500_000
     await it.node.deliver(it.opener.answer(offer))
-    status, out, err = await ended(asking)
+    status, out, err = await asking.ended()
     assert (status, out) == (0, "t" * TOKENS + "\n"), err
     *_, last = err.splitlines()
     assert last.startswith("receipt r-")
@@ -121,21 +149,21 @@ async def test_a_terminal_shows_the_answer_as_it_comes(it: Hall, tmp_path: Path)
 
 
 async def test_with_wait_it_tells_what_came_of_the_challenge_and_keeps_what_was_opened_whatever_breaks_meanwhile(
-    it: Hall, tmp_path: Path
+    it: Hall, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = ("--wait", "--json", "--receipt", tmp_path / "r.json")
     async with Proxy(it.coordinator.url) as proxy:
-        asking = await started(it, tmp_path, "Name a colour.", *wanted, "--coordinator", proxy.url)
+        asking = Asking(words(it, tmp_path, "Name a colour.", *wanted, "--coordinator", proxy.url), capsys)
         offer = await offered(it)
         await it.node.deliver(it.opener.answer(offer))
-        await heard(asking, b"not known yet")
+        await asking.says("not known yet")
         proxy.cut()
-        await heard(asking, b"the coordinator does not answer")
+        await asking.says("the coordinator does not answer")
         proxy.heal()
         it.turn(61.0)
         ack = await it.node.call(wire.Beat(), wire.BeatAck)
         await it.open(ack.challenges[0])
-        status, out, _ = await ended(asking)
+        status, out, _ = await asking.ended()
     told = json.loads(out)
     assert status == 0
     assert (told["text"], told["proof"]["judgement"]) == ("t" * TOKENS, "passed")
@@ -191,11 +219,13 @@ async def test_a_token_that_the_coordinator_does_not_know_is_a_matter_of_permiss
     assert f"→ Is {tmp_path}/token from the coordinator at" in capsys.readouterr().err
 
 
-async def test_a_question_that_nobody_takes_in_time_may_be_asked_again(it: Hall, tmp_path: Path) -> None:
-    asking = await started(it, tmp_path, "hi", "--deadline-s", 5, "--model", "sha256:" + "cd" * 32)
-    await heard(asking, b"queued")
+async def test_a_question_that_nobody_takes_in_time_may_be_asked_again(
+    it: Hall, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asking = Asking(words(it, tmp_path, "hi", "--deadline-s", 5, "--model", "sha256:" + "cd" * 32), capsys)
+    await asking.says("queued")
     it.turn(6.0)
-    status, _, err = await ended(asking)
+    status, _, err = await asking.ended()
     assert status == 75
     assert "no node took it: not done within its deadline of 5 s" in err
 
