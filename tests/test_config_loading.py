@@ -211,6 +211,10 @@ def test_a_misspelt_key_and_a_misspelt_section_get_a_suggestion_everywhere(tmp_p
             "pools[0].toploc: an external engine tells no hidden states",
         ),
         (MODEL + '[[pools]]\nname="p"\nmodel="m"\nkinds=["embedding"]\ntoploc=true', "toploc: is of generated tokens"),
+        (
+            MODEL + '[[pools]]\nname="p"\nmodel="m"\ndevice="cpu"\ntoploc=true\n[[pools]]\nname="p-states"\nmodel="m"',
+            'pools[1].name: "p-states" is the second engine of pools[0]',
+        ),
         (MODEL + '[[pools]]\nname="p"\nmodel="m"\ntoploc=true', 'pools[0].toploc: needs device = "cpu"'),
         ("[exec]\nenabled = true", "exec.trusted_keys: is empty; programs of nobody would be run"),
         (

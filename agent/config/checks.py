@@ -37,6 +37,7 @@ def check(config: Config) -> Iterator[Fault]:
         yield from _devices(pool, f"pools[{index}]")
         if pool.toploc:
             yield from _toploc(pool, f"pools[{index}].toploc")
+            yield from _apart(config, pool, f"pools[{index}]")
 
 
 def _exec(config: Config) -> Iterator[Fault]:
@@ -167,6 +168,12 @@ def _toploc(pool: PoolConfig, key: str) -> Iterator[Fault]:
         yield Fault(key=key, message="is of generated tokens, and this pool makes embeddings; remove it")
     elif pool.device != "cpu":
         yield Fault(key=key, message='needs device = "cpu": a GPU has no memory set aside for a second engine')
+
+
+def _apart(config: Config, pool: PoolConfig, key: str) -> Iterator[Fault]:
+    for index, other in enumerate(config.pools):
+        if other.name == pool.states_name:
+            yield Fault(key=f"pools[{index}].name", message=f'"{other.name}" is the second engine of {key}')
 
 
 def _kinds(pool: PoolConfig, key: str) -> Iterator[Fault]:

@@ -92,6 +92,11 @@ class PoolConfig(Value):
         says("Imprint hidden states (docs/proof.md, TOPLOC) on a second engine beside it, with memory of its own."),
     ] = False
 
+    @property
+    def states_name(self) -> str:
+        """Of its second engine, which tells hidden states."""
+        return f"{self.name}-states"
+
 
 class ProofConfig(Value):
     """Proof of sampling."""

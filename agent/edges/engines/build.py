@@ -169,7 +169,7 @@ def _llama(
     """`states`: the pool's second engine, which tells hidden states."""
     if model.path is None:
         raise ConfigError([f"pools.{pool.name}: model {model.name} has no path, which llama-server needs"])
-    binary, name = find_llama_server(pool.binary), f"{pool.name}-states" if states else pool.name
+    binary, name = find_llama_server(pool.binary), pool.states_name if states else pool.name
     try:
         settings = LlamaSettings(
             name=name,
