@@ -108,7 +108,10 @@ def _read(question: str | None) -> str:
     if question in (None, "-"):
         if sys.stdin.isatty():
             click.echo("Type the question; Ctrl-D on a line of its own ends it.", err=True)
-        question = sys.stdin.buffer.read(MOST_BYTES).decode("utf-8", "surrogateescape")
+        read = sys.stdin.buffer.read(MOST_BYTES + 1)
+        if len(read) > MOST_BYTES:
+            raise click.UsageError(f"the question has more than {MOST_BYTES:,} bytes")
+        question = read.decode("utf-8", "surrogateescape")
     assert question is not None
     if not question.strip():
         raise click.UsageError("there is no question: give it as an argument or on standard input")

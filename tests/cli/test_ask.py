@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.cli.ask import MOST_BYTES
 from agent.cli.main import run
 from agent.core import wire
 from agent.core.model import Reason
@@ -234,6 +236,14 @@ async def test_a_question_that_nobody_takes_in_time_may_be_asked_again(
 def test_what_is_no_question_is_a_usage_fault(capsys: pytest.CaptureFixture[str], question: str, said: str) -> None:
     assert run(["ask", question, "--coordinator", "http://127.0.0.1:1", "--token-file", "token"]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_question_that_is_too_long_is_not_cut_in_secret(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a" * (MOST_BYTES + 1))))
+    assert run(["ask", "--coordinator", "http://127.0.0.1:1", "--token-file", "token"]) == 2
+    assert "more than 1,048,576 bytes" in capsys.readouterr().err
 
 
 async def test_an_answer_outlives_a_restart_of_the_coordinator_and_the_outage_is_told(tmp_path: Path) -> None:
