@@ -151,7 +151,8 @@ def _overdue(book: Book, when: Instant, task: Task) -> None:
     detail = f"not done within its deadline of {seconds:g} s"
     book.move(task, msgspec.structs.replace(task.progress, state=TaskState.FAILED, detail=detail))
     if lease:
-        if when.now - task.since >= seconds / 2:  # else somebody who held it longer could make this one late
+        # Who had less of its time could have been made late by somebody who held it before.
+        if task.started and when.now - task.since >= seconds / 2:
             undelivered(book, when, task, lease, detail)
         book.tell(PushTo(node_id=lease.node_id, push=Cancel(key=lease.key, reason=Reason.DEADLINE_PASSED)))
 

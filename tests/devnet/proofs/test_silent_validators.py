@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from agent.core.payloads import Judgement, Subject
 from agent.devnet.core.proofs.records import CheckState, Standing
 from agent.devnet.core.proofs.standing import after_silence, after_verdict
 from agent.devnet.core.proofs.verdicts import Blame, Opinion
+from agent.devnet.core.records import TaskState
 from agent.devnet.core.rules import ProofRules
 from tests import builders
 from tests.devnet.proofs.validators import RULES, Bench, Validator, pools
@@ -101,6 +103,17 @@ def test_offers_that_were_never_confirmed_are_no_silence() -> None:
         bench.beat(cut_off)
         bench.pull(cut_off)
         bench.turn(LEASE_S + 1)
+    assert bench.judgements(cut_off) == []
+
+
+def test_an_offer_that_was_never_confirmed_until_its_deadline_is_none_either() -> None:
+    bench = Bench(msgspec.structs.replace(RULES, verify_s=16.0))
+    node, cut_off = bench.opener(1), bench.validator(2)
+    bench.checking(node)
+    bench.turn(7.0)
+    (offer,) = bench.pull(cut_off)
+    bench.turn(9.5)
+    assert bench.book.tasks[offer.task.task_id].progress.state is TaskState.FAILED
     assert bench.judgements(cut_off) == []
 
 
