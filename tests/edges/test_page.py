@@ -146,13 +146,19 @@ def test_pools_tasks_and_proofs_are_told_as_status_tells_them() -> None:
         "3,072 of 9,216 MiB of GPU memory released: held by 7",
         "t-1 running main 12 tokens 1 min 1 s 30 s",
         "t-2 proving main – 1 s over",
-        "t-0 failed engine_crashed main 4.2 s signal 6",
+        "t-0 failed engine_crashed main 4.2 s",
         "challenged 4 being answered 1 passed 2 failed 1 verdicts passed 5 stake 8.000000 slashed 2.000000",
         "earned since the start 1.500000 TEST",
         "not enforced here: memory pids",
         "schedule open until 06:00",
     ]:
         assert fact in text
+
+
+def test_what_an_engine_said_of_a_task_is_not_shown() -> None:
+    """It may repeat what it was asked, and every account of the machine can read the page."""
+    ended = replace(ENDED, detail="HTTP 400: my prompt is too long")
+    assert "my prompt" not in page(replace(FULL, recent=(ended,))).text
 
 
 def test_a_task_shows_how_far_it_is() -> None:

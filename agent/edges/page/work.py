@@ -71,8 +71,8 @@ def _progress(attempt: AttemptStatus) -> Html:
 
 
 def lately(status: Status) -> Html:
-    """Tasks that ended, the latest first."""
-    head = ("task", "outcome", "reason", "pool", "took", "detail")
+    """Tasks that ended, the latest first, without their details: an engine may have put words of a prompt there."""
+    head = ("task", "outcome", "reason", "pool", "took")
     rows = [_ended(ended) for ended in reversed(status.recent)]
     return section(
         "lately", "Ended lately", table("Ended lately", head, rows) if rows else _none("No task has ended yet.")
@@ -86,7 +86,6 @@ def _ended(ended: RecentAttempt) -> Sequence[Child]:
         tag("code", ended.reason.value),
         ended.pool,
         f"{ended.seconds:,.1f} s",
-        ended.detail,
     )
 
 
