@@ -205,7 +205,7 @@ def test_an_engine_has_a_place_of_its_own_for_its_socket(running: Box) -> None:
     assert running.run("ls", f"/proc/{main_pid(running)}/root{place}").stdout.split() == ["main"]
 
 
-@pytest.mark.parametrize(("user", "answer"), [("gpu-agent", 0), ("nobody", 69)])
+@pytest.mark.parametrize(("user", "answer"), [("gpu-agent", 0), ("nobody", 77)])
 def test_only_its_own_user_and_root_may_ask_it(running: Box, user: str, answer: int) -> None:
     ask = ["runuser", "-u", user, "--", f"{VENV}/gpu-agent", "status", "--socket", "/run/gpu-agent/control.sock"]
     asked = running.run(*ask, check=False)
