@@ -74,7 +74,7 @@ class CourtStorm(Storm):
             asked = ExecInput(bundle=self._signed, argv=("/bundle/run", name), limits=LIMITS)
             return await requester.run(asked, request_key=name)
         chat = ChatInput(messages=(Message(role="user", content=name),))
-        options = SamplingAsked(min_p_micros=0)
+        options = SamplingAsked(temperature_micros=0, min_p_micros=0)
         return await requester.submit(self._digest, chat, max_tokens=40, sampling=options, request_key=name)
 
     async def judged(self) -> Records:
@@ -102,7 +102,7 @@ class CourtStorm(Storm):
 async def court(home: Path, seed: int) -> AsyncIterator[tuple[CourtStorm, list[StormNode]]]:
     """Three nodes on one coordinator, all processes; each answers, validates and runs programs in a sandbox."""
     home.chmod(0o755)  # a sandbox's user reads the model
-    weights = write_tiny_model(home / "tiny.gguf")
+    weights = write_tiny_model(home / "tiny.gguf", letters_only=True)
     digest = (await ModelStore(home / "store").verify("tiny", weights)).facts.digest
     written(home, digest)
     more = programs(memory_mib=64) + POOL.replace("PLACE", str(home)).replace("KEY", KEYS.public_key)

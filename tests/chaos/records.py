@@ -73,8 +73,8 @@ class Records(NamedTuple):
         """What chance drew is judged once, and nothing else is."""
         secrets = {epoch.number: bytes.fromhex(epoch.secret) for epoch in self.epochs}
         bodies = [body for its in self.judged.values() for body in its if body.subject is Subject.ANSWER]
-        times = Counter(body.task_id for body in bodies)
-        for it in self.settlements:
+        times = Counter((body.task_id, body.attempt) for body in bodies)
+        for it in self.settlements:  # those of attempts that failed as well: of these nothing is drawn
             receipt, promise = it.receipt_body, it.receipt_body.beacon
             drawn = promise is not None and is_drawn(
                 secrets[promise.round], receipt.commitment_root, it.task_id, promise.rate_micros
@@ -82,8 +82,8 @@ class Records(NamedTuple):
             assert promise is None or promise.source is BeaconSource.EPOCH
             if promise and hashlib.sha256(secrets[promise.round]).hexdigest() != promise.commitment:
                 yield f"{it.task_id}: the promised secret is another one"
-            if times[it.task_id] != drawn:
-                yield f"{it.task_id} was judged {times[it.task_id]} times, drawn: {drawn}"
+            if (judged := times[it.task_id, receipt.attempt]) != drawn:
+                yield f"{it.idem_key} was judged {judged} times, drawn: {drawn}"
 
     def _judgements(self, rules: ProofRules) -> Iterator[str]:
         """They are in line, nodes have them all, and no honest node is blamed."""
