@@ -92,10 +92,8 @@ class Blobs:
         if (known := self._forget(sha256)) is not None:  # it must not be swept away while it comes again
             self._await(sha256, dataclasses.replace(known, since=self._clock()))
         with self._room(node_id, MAX_BLOB_BYTES if length is None else length, owed=owed):
-            size = await self._keep(sha256, body)
-        if sha256 not in self._kept:
-            self._forget(sha256)
-            self._await(sha256, _Pending(node_id, size, self._clock()))
+            await self._keep(node_id, sha256, body)
+        await asyncio.to_thread(sync_directory, self._directory)
 
     def adopt(self, sha256: str) -> None:
         """An accepted result names it: keep it."""
@@ -149,17 +147,19 @@ class Blobs:
         if not self._taken[node_id]:
             del self._taken[node_id]
 
-    async def _keep(self, sha256: str, body: AsyncIterator[bytes]) -> int:
-        """Write, check, sync and name it; returns its size. Raises Refused."""
+    async def _keep(self, node_id: str, sha256: str, body: AsyncIterator[bytes]) -> None:
+        """Write, check, name and note it. Raises Refused."""
         part = self._directory / f".part-{secrets.token_hex(8)}"
         try:
             with part.open("xb") as file:
                 size = await self._receive(file, sha256, body)
+            # Nothing is awaited between the two: who releases the same blob meanwhile takes both away, or neither.
             part.rename(self.path_of(sha256))
-            await asyncio.to_thread(sync_directory, self._directory)
+            if sha256 not in self._kept:
+                self._forget(sha256)
+                self._await(sha256, _Pending(node_id, size, self._clock()))
         finally:
             part.unlink(missing_ok=True)
-        return size
 
     async def _receive(self, file: BinaryIO, sha256: str, body: AsyncIterator[bytes]) -> int:
         state, size = hashlib.sha256(), 0

@@ -41,6 +41,22 @@ async def test_a_blob_is_there_after_a_restart(tmp_path: Path) -> None:
     assert blobs.path_of(sha256("ab")).read_bytes() == b"ab"
 
 
+@pytest.mark.parametrize("turns", range(40))
+async def test_a_blob_that_is_released_while_it_comes_again_is_there_or_is_not(tmp_path: Path, turns: int) -> None:
+    """At whichever moment of the upload: what is said to be here has a file."""
+    blobs, name = Store(tmp_path).open(), sha256("opening")
+    await blobs.put(NODE, name, None, pieces("opening"))
+    again = asyncio.create_task(blobs.put(NODE, name, None, pieces("opening")))
+    before = blobs.path_of(name).stat().st_ino
+    while turns >= 20 and blobs.path_of(name).stat().st_ino == before:  # until it has its name
+        await asyncio.sleep(0)
+    for _ in range(turns % 20):
+        await asyncio.sleep(0)
+    blobs.release(NODE, name)
+    await again
+    assert (blobs.size_of(name) is not None) == blobs.path_of(name).exists()
+
+
 async def test_a_blob_that_nobody_names_is_deleted_and_an_accepted_one_is_kept(tmp_path: Path) -> None:
     store = Store(tmp_path)
     blobs = store.open()
