@@ -42,7 +42,7 @@ async def test_another_limit_is_taken_over_by_a_reload(world: World, engine: Hel
     agent.signal(signal.SIGHUP)
     await agent.saw("breaker.moved", state="trying", pool="held")
     assert "needs_restart" not in await agent.saw("config.reloaded")
-    agent.config.write_text(agent.config.read_text() + '\n[owner]\npower_limit_w = 250\n')
+    agent.config.write_text(agent.config.read_text() + "\n[owner]\npower_limit_w = 250\n")
     agent.signal(signal.SIGHUP)
     told = await agent.saw("config.reloaded", 2)
     assert (told["level"], told["needs_restart"]) == ("warning", ["owner.power_limit_w"])
