@@ -99,7 +99,9 @@ class AgentProcess:
         return self.process.stdout is None or self.process.stdout.at_eof()
 
     def story(self) -> str:
-        return "\n".join([*(json.dumps(line) for line in self.lines[-40:]), *self.noise])
+        """Whether it runs, and what it said last."""
+        status = f"{self.home.name}: exit status {self.process.returncode}"
+        return "\n".join([status, *(json.dumps(line) for line in self.lines[-40:]), *self.noise])
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
