@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import NamedTuple
 
 from agent.core import engines
@@ -12,7 +12,7 @@ from agent.core.checks import claims
 from agent.core.checks.claim import Claim, answered, overcounted, sampler_of, without_model
 from agent.core.checks.claims import Chunk, Position
 from agent.core.checks.draw import uniforms
-from agent.core.checks.ending import Ending, Told, check_ending, hidden
+from agent.core.checks.ending import Ending, Hidden, Told, check_ending, hidden
 from agent.core.checks.forward import (
     Exactness,
     check_closeness,
@@ -31,6 +31,8 @@ from agent.ports import Replayer
 from agent.stages.refill import refilled
 
 _BROKEN = "\ufffd"
+_PENDING = 3
+"""Characters at a text's end that may hide it: a first byte of four, and two that do not belong behind it."""
 
 __all__ = ["Claim", "with_model", "without_model"]
 
@@ -81,7 +83,7 @@ async def _repeated(
     known = next((at for at, one in enumerate(claimed) if one.token is None), len(claimed))
     chunks = [chunk for chunk in claims.chunks(claim.leaves) if chunk.start < known]
     wanted = [chunk for chunk in chunks if exact or not chosen or chunk.leaf in chosen]
-    replay = _Replay(header, prompt, claimed[:known], replayer)
+    replay = _Replay(header, prompt, claimed[: min(known, len(shown))], replayer)
     # All at once costs as much as the generation did; each chunk by itself also reads all that is before it.
     at_once = len(wanted) == len(chunks) and not apart
     figures = await (replay.at_once(wanted) if at_once else replay.one_by_one(wanted))
@@ -170,18 +172,25 @@ def _replayed(chunk: Chunk, own: Sequence[Position], header: Header) -> Replayed
 
 
 async def _ending(claim: Claim, claimed: Sequence[Position], replayer: Replayer) -> Ending:
+    """`claimed`: what is shown, filled in, and what an engine counted behind it."""
     shown = claims.positions(claim.leaves)
-    if not claimed or claimed[-1].token is None:
-        return check_ending(claim.header, shown, delivered=claim.delivered)
-    last_ends = await replayer.ends(claimed[-1].token)
-    ids = _known(claimed[:-1] if last_ends else claimed)
-    # A withheld token, or one cut off in the middle of a character, leaves a text that cannot be compared.
-    whole = len(ids) + last_ends == claim.header.completion_tokens
-    text = await replayer.text(ids) if whole else None
-    if text is not None and len(claimed) > len(shown):
-        text = text.rstrip(_BROKEN)  # what is not shown at the end is no whole character
-    told = Told(last_ends, text)
+    last = claimed[-1].token if claimed else None
+    ends = None if last is None else await replayer.ends(last)
+    said = claimed[:-1] if ends else claimed
+    before, behind = said[: len(shown)], said[len(shown) :]
+    # Where one token is not known the text cannot be compared.
+    text = await replayer.text(_known(before)) if all(one.token is not None for one in before) else None
+    told = Told(ends, text, await _hidden(behind, replayer) if len(claimed) > len(shown) else None)
     return check_ending(claim.header, shown, delivered=claim.delivered, told=told)
+
+
+async def _hidden(behind: Sequence[Position], replayer: Replayer) -> Hidden | None:
+    """An engine that streams shows nothing while the text's last bytes are none, or not all, of a character."""
+    known = _known([*takewhile(lambda one: one.token is not None, behind)])
+    if behind and not known:
+        return None
+    texts = [await replayer.text(known[:count]) for count in range(1, len(known) + 1)]
+    return Hidden(all(_BROKEN in text[-_PENDING:] for text in texts), len(known) == len(behind))
 
 
 def _known(claimed: Sequence[Position]) -> tuple[int, ...]:

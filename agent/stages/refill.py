@@ -37,24 +37,28 @@ async def refilled(
         asked, run = asked + 1, run + 1
         before = [*prompt, *(one.token for one in found[:at] if one.token is not None)]
         [own] = await replayer.replay(before, before[-1:], top)
-        token, alone = await _drawn_again(own, sampler, numbers[at], replayer)
+        token, alone = await _drawn_again(own, sampler, numbers[at], replayer, first=run == 1)
         if token is None:
-            return (*found[: at - run + 1], *claimed[at - run + 1 :])
+            sure = at if only else at - run + 1
+            return (*found[:sure], *claimed[sure:])
         found[at], only = Position(token), only and alone
     return tuple(found)
 
 
-async def _drawn_again(own: Position, sampler: Sampler, number: float, replayer: Replayer) -> tuple[int | None, bool]:
+async def _drawn_again(
+    own: Position, sampler: Sampler, number: float, replayer: Replayer, *, first: bool
+) -> tuple[int | None, bool]:
     """The token that was withheld, None when it may be one of several; and whether it can be no other.
 
-    Engines withhold parts of characters alone. Where none of those could have been drawn, nothing was withheld by an
-    engine: then the nearest draw stands, so that nobody hides behind such a place what he did not compute.
+    The first one that an engine withholds leaves a character unfinished. Where none of those could have been drawn,
+    nothing was withheld by an engine: then the nearest draw stands, so that nobody hides behind such a place what he
+    did not compute. Behind the first any token may be withheld: a letter, too, that comes instead of a missing byte.
     """
     possible = possible_draws(own, sampler, number)
-    parts = [token for token in possible if _BROKEN in await replayer.text([token])]
-    if len(parts) > 1 or not possible:
-        return certain_draw(own, sampler, number), False
-    return (parts or possible)[0], True
+    parts = [token for token in possible if _BROKEN in await replayer.text([token])] if first else []
+    if len(parts) == 1 or (possible and not parts and (first or len(possible) == 1)):
+        return (parts or possible)[0], True
+    return certain_draw(own, sampler, number), False
 
 
 async def _make_characters(run: Sequence[Position], replayer: Replayer) -> bool:

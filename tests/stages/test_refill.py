@@ -73,6 +73,15 @@ async def test_a_likely_part_that_completes_no_character_stays_unknown_when_it_m
     assert [one.token for one in found] == [1, None, 4]
 
 
+async def test_behind_a_part_that_was_withheld_a_letter_may_be_too():
+    """Of bytes that make no character an engine shows none before as many came as the first one promised."""
+    claimed = (*CLAIMED[:2], *CLAIMED[1:])
+    found = await refilled(claimed, (9,), Bytes(lead=0.1), GREEDY, 2)
+    assert [one.token for one in found] == [1, 2, None, 3, 4]
+    found = await refilled(claimed[:3], (9,), Bytes(), GREEDY, 2)
+    assert [one.token for one in found] == [1, 2, 2]  # nothing else can be drawn
+
+
 async def test_where_no_part_of_a_character_could_be_drawn_nobody_can_hide():
     found = await refilled(CLAIMED, (9,), Bytes(likes=4), GREEDY, 2)
     assert [one.token for one in found] == [1, 4, 3, 4]

@@ -120,7 +120,9 @@ def judge(found: Metrics, limits: Thresholds) -> Judged:
 
 
 def _doubts(found: Metrics, limits: Thresholds) -> Iterable[str]:
-    """One for each chunk or row over a limit."""
+    """One for each chunk or row over a limit, or an end that hardly ever is so."""
+    if found.ending:
+        yield from found.ending.doubts
     for chunk in long_enough(found.chunks):
         if reason := _over(chunk, limits):
             yield reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.core.checks.claim import Claim, without_model
+from agent.core.checks.ending import Ending
 from agent.core.model import Commitment, EmbeddingInput
 from agent.core.proof.opening import open_leaves, read_opening
 from agent.core.proof.transcript import TranscriptBuilder
@@ -26,9 +27,9 @@ def ending(delivered: tuple[tuple[float, ...], ...] | None, *chosen: int):
 
 
 def test_delivered_rows_are_compared_with_all_that_is_shown() -> None:
-    assert ending(ROWS) == ((), True)
-    assert ending(ROWS, 0, 2) == ((), False)
-    assert ending(None) == ((), False)
+    assert ending(ROWS) == Ending(decided=True)
+    assert ending(ROWS, 0, 2) == Ending(decided=False)
+    assert ending(None) == Ending(decided=False)
 
 
 @pytest.mark.parametrize("chosen", [(), (0,), (0, 2)])

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from agent.core.checks.claims import Position
-from agent.core.checks.ending import Told, check_ending
+from agent.core.checks.ending import Ending, Hidden, Told, check_ending
 from agent.core.model import FinishReason
 from agent.core.proof.header import Header
 from tests.core.proof.making import header
@@ -27,11 +27,12 @@ HONEST = {
     "end of text with the last token": (ended(STOP, 8), 8, "abcdefg", Told(True, "abcdefg")),
     "nothing but the end": (ended(STOP, 1), 1, "", Told(True, "")),
     "all that was allowed": (ended(LENGTH, 8), 8, "abcdefgh", Told(False, "abcdefgh")),
-    "cut inside a character": (ended(LENGTH, 8), 6, "abcdef", Told(False, "abcdef")),
+    "cut inside a character": (ended(LENGTH, 8), 6, "abcdef", Told(False, "abcdef", Hidden(True, all_known=True))),
+    "cut inside one, and nobody knows which": (ended(LENGTH, 8), 6, "abcdef", Told(None, "abcdef")),
     "a stop string": (ended(STOP, 4, stop=("\n",)), 4, "abc", Told(False, "abc\n")),
     "a stop string inside a token": (ended(STOP, 2, stop=(", ",)), 2, "ab", Told(False, "ab, c")),
     "the first of two stop strings": (ended(STOP, 5, stop=("x", "cd")), 5, "ab", Told(False, "abcdx")),
-    "ended inside a character": (ended(STOP, 8), 4, "abcd", Told(True, "abcd")),
+    "ended inside a character": (ended(STOP, 8), 4, "abcd", Told(True, "abcd", Hidden(True, all_known=True))),
     "not all tokens known": (ended(STOP, 5), 5, "ab", Told(True)),
 }
 
@@ -39,16 +40,29 @@ HONEST = {
 @pytest.mark.parametrize(("made", "tokens", "delivered", "told"), HONEST.values(), ids=HONEST.keys())
 def test_an_honest_end_passes(made: Header, tokens: int, delivered: str, told: Told):
     found = check_ending(made, shown(tokens), delivered=delivered, told=told)
-    assert found.faults == ()
-    assert found.decided
+    assert found == Ending()
 
 
 LIES = {
     "more than was allowed": (ended(LENGTH, 9), 9, "", None, "9 tokens are counted where 8"),
-    "tokens that nobody saw": (ended(STOP, 8), 3, "", None, "8 tokens are counted, but the transcript has 3"),
+    "tokens that nobody saw": (
+        ended(STOP, 28, allowed=28),
+        3,
+        "",
+        None,
+        "28 tokens are counted, but the transcript has 3",
+    ),
+    "tokens that one would see": (
+        ended(LENGTH, 8),
+        7,
+        "abc",
+        Told(False, "abc", Hidden(False, all_known=True)),
+        "nobody",
+    ),
+    "another text, and a pretext": (ended(LENGTH, 8), 7, "good", Told(None, "bad"), "not the text of the tokens"),
     "tokens that nobody saw, and no end": (ended(STOP, 5), 3, "abc", Told(False, "abcde"), "neither by an end-of-text"),
     "more shown than counted": (ended(STOP, 3), 5, "", None, "transcript has 5"),
-    "too many cut off": (ended(LENGTH, 8), 4, "", None, "transcript has 4"),
+    "too many cut off": (ended(LENGTH, 28, allowed=28), 4, "", None, "transcript has 4"),
     "cut short, length given": (ended(LENGTH, 5), 5, "", None, "ended after 5 of 8"),
     "cut short, stop given": (ended(STOP, 5), 5, "abcde", Told(False, "abcde"), "neither by an end-of-text token"),
     "cut short, with a stop rule": (ended(STOP, 5, stop=("\n",)), 5, "abcde", Told(False, "abcde"), "neither by"),
@@ -64,6 +78,15 @@ LIES = {
 def test_a_lie_about_the_end_is_told(made: Header, tokens: int, delivered: str, told: Told | None, words: str):
     found = check_ending(made, shown(tokens), delivered=delivered, told=told)
     assert any(words in fault for fault in found.faults)
+
+
+def test_more_hidden_tokens_than_a_character_has_are_a_doubt_until_they_are_known():
+    made = ended(LENGTH, 28, allowed=28)
+    for told in (None, Told(None), Told(None, hidden=Hidden(True, all_known=False))):
+        [doubt] = check_ending(made, shown(18), told=told).doubts
+        assert "10 tokens at the end" in doubt
+    assert not check_ending(made, shown(18), told=Told(False, hidden=Hidden(True, all_known=True))).doubts
+    assert not check_ending(made, shown(25)).doubts
 
 
 def test_without_the_tokenizer_a_stop_is_not_decided():

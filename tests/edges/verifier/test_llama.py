@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from agent.core.checks.claims import chunks, positions
-from agent.core.checks.ending import hidden
+from agent.core.checks.ending import Ending, hidden
 from agent.core.checks.verdict import Thresholds, Verdict, judge
 from agent.core.errors import EngineError
 from agent.core.model import ChatInput, CompletionInput, EmbeddingInput, FinishReason, Message, TaskKind
@@ -88,7 +88,7 @@ async def test_a_text_that_ends_by_itself_shows_the_token_that_ended_it(
             break
     assert made.leaves[-2].ids[-1] == END
     async with claiming.replayer(tiny_model, short_dir) as replayer:
-        assert (await with_model(made, replayer, chosen=[999])).ending == ((), True)
+        assert (await with_model(made, replayer, chosen=[999])).ending == Ending(decided=True)
         cut = altered(made, completion_tokens=made.header.completion_tokens - 1)
         short = cut._replace(leaves=_without_last(made.leaves))
         [*faults] = (await with_model(short, replayer, chosen=[999])).ending.faults
@@ -191,17 +191,56 @@ async def test_withheld_bytes_keep_their_draws(pool: LlamaPool, tiny_model: Path
     assert found.sampled.checked == made.header.completion_tokens - found.sampled.withheld
 
 
+@pytest.mark.parametrize("seed", [165, 201, 213, 242, 276])
+async def test_of_characters_that_are_none_nothing_is_filled_in_wrongly(
+    pool: LlamaPool, tiny_model: Path, short_dir: Path, seed: int
+):
+    made = await claim(pool, f"Tell me story {seed}", seed=seed, max_tokens=128)
+    async with claiming.replayer(tiny_model, short_dir) as replayer:
+        found = await with_model(made, replayer)
+    assert judge(found, LIMITS).reasons == ()
+    assert found.sampled is not None
+    assert found.sampled.withheld
+
+
+async def test_tokens_that_may_hide_a_long_broken_end_are_no_fault(pool: LlamaPool, tiny_model: Path, short_dir: Path):
+    made = await claim(pool, "Tell me story 191", seed=191, max_tokens=128)
+    assert hidden(made.header, len(positions(made.leaves))) > 3
+    assert judge(without_model(made), LIMITS).verdict is Verdict.SUSPECT
+    async with claiming.replayer(tiny_model, short_dir) as replayer:
+        assert judge(await with_model(made, replayer), LIMITS).verdict is not Verdict.FAIL
+
+
+@pytest.mark.parametrize("finish", [FinishReason.LENGTH, FinishReason.STOP])
 async def test_a_text_that_ends_inside_a_character_is_not_held_against_its_node(
-    pool: LlamaPool, tiny_model: Path, short_dir: Path
+    finish: FinishReason, pool: LlamaPool, tiny_model: Path, short_dir: Path
 ):
     for seed in itertools.count(1):
         made = await claim(pool, seed=seed, max_tokens=40)
-        if hidden(made.header, len(positions(made.leaves))):  # the engine shows neither the bytes nor what ended it
-            break
+        if made.header.finish is finish and hidden(made.header, len(positions(made.leaves))):
+            break  # the engine shows neither the bytes nor what ended it
     async with claiming.replayer(tiny_model, short_dir) as replayer:
         found = await with_model(made, replayer)
     assert found.ending is not None
     assert found.ending.faults == ()
+
+
+async def test_hidden_tokens_excuse_neither_another_text_nor_tokens_that_were_never_made(
+    short_dir: Path, tmp_path: Path
+):
+    letters = write_tiny_model(tmp_path / "letters.gguf", letters_only=True)
+    letters.chmod(0o644)
+    async with claiming.pool(letters, short_dir) as pool:
+        made = await claim(pool, temperature_micros=0, max_tokens=12)
+    paid = altered(made, completion_tokens=13, max_tokens=13)
+    async with claiming.replayer(letters, short_dir) as replayer:
+        found = await with_model(paid, replayer)
+        other = await with_model(paid._replace(delivered="something else"), replayer)
+    assert found.ending is not None
+    [fault] = found.ending.faults
+    assert "nobody was shown" in fault
+    assert other.ending is not None
+    assert "the delivered text is not the text of the tokens" in other.ending.faults
 
 
 async def test_tokens_that_no_grammar_can_force_are_replayed_all_the_same(tiny_model: Path, short_dir: Path):
