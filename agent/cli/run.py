@@ -23,8 +23,11 @@ def command(config_file: Path | None, overrides: tuple[str, ...]) -> int:
     As a service: docs/install.md. Exit status: 0 stopped as asked, 75 the same but a task was abandoned, 70 a fault of
     the agent, 77 key or enrolment, 78 configuration, else the class of what kept it from starting.
     """
+    import faulthandler
+
     from agent.edges.lean import import_for_the_daemon
 
+    faulthandler.enable()  # who dies in a library's own code says where
     import_for_the_daemon()
     from agent.app import Daemon
     from agent.config import Config, load

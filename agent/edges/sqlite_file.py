@@ -1,11 +1,17 @@
-"""A database file: opened, checked, brought to the present schema, read from beside its owner, put aside."""
+"""A database file: opened, checked, brought to the present schema, read from beside its owner, put aside.
+
+While SQLite has the file open, nothing else in this process opens it, nor its `-shm`: the kernel drops all locks that a
+process has on a file when the process closes any descriptor of it. The next reader would take itself for the first,
+and empty the index of the log under us, which is SIGBUS (https://www.sqlite.org/howtocorrupt.html, section 2.2). SQLite
+locks nothing in the log itself.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
-import struct
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -26,8 +32,6 @@ Migrations = Sequence[Sequence[str]]
 BUSY_TIMEOUT_S = 5.0
 CHECK_LIMIT_BYTES = 64 << 20
 """A database up to this size is checked whole when it is opened (about 0.1 s); damage to a larger one shows in use."""
-_SHM_FRAMES_AT = 16
-"""Where the index of the log says how many frames count, in the machine's byte order."""
 _FILES = ("-wal", "-shm", "")
 """The log before its database: a log that lies beside another database is played into that."""
 
@@ -37,7 +41,8 @@ def open_file(path: Path, migrations: Migrations, busy_timeout_s: float) -> sqli
     sqlite3.Error and OSError."""
     make_private_directory(path.parent)
     # SQLite would create it by the umask; its log files take over this mode.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=busy_timeout_s)
     connection.text_factory = _text
     try:
@@ -129,11 +134,10 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 def _check_log(path: Path) -> None:
     """Before anything is written: SQLite goes on right behind the last frame that it trusts. Raises DamagedLogError."""
     try:
-        log, index = (Path(f"{path}{suffix}").read_bytes() for suffix in ("-wal", "-shm"))
+        log = Path(f"{path}-wal").read_bytes()
     except FileNotFoundError:  # there is none yet
         return
-    (seen_frames,) = struct.unpack_from("=I", index, _SHM_FRAMES_AT)
-    if loses_commits(log, seen_frames):
+    if loses_commits(log):
         raise DamagedLogError(log)
 
 

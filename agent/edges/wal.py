@@ -38,7 +38,6 @@ class _Head(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    number: int
     ours: bool
     """An earlier log in the same file left its frames behind, with other salts."""
     committed_pages: int
@@ -48,14 +47,19 @@ class _Frame(NamedTuple):
     """Page number, committed pages and the page: what the checksum is over."""
 
 
-def loses_commits(log: bytes, seen_frames: int) -> bool:
-    """Whether transactions lie behind those `seen_frames` that SQLite goes by, and were not just torn."""
+def loses_commits(log: bytes) -> bool:
+    """Whether transactions lie behind what SQLite goes by, and were not just torn."""
     if len(log) < _HEAD.size + _FRAME.size:
         return False
     head = _head(log)
-    seen = seen_frames if head.sums else 0
-    behind = (frame for frame in _frames(log, head) if frame.ours and frame.number >= seen)
-    return sum(1 for frame in behind if frame.committed_pages) > TORN_COMMITS
+    before, lost = head.sums, 0
+    for frame in _frames(log, head):
+        if before and frame.ours and _sums(frame.content, before, head) == frame.sums:
+            before = frame.sums
+        else:
+            before = None  # SQLite stops at the first that is not sound
+            lost += frame.ours and frame.committed_pages > 0
+    return lost > TORN_COMMITS
 
 
 def mended(log: bytes) -> bytes:
@@ -85,10 +89,10 @@ def _head(log: bytes) -> _Head:
 
 def _frames(log: bytes, head: _Head) -> Iterator[_Frame]:
     step = _FRAME.size + head.page_bytes
-    for number, at in enumerate(range(_HEAD.size, len(log) - step + 1, step)):
+    for at in range(_HEAD.size, len(log) - step + 1, step):
         _, committed_pages, salt_1, salt_2, sum_1, sum_2 = _FRAME.unpack_from(log, at)
         content = log[at : at + 8] + log[at + _FRAME.size : at + step]
-        yield _Frame(number, (salt_1, salt_2) == head.salts, committed_pages, (sum_1, sum_2), content)
+        yield _Frame((salt_1, salt_2) == head.salts, committed_pages, (sum_1, sum_2), content)
 
 
 def _sound(log: bytes, head: _Head) -> Iterator[_Frame]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -119,3 +121,37 @@ async def test_a_file_that_another_process_holds_is_told_so_can_be_read_and_work
     await database.run(lambda file: file.execute("INSERT INTO t VALUES (3)"))
     assert read_only(path, _count) == 2
     await database.close()
+
+
+WRITER = """
+import subprocess, sys
+from pathlib import Path
+from agent.edges.sqlite_file import open_beside, open_file
+path, reader, again = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "again"
+tables = [["CREATE TABLE t (x INTEGER) STRICT"]]
+file = open_file(path, tables, 5.0)
+if again:  # as after a fault, while its own reader has it open
+    beside = open_beside(path, 5.0)
+    beside.execute("SELECT * FROM t").fetchall()
+    file.close()
+    file = open_file(path, tables, 5.0)
+file.execute("BEGIN IMMEDIATE")
+file.execute("INSERT INTO t VALUES (1)")
+subprocess.run([sys.executable, "-c", reader, path], check=True)
+file.execute("COMMIT")
+subprocess.run([sys.executable, "-c", reader, path, "1"], check=True)
+"""
+READER = """
+import sqlite3, sys
+from contextlib import closing
+with closing(sqlite3.connect(sys.argv[1])) as file:
+    found = file.execute("SELECT x FROM t").fetchall()
+assert len(found) == len(sys.argv) - 2, found
+"""
+
+
+@pytest.mark.parametrize("opened", ["once", "again"])
+def test_another_process_that_reads_takes_nothing_from_under_the_one_that_writes(path: Path, opened: str):
+    """SQLite's locks had gone with a look into its files: the writer died of SIGBUS without a word, or lost its log."""
+    said = subprocess.run([sys.executable, "-c", WRITER, path, READER, opened], capture_output=True, check=False)
+    assert (said.returncode, said.stderr.decode()) == (0, "")

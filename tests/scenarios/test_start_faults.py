@@ -190,3 +190,12 @@ def post(path: Path, verb: str) -> None:
         line.connect(str(path))
         line.sendall(f"POST /v1/{verb} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
         assert b" 202 " in line.recv(4096)
+
+
+async def test_who_dies_in_a_librarys_own_code_says_where(world: World, engine: HeldEngine) -> None:
+    agent = await world.agent(external(engine.url))
+    await agent.saw("agent.starting")
+    agent.signal(signal.SIGBUS)
+    assert await agent.ended() == -signal.SIGBUS
+    assert any("Bus error" in line for line in agent.noise)
+    assert any("agent/cli/run.py" in line for line in agent.noise)
