@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from agent.core.errors import ProofError
+from agent.core.model import Count
 from agent.core.payloads import Beacon, BeaconSource
 from agent.core.proof.beacon import Bls, check_drand
 from agent.core.proof.drand import QUICKNET, Chain
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 class _Round(msgspec.Struct):
     """A relay's answer."""
 
-    round: int
+    round: Count
     signature: str
     randomness: str
     previous_signature: str = ""

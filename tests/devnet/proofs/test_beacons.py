@@ -119,6 +119,12 @@ async def test_the_latest_round_is_the_newest_that_any_relay_can_prove(relays: R
         await fetcher(liar).latest()
 
 
+@pytest.mark.parametrize("number", [1 << 64, -1])
+async def test_a_round_that_no_chain_can_have_is_a_lie_like_any_other(relays: Relays, fetcher, number: int) -> None:
+    liar = await relays.start(lambda answer, _: {**answer, "round": number})
+    assert (await fetcher(liar, await relays.start()).latest()).round == FIRST
+
+
 async def test_a_relay_that_is_down_is_passed_over(relays: Relays, fetcher) -> None:
     gone = await relays.start()
     await relays.runners.pop().cleanup()

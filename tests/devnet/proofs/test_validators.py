@@ -311,6 +311,35 @@ def test_where_nobody_comes_for_a_closer_look_one_alone_proves_nothing() -> None
     assert bench.standing(node).stake_micros == RULES.stake_micros
 
 
+def test_who_alone_can_repeat_to_the_bit_is_not_contradicted_by_those_who_cannot() -> None:
+    bench = Bench()
+    node, near, *far = bench.opener(1), bench.validator(2, X), *(bench.validator(seed) for seed in range(3, 6))
+    case_id = bench.checking(node, determinism=X)
+    bench.check(near, says(verdict="fail", certain=True, exact=True, reasons=("3 of 40 tokens differ",)))
+    for _ in range(4):
+        for validator in far:
+            bench.check(validator)
+        for validator in (near, *far):
+            bench.reveal(validator)
+    assert bench.case(case_id).judgement is Judgement.PASSED
+    assert (bench.standing(near).verdicts, bench.standing(near).verdicts_wrong) == (1, 0)
+    (told,) = bench.judgements(near)
+    assert (told.judgement, told.earned_micros) == (Judgement.VOID, 0)
+    assert [it.earned_micros for it in bench.judgements(far[0])] == [RULES.verdict_reward_micros]
+
+
+def test_verdicts_that_cancel_one_another_are_not_paid() -> None:
+    bench = Bench()
+    node, liar, honest = bench.opener(1), bench.validator(2), bench.validator(3)
+    bench.checking(node)
+    bench.check(liar, says(verdict="fail", certain=True, reasons=("differs",)))
+    bench.check(honest)
+    for validator in (liar, honest):
+        bench.reveal(validator)
+    told = [*bench.judgements(liar), *bench.judgements(honest)]
+    assert [(it.judgement, it.earned_micros) for it in told] == [(Judgement.VOID, 0)] * 2
+
+
 def test_one_who_lies_beside_one_who_does_not_costs_the_node_nothing_however_often() -> None:
     bench = Bench()
     node, liar, honest = bench.opener(1), bench.validator(2), bench.validator(3)

@@ -255,9 +255,11 @@ def _end(book: Book, when: Instant, case: Case, ruling: Ruling, opinions: Iterab
         assert key is not None
         rules = book.rules.proofs
         standing = after_verdict(standing_of(book, one.node_id), blame, rules)
-        if blame is None:
+        if blame is None and (case.canary or one.stands(ruling.judgement)):
             why, reward_micros = "its verdict stands", rules.verdict_reward_micros
             judge_verdict(book, when, standing, key, Judgement.PASSED, why, reward_micros=reward_micros)
+        elif blame is None:
+            judge_verdict(book, when, standing, key, Judgement.VOID, _UNSETTLED)
         else:
             judgement, cost = (Judgement.FAILED if blame.grave else Judgement.SUSPECT), _cost(rules, blame)
             judge_verdict(book, when, standing, key, judgement, blame.why, slash_micros=cost)
@@ -286,6 +288,9 @@ _PLAIN = {
     Judgement.SUSPECT: "validators doubt it",
     Judgement.FAILED: "validators proved that it is wrong",
 }
+
+
+_UNSETTLED = "the case did not end as it says, and nothing is held against it"
 
 
 def _cost(rules: ProofRules, blame: Blame) -> int:

@@ -39,6 +39,10 @@ class Opinion(NamedTuple):
         """Whether it says that the claim is wrong for certain."""
         return self.body.verdict == Verdict.FAIL and self.body.certain
 
+    def stands(self, judgement: Judgement) -> bool:
+        """Whether the claim was judged as it says."""
+        return judgement is not Judgement.VOID and self.passes is (judgement is Judgement.PASSED)
+
 
 class Next(StrEnum):
     """What follows."""
@@ -225,10 +229,13 @@ def _doubted(now: Sequence[Opinion], before: Sequence[Opinion], room: Room) -> R
 
 
 def _contradicted(before: Sequence[Opinion], passing: Sequence[Opinion]) -> tuple[Blame, ...]:
-    """Who doubted what all of `passing` found nothing in; not by imprints, where none of these looked at any."""
-    looked = max((it.body.imprints for it in passing), default=0)
+    """Who doubted what all of `passing` found nothing in; not by imprints, or to the bit, where none of these looked so
+    closely.
+    """
+    looked, exact = max((it.body.imprints for it in passing), default=0), any(it.body.exact for it in passing)
     doubting = (one for one in before if not one.passes and one.body.imprints <= looked)
-    return tuple(Blame(one, "all who looked again found nothing", grave=False) for one in doubting)
+    seen = (one for one in doubting if exact or not (one.body.exact and one.proves))
+    return tuple(Blame(one, "all who looked again found nothing", grave=False) for one in seen)
 
 
 def _words(opinions: Sequence[Opinion]) -> str:
