@@ -11,7 +11,7 @@ from agent.core.model import Blob
 from agent.core.wire import MAX_BLOB_BYTES, ReceiptBundle
 from agent.devnet.bundles import bundle_of
 from agent.devnet.core.proofs import canaries, cases, opening
-from agent.devnet.core.proofs.canaries import Canary
+from agent.devnet.core.proofs.disguise import Cast, Keys, disguised
 from agent.devnet.core.proofs.level_two import Found, evidence_of, look
 from agent.devnet.core.proofs.records import Case
 from agent.devnet.core.records import Settlement
@@ -73,29 +73,28 @@ class Examiner:
         bundle = bundle_of(self._desk, settlement, case)
         found = look(bundle, self._desk.book.verify, cases.asked_leaves(case))
         wanted = opening.goes_on(found, self._rules)
-        evidence = evidence_of(bundle) if wanted else b""
+        evidence = evidence_of(disguised(bundle, self._desk.book.verify, self._cast())) if wanted else b""
         if not 0 < len(evidence) <= MAX_BLOB_BYTES:  # nobody could fetch it
             return _Looked(bundle, found, None)
         return _Looked(bundle, found, evidence)
 
-    def _canary(self, case: Case, bundle: ReceiptBundle) -> Canary | None:
-        book = self._desk.book
-        node = KeyPair(secrets.token_bytes(32))
-        ours, its = canaries.Keys(book.key, book.sign), canaries.Keys(node.public, node.sign)
-        return canaries.made_of(case, bundle, book.verify, ours, its, secrets.token_bytes(32))
+    def _cast(self) -> Cast:
+        book, node = self._desk.book, KeyPair(secrets.token_bytes(32))
+        return Cast(Keys(book.key, book.sign), Keys(node.public, node.sign), secrets.token_bytes(32))
 
     async def _give_out_canary(self, case: Case, bundle: ReceiptBundle) -> None:
         """Now and then: a wrong answer that is made of this one, for other validators."""
         desk, canary = self._desk, None
         try:
-            canary = await asyncio.to_thread(self._canary, case, bundle)
+            canary = await asyncio.to_thread(canaries.made_of, case, bundle, desk.book.verify, self._cast())
+            evidence = await desk.exhibits.write(evidence_of(canary.bundle)) if canary else None
         except Exception:  # as above: what was examined stands without it
             logger.exception("case.no_canary %s", case.case_id)
-        if canary is None:
+            canary = evidence = None
+        if canary is None or evidence is None:
             await desk.carry_out(canaries.give_up(desk.book, desk.when(), case.case_id))
-            return
-        evidence = await desk.exhibits.write(evidence_of(canary.bundle))
-        await desk.carry_out(canaries.give_out(desk.book, desk.when(), case.case_id, canary, evidence))
+        else:
+            await desk.carry_out(canaries.give_out(desk.book, desk.when(), case.case_id, canary, evidence))
 
     async def _kept(self, looked: _Looked) -> Blob | None:
         return None if looked.evidence is None else await self._desk.exhibits.write(looked.evidence)

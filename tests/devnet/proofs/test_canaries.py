@@ -24,8 +24,9 @@ from agent.core.proof.opening import open_leaves
 from agent.core.proof.receipt import examine
 from agent.core.proof.signed import seal_all
 from agent.devnet.core.asking import SamplingAsked
-from agent.devnet.core.proofs import canaries
-from agent.devnet.core.proofs.canaries import Canary, Keys, made_of, tries, wanted
+from agent.devnet.core.proofs import canaries, cases
+from agent.devnet.core.proofs.canaries import Canary, made_of, tries, wanted
+from agent.devnet.core.proofs.disguise import Cast, Keys, disguised
 from agent.devnet.core.proofs.level_two import look
 from agent.devnet.core.proofs.records import Case, CaseState
 from agent.devnet.keys import KeyPair, verify
@@ -74,7 +75,7 @@ class Source:
     def made(self, chance: int = 1, bundle: wire.ReceiptBundle | None = None) -> Canary | None:
         keys, random_bytes = self.bench.keys, random.Random(chance).randbytes(56)
         ours, its = Keys(keys.public, keys.sign), Keys(NODE.public, NODE.sign)
-        return made_of(self.case, bundle or self.bundle(), verify, ours, its, random_bytes)
+        return made_of(self.case, bundle or self.bundle(), verify, Cast(ours, its, random_bytes))
 
 
 def claim_in(bundle: wire.ReceiptBundle, key: str) -> Claim:
@@ -120,6 +121,53 @@ def test_without_the_model_a_canary_is_as_good_as_an_answer(rate_micros: int, ch
     assert set(msgspec.json.decode(msgspec.json.encode(canary.bundle))) == set(
         msgspec.json.decode(msgspec.json.encode(source.bundle()))
     )
+
+
+def shape(value: Any) -> Any:
+    """What a value looks like where its bits are not read: keys in their order, lengths, and the sizes of texts."""
+    if isinstance(value, str) and value.startswith("{"):
+        value = msgspec.json.decode(value)
+    if isinstance(value, dict):
+        return [(key, shape(it)) for key, it in value.items()]
+    if isinstance(value, list):
+        return [shape(it) for it in value]
+    return len(value) if isinstance(value, str) else type(value)
+
+
+def test_neither_a_right_answer_nor_a_wrong_one_tells_whose_it_is() -> None:
+    """Were right ones told under their nodes' names, a name that was never heard before would mean a canary."""
+    source = Source()
+    keys = source.bench.keys
+    its, ours = KeyPair(b"\x0a" * 32), Keys(keys.public, keys.sign)
+    told = [disguised(source.bundle(), verify, Cast(ours, Keys(its.public, its.sign), b"\x01" * 32))]
+    told.append(source.canary().bundle)
+    right, wrong = (msgspec.json.encode(it) for it in told)
+    assert shape(msgspec.json.decode(right)) == shape(msgspec.json.decode(wrong))
+    before, after = (claim_in(it, keys.public) for it in (source.bundle(), told[0]))
+    assert after.header == msgspec.structs.replace(before.header, node_key=its.public)
+    assert after.leaves == before.leaves
+    for raw in (right, wrong):
+        for name in (source.node.node_id, source.node.keys.public, source.case.case_id.removeprefix("c-")):
+            assert name.encode() not in raw
+    for case in (source.case, source.canary().case):  # nor the name under which it is examined
+        assert not any(case.case_id.removeprefix("c-").encode() in raw for raw in (right, wrong))
+
+
+def test_some_are_to_be_looked_at_as_closely_as_a_claim_that_was_doubted() -> None:
+    source = Source()
+    levels = [source.canary(chance).case.level for chance in range(16)]
+    assert set(levels) == {0, 1, 2}
+    for escalations in (0, 2):
+        bench = Bench(msgspec.structs.replace(RULES, escalations=escalations))
+        validator = bench.validator(2)
+        case_id = given(bench, 0, level=2)
+        (offer,) = bench.pull(validator)
+        assert bench.case(case_id).level == escalations
+        assert offer.task.input.leaves == cases.leaves_at(bench.case(case_id), escalations)  # type: ignore[union-attr]
+        bench.deliver(validator, validator.seal(offer, validator.verdict(offer)))
+        bench.turn(101.0)
+        bench.reveal(validator)
+        assert bench.standing(validator).verdicts_wrong == 1
 
 
 @pytest.mark.parametrize("temperature", [0, 300_000, 800_000, 1_500_000])
@@ -243,7 +291,7 @@ def test_where_everybody_saw_the_right_answer_no_wrong_one_is_given_out() -> Non
     assert given(bench, 0, source) not in bench.docket.cases
 
 
-def given(bench: Bench, number: int, source: Case | None = None) -> str:
+def given(bench: Bench, number: int, source: Case | None = None, level: int = 0) -> str:
     """A canary that validators are asked about."""
     if source is None:
         task_id = bench.submit(model="sha256:" + "cd" * 32)
@@ -259,6 +307,7 @@ def given(bench: Bench, number: int, source: Case | None = None) -> str:
         case_id=f"c-canary{number}",
         node_id=f"n-nobody{number}",
         state=CaseState.CHECKING,
+        level=level,
         judgement=None,
         checks=(),
         canary=True,

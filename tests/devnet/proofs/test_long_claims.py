@@ -12,7 +12,7 @@ from agent.core import wire
 from agent.core.model import VerifyInput
 from agent.core.payloads import Judgement, ReceiptBundle
 from agent.core.proof.opening import open_leaves, read_opening
-from agent.core.proof.receipt import read_case
+from agent.core.proof.receipt import examine, read_case
 from agent.devnet.coordinator import Coordinator, Options
 from agent.devnet.core.effects import Discard
 from agent.devnet.core.proofs import opening
@@ -166,7 +166,7 @@ async def test_over_real_sockets_the_second_look_has_more_leaves_in_its_evidence
             (challenge,) = (await asker.call(wire.Beat(), wire.BeatAck)).challenges
             await hall.open(challenge, open_leaves(hall.opener.transcripts[task_id].leaves, challenge.leaves))
             nodes = [await validating(stack, coordinator, 10 * level + seed) for seed in (2, 3)]
-            seen += [set(await doubting(one)) for one in nodes]
+            seen += [set(await doubting(one, asker)) for one in nodes]
             nodes.append(await validating(stack, coordinator, 10 * level + 4))
             for one in nodes[:2]:
                 await revealing(one)
@@ -181,15 +181,18 @@ async def validating(stack: AsyncExitStack, coordinator: Coordinator, seed: int)
     return node
 
 
-async def doubting(node: ScriptedNode) -> tuple[int, ...]:
-    """Reads the evidence, seals a doubt, and returns the leaves that are open in it."""
+async def doubting(node: ScriptedNode, asker: ScriptedNode) -> tuple[int, ...]:
+    """Reads the evidence, which does not name `asker`, seals a doubt, and returns the leaves that are open in it."""
     offers: list[wire.OfferBody] = []
     while not offers:
         offers = await within(node.pull(wait_s=5.0))
     asked, validator = offers[0].task.input, node.actor
     assert isinstance(asked, VerifyInput)
     assert isinstance(validator, Validator)
-    bundle = msgspec.json.decode(await node.get_blob(asked.evidence.sha256), type=ReceiptBundle)
+    raw = await node.get_blob(asked.evidence.sha256)
+    assert not any(name.encode() in raw for name in (asker.actor.node_id, asker.actor.keys.public))
+    bundle = msgspec.json.decode(raw, type=ReceiptBundle)
+    assert examine(bundle, verify, coordinator_key=node.key).error is None
     case = read_case(bundle, verify)
     shown = read_opening(bundle.opening or b"", case.commitment).opened
     assert set(asked.leaves) == set(shown)

@@ -18,7 +18,8 @@ from agent.core.proof.leaves import Leaf
 from agent.core.proof.opening import open_leaves
 from agent.core.proof.transcript import TranscriptBuilder
 from agent.devnet.core.effects import SaveSettlement
-from agent.devnet.core.proofs.canaries import Canary, Keys, made_of
+from agent.devnet.core.proofs.canaries import Canary, made_of
+from agent.devnet.core.proofs.disguise import Cast, Keys
 from agent.devnet.keys import verify
 from tests import builders
 from tests.devnet.proofs.test_canaries import NODE, claim_in
@@ -84,7 +85,7 @@ class Embedded:
     def canary(self, chance: int = 1) -> Canary | None:
         keys = self.bench.keys
         ours, its = Keys(keys.public, keys.sign), Keys(NODE.public, NODE.sign)
-        return made_of(self.case, self.bundle, verify, ours, its, random.Random(chance).randbytes(32))
+        return made_of(self.case, self.bundle, verify, Cast(ours, its, random.Random(chance).randbytes(32)))
 
     def claim(self, canary: Canary | None) -> Claim:
         assert canary is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ import msgspec
 import pytest
 
 from agent.core import wire
-from agent.core.model import ChatInput, Message
+from agent.core.model import Blob, ChatInput, Message
 from agent.core.payloads import Judgement, JudgementBody
 from agent.core.proof.receipt import verify_bundle
 from agent.core.proof.signed import open_signed
@@ -22,6 +23,7 @@ from agent.devnet.blobs import MAX_PENDING_BYTES
 from agent.devnet.coordinator import Coordinator, Options
 from agent.devnet.core.records import LedgerKind
 from agent.devnet.core.rules import ProofRules, Refused, Rules
+from agent.devnet.exhibits import Exhibits
 from agent.devnet.keys import verify
 from agent.devnet.proof_views import Stage
 from agent.devnet.requester import Requester
@@ -273,6 +275,31 @@ async def test_an_exhibit_that_the_disk_lost_blames_nobody(tmp_path: Path) -> No
         assert await it.judged(challenge) is Judgement.VOID
         (node,) = (await it.requester.nodes()).nodes
         assert node.standing.stake_micros == ALWAYS.stake_micros
+
+
+class Full(Exhibits):
+    """A disk that takes one file more."""
+
+    wrote = 0
+
+    async def write(self, content: bytes) -> Blob:
+        self.wrote += 1
+        if self.wrote > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return await super().write(content)
+
+
+async def test_a_disk_too_full_for_a_wrong_answer_ends_nothing(tmp_path: Path) -> None:
+    async with hall(tmp_path, msgspec.structs.replace(ALWAYS, validators=1, canary_micros=1_000_000)) as it:
+        desk = it.coordinator.desk
+        challenge = await it.challenge()
+        desk.exhibits = full = Full(tmp_path / "exhibits")
+        await it.open(challenge)
+        async with asyncio.timeout(PATIENCE_S):
+            while full.wrote < 2 or desk.book.docket.copied:
+                await asyncio.sleep(0)
+        await it.settled()
+        assert not it.coordinator.failed.is_set()
 
 
 @pytest.mark.parametrize("limit", ["0", "1001", "x", "-1"])

@@ -1,13 +1,14 @@
 """Answers that are known to be wrong, given to validators like any other: who passes one did not look.
 
-Made from a right one whose opening lies here. What is wrong in it (`forging`) only the model itself tells. The rest,
-and who signed what, is as of any node.
+Made from a right one whose opening lies here. What is wrong in it (`forging`) only the model itself tells. The rest is
+as of any claim, also who tells it (`disguise`), and how closely it is to be looked at.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import random
 import struct
 from typing import NamedTuple
 
@@ -15,43 +16,40 @@ import msgspec
 
 from agent.core.checks.claim import Claim, claim_with, without_model
 from agent.core.checks.verdict import Thresholds, Verdict, judge
-from agent.core.model import Blob, LeaseKey, Signed
-from agent.core.payloads import ReceiptBody, ReceiptBundle, RecomputedLeaf, ResultBody, Role
+from agent.core.model import Blob
+from agent.core.payloads import ReceiptBundle, RecomputedLeaf
 from agent.core.proof.commitment import commit
 from agent.core.proof.drawing import MILLION, is_drawn
+from agent.core.proof.header import Header
 from agent.core.proof.leaves import read_leaf
 from agent.core.proof.merkle import HASH_BYTES, leaf_hash, root
 from agent.core.proof.opening import open_leaves
 from agent.core.proof.receipt import Case as Receipt
 from agent.core.proof.receipt import read_case
-from agent.core.proof.signed import Sign, Verify, seal, seal_all
+from agent.core.proof.signed import Verify
 from agent.core.proof.transcript import Transcript
-from agent.core.wire import encode
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Discard
 from agent.devnet.core.granting import conclude
 from agent.devnet.core.presence import node_id_of
 from agent.devnet.core.proofs import cases, validating
 from agent.devnet.core.proofs.assigning import available
+from agent.devnet.core.proofs.disguise import Cast, told_by
 from agent.devnet.core.proofs.forging import Forged, delivered, forge
 from agent.devnet.core.proofs.level_two import figures_of
 from agent.devnet.core.proofs.records import Case, CaseState
 from agent.devnet.core.rules import Instant
-from agent.devnet.core.settling import receipt_id_of
 
 _TRIES = 64
 """In units of 1 / rate: so many roots are tried until the promised beacon draws one."""
 MOST_TRIES, MOST_HASHES = 10_000, 2_000_000
 """However rarely it draws, and however many leaves there are: a second or two of one processor."""
+_LEVELS = (2, 1, 1)
+"""How often one is to be checked as if it had been escalated so many times. Where a doubt has come up, whoever looks
+again must not be sure that the claim is a node's.
+"""
 _PREVIOUS = slice(5, 5 + HASH_BYTES)
 """Where a leaf names the one before."""
-
-
-class Keys(NamedTuple):
-    """Who signs."""
-
-    public: str
-    sign: Sign
 
 
 class Canary(NamedTuple):
@@ -68,23 +66,25 @@ def wanted(chance: bytes, canary_micros: int) -> bool:
     return int.from_bytes(chance[:8], "little") * MILLION < canary_micros << 64
 
 
-def made_of(
-    source: Case, bundle: ReceiptBundle, verify: Verify, coordinator: Keys, node: Keys, chance: bytes
-) -> Canary | None:
+def made_of(source: Case, bundle: ReceiptBundle, verify: Verify, cast: Cast) -> Canary | None:
     """A wrong answer made of the right one in `bundle`, whose leaves are all opened; None where that cannot be done
-    unseen. `node` is a fresh pair of keys. Slow: it is called from a thread.
+    unseen. Slow: it is called from a thread.
     """
     receipt = read_case(bundle, verify)
     opened, output = receipt.opened, bundle.output
     claim = claim_with(receipt, opened.leaves) if opened and opened.whole else None
-    forged = forge(claim, chance) if claim else None
+    forged = forge(claim, cast.chance) if claim else None
     if claim is None or forged is None or source.beacon is None or output is None:
         return None
     transcript = _drawn(source, forged)
     told = delivered(claim, output, transcript.leaves) if transcript else None
     if transcript is None or told is None or not _unseen(receipt, claim, transcript, told):
         return None
-    return _signed(source, receipt, claim, transcript, told, coordinator, node, chance)
+    header = msgspec.structs.replace(claim.header, output_sha256=hashlib.sha256(told.encode()).hexdigest())
+    shown = msgspec.structs.replace(bundle, output=told, opening=open_leaves(transcript.leaves))
+    made = told_by(cast, dataclasses.replace(receipt, bundle=shown), header, commit(header, transcript))
+    case = _case(source, node_id_of(cast.node.public), transcript, header, cast.chance)
+    return Canary(made, case, figures_of([read_leaf(leaf) for leaf in transcript.leaves]))
 
 
 def begin(book: Book, case: Case) -> None:
@@ -94,7 +94,8 @@ def begin(book: Book, case: Case) -> None:
 
 def give_out(book: Book, when: Instant, source: str, canary: Canary, evidence: Blob) -> Decision[None]:
     """The evidence is written down: ask validators, where there are some who never saw the right answer."""
-    case = msgspec.structs.replace(canary.case, evidence=evidence)
+    level = min(canary.case.level, book.rules.proofs.escalations)
+    case = msgspec.structs.replace(canary.case, evidence=evidence, level=level)
     if case.task_id in book.docket.canary_of or not available(book, case):
         book.tell(Discard(sha256s=(evidence.sha256,)))
     else:
@@ -153,79 +154,26 @@ def _unseen(receipt: Receipt, honest: Claim, transcript: Transcript, output: str
     return same and judge(after, Thresholds()).verdict is Verdict.PASS
 
 
-# --------------------------------------------------------------------------- signatures
+# --------------------------------------------------------------------------- what it is known by
 
 
-def _signed(
-    source: Case,
-    receipt: Receipt,
-    claim: Claim,
-    transcript: Transcript,
-    output: str,
-    coordinator: Keys,
-    node: Keys,
-    chance: bytes,
-) -> Canary:
-    node_id = node_id_of(node.public)
-    told = hashlib.sha256(output.encode()).hexdigest()
-    header = msgspec.structs.replace(claim.header, node_key=node.public, output_sha256=told)
-    offer = msgspec.structs.replace(receipt.offer, node_id=node_id)
-    result = msgspec.structs.replace(
-        receipt.result,
-        node_id=node_id,
-        output_sha256=told,
-        output_bytes=len(output.encode()),
-        commitment=commit(header, transcript),
-    )
-    done = _seal(Role.RESULT, encode(result), node, receipt.bundle.result, chance)
-    sha256 = hashlib.sha256(done.payload.encode()).hexdigest()
-    settled = msgspec.structs.replace(
-        receipt.receipt,
-        receipt_id=receipt_id_of(node_id, result.idem_key, sha256),
-        node_id=node_id,
-        result_sha256=sha256,
-        output_sha256=told,
-        commitment_root=transcript.root,
-    )
-    bundle = msgspec.structs.replace(
-        receipt.bundle,
-        offer=_seal(Role.OFFER, encode(offer), coordinator, receipt.bundle.offer, chance),
-        result=done,
-        receipt=_seal(Role.RECEIPT, encode(settled), coordinator, receipt.bundle.receipt, chance),
-        output=output,
-        opening=open_leaves(transcript.leaves),
-    )
-    case = _case(source, result, settled, transcript, header.determinism)
-    return Canary(bundle, case, figures_of([read_leaf(leaf) for leaf in transcript.leaves]))
-
-
-def _case(source: Case, result: ResultBody, receipt: ReceiptBody, transcript: Transcript, determinism: str) -> Case:
+def _case(source: Case, node_id: str, transcript: Transcript, header: Header, chance: bytes) -> Case:
+    name = hashlib.sha256(chance + b"case").hexdigest()  # follows from nothing that its validators see
+    [level] = random.Random(chance).choices(range(len(_LEVELS)), _LEVELS)  # noqa: S311  (`chance` is all that is secret)
     return Case(
-        case_id="c-" + receipt.receipt_id.removeprefix("r-"),
+        case_id=f"c-{name[:24]}",
         task_id=source.task_id,
-        node_id=receipt.node_id,
-        key=LeaseKey(task_id=source.task_id, attempt=result.attempt, fence=result.fence),
-        idem_key=result.idem_key,
+        node_id=node_id,
+        key=source.key,
+        idem_key=source.idem_key,
         root=transcript.root,
         leaves=len(transcript.leaves),
         model_digest=source.model_digest,
         promise=source.promise,
         state=CaseState.CHECKING,
         beacon=source.beacon,
-        determinism=determinism,
+        level=level,
+        determinism=header.determinism,
         imprints=source.imprints,
         canary=True,
     )
-
-
-def _seal(role: Role, payload: bytes, keys: Keys, like: Signed, chance: bytes) -> Signed:
-    """Alone, or at the place of `like` in a batch of as many: where much is done most is signed so, and what never is
-    would be known by that.
-    """
-    if like.batch is None:
-        return seal(role, payload, keys.public, keys.sign)
-    # Of the others nobody sees more than digests on a path, and no chance that was not told makes those again.
-    numbers = range(like.batch.count)
-    batch = [hashlib.sha256(chance + number.to_bytes(2, "little")).hexdigest().encode() for number in numbers]
-    batch[like.batch.index] = payload
-    return seal_all(role, batch, keys.public, keys.sign)[like.batch.index]
