@@ -460,6 +460,15 @@ def test_work_that_nobody_could_check_is_paid_as_unverifiable_until_some_of_it_p
     assert bench.settled(node).amount_micros == 200
 
 
+def test_what_is_too_long_for_validators_does_not_pass_and_is_paid_as_unverifiable() -> None:
+    bench = Bench(price_micros_per_million_tokens=4_000_000)
+    node = bench.opener(1)
+    challenge = bench.challenged(node)
+    bench.open(node, challenge)
+    assert bench.found(bench.examine.pop()).judgement is Judgement.VOID  # no evidence could be written down
+    assert bench.settled(node).amount_micros == 100
+
+
 def test_who_passes_a_claim_without_figures_of_what_was_asked_has_said_nothing() -> None:
     bench = Bench()
     node, lazy, one = bench.opener(1), bench.validator(2), bench.validator(3)

@@ -17,6 +17,7 @@ from agent.devnet.core.proofs.docket import is_unexamined
 from agent.devnet.core.proofs.judging import judge
 from agent.devnet.core.proofs.level_two import Found
 from agent.devnet.core.proofs.records import Case, CaseState
+from agent.devnet.core.proofs.standing import learn
 from agent.devnet.core.rules import Instant, ProofRules, Refused, bad_message
 
 _WHY: Final = {
@@ -78,6 +79,10 @@ def examined(book: Book, when: Instant, case_id: str, found: Found, evidence: Bl
     elif evidence is not None:
         case = cases.keep(book, when, case, evidence=evidence, imprints=found.imprints)
         validating.begin(book, when, case, found.figures, found.determinism, found.known)
+    elif goes_on(found, book.rules.proofs):
+        # Else whoever makes its answers long would be paid for what nobody checks.
+        learn(book, case.node_id, case.work, checked=False)
+        judge(book, when, case, Judgement.VOID, "answer and opening together are more than a validator can fetch")
     elif case.level:
         judge(book, when, case, Judgement.VOID, "validators doubted it, and nobody could look at more of it")
     else:
