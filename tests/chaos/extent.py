@@ -7,7 +7,7 @@ import os
 import pytest
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "8"))
-COURT_SECONDS = float(os.environ.get("CHAOS_SECONDS", "4"))
+COURT_SECONDS = float(os.environ.get("CHAOS_SECONDS", "3"))
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 THOROUGH = "CHAOS_SECONDS" in os.environ
 thorough = pytest.mark.skipif(not THOROUGH, reason="runs with `make chaos`")
