@@ -181,6 +181,9 @@ async def _ending(claim: Claim, claimed: Sequence[Position], replayer: Replayer)
     # Where one token is not known the text cannot be compared.
     text = await replayer.text(_known(before)) if all(one.token is not None for one in before) else None
     told = Told(ends, text, await _hidden(behind, replayer) if len(claimed) > len(shown) else None)
+    if claim.header.stop and text not in (None, claim.delivered):
+        fewer = range(1, min(len(before), max(map(len, claim.header.stop))) + 1)
+        told = told._replace(shorter=tuple([await replayer.text(_known(before[:-count])) for count in fewer]))
     return check_ending(claim.header, shown, delivered=claim.delivered, told=told)
 
 

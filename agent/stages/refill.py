@@ -11,7 +11,7 @@ from itertools import islice
 
 from agent.core.checks.claims import Position, Sampler
 from agent.core.checks.draw import uniforms
-from agent.core.checks.sampling import certain_draw, possible_draws
+from agent.core.checks.reach import certain_draw, possible_draws
 from agent.ports import Replayer
 
 MOST = 256

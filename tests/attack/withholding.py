@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 from agent.core.checks.claims import Position
 from agent.core.checks.draw import uniforms
-from agent.core.checks.sampling import certain_draw
+from agent.core.checks.reach import certain_draw
 from agent.core.model import TaskSpec
 from agent.ports import EngineOutput, Piece
 from tests.attack.field import Field

@@ -15,7 +15,7 @@ from agent.core.checks.imprints import read_imprints
 from agent.core.checks.rows import check_rows, rows_of
 from agent.core.checks.sampling import Sampled, check_sampling
 from agent.core.checks.verdict import Metrics
-from agent.core.model import ChatInput, CompletionInput, EmbeddingInput
+from agent.core.model import ChatInput, CompletionInput, EmbeddingInput, FinishReason, TaskKind, Usage
 from agent.core.proof.header import Header
 from agent.core.proof.leaves import Leaf
 from agent.core.proof.opening import AnyLeaf
@@ -37,13 +37,15 @@ class Claim(NamedTuple):
     """The text that the requester got, if it is at hand."""
     vectors: tuple[tuple[float, ...], ...] | None = None
     """Likewise the embeddings."""
-    unread: bool = False
-    """What was delivered is at hand, and is no answer to what was asked."""
+    misdelivered: str = ""
+    """What is wrong with what was delivered, whatever the leaves say; empty where nothing is, or it is not at hand."""
 
 
 class _Output(msgspec.Struct):
     text: str | None = None
     vectors: tuple[tuple[float, ...], ...] | None = None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
 
 
 def claim_with(case: Case, leaves: Sequence[AnyLeaf]) -> Claim | None:
@@ -53,8 +55,19 @@ def claim_with(case: Case, leaves: Sequence[AnyLeaf]) -> Claim | None:
         return None
     output = _output(case.bundle.output)
     answer = output.vectors if isinstance(given, EmbeddingInput) else output.text
-    unread = case.bundle.output is not None and answer is None
-    return Claim(given, header, tuple(leaves), output.text, output.vectors, unread)
+    wrong = "" if case.bundle.output is None else _misdelivered(header, output, answered=answer is not None)
+    return Claim(given, header, tuple(leaves), output.text, output.vectors, wrong)
+
+
+def _misdelivered(header: Header, output: _Output, *, answered: bool) -> str:
+    if not answered:
+        return "what was delivered is no answer: nothing in it can be compared"
+    if output.finish_reason not in (None, header.finish):
+        return f"the requester was told that it ended by {output.finish_reason}, which is not what was committed to"
+    counted = Usage(prompt_tokens=header.prompt_tokens, completion_tokens=header.completion_tokens)
+    if output.usage not in (None, counted):
+        return "the requester was told other token counts than those that were committed to"
+    return ""
 
 
 def _output(output: str | None) -> _Output:
@@ -78,17 +91,18 @@ def without_model(claim: Claim) -> Metrics:
 
 
 def answered(claim: Claim, ending: Ending) -> Ending:
-    """`ending`, and a fault where the requester got something that cannot be held against the leaves at all."""
-    if not claim.unread:
+    """`ending`, and a fault where the requester got something that contradicts the commitment by itself."""
+    if not claim.misdelivered:
         return ending
-    return ending._replace(faults=(*ending.faults, "what was delivered is no answer: nothing in it can be compared"))
+    return ending._replace(faults=(*ending.faults, claim.misdelivered))
 
 
 def overcounted(header: Header, own: int, texts: int = 1) -> int:
     """Prompt tokens beyond one's `own` count of those of so many texts; 0 counts nothing. Who commits to the tokens is
-    held to these; where they are not known, another version may set its own marks around each text.
+    held to these; where they are not known, another version may set its own marks around each text. Of texts to embed
+    nobody looks at the tokens, whatever their digest is said to be.
     """
-    if header.prompt_sha256 or not own:
+    if not own or (header.prompt_sha256 and header.task_kind is not TaskKind.EMBEDDING):
         return 0
     margin = max(COUNT_MARGIN, own // COUNT_SHARE, MARKS * texts)
     return max(header.prompt_tokens - own - margin, 0)
@@ -101,8 +115,11 @@ def sampler_of(header: Header) -> Sampler | None:
 
 
 def _sampled(header: Header, claimed: Sequence[Position]) -> Sampled | None:
-    sampler = sampler_of(header)
-    return None if sampler is None else check_sampling(claimed, sampler, header.n_probs)
+    """None where draws cannot be replayed. The candidates that were promised must be there all the same."""
+    found = check_sampling(claimed, claims.sampler(header), header.n_probs)
+    if sampler_of(header) is not None:
+        return found
+    return Sampled(0, malformed=found.malformed) if found.malformed else None
 
 
 def _delivered_rows(claim: Claim) -> Ending:

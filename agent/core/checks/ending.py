@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 from agent.core.checks.claims import Position
@@ -12,11 +12,15 @@ from agent.core.proof.header import Header
 
 _MOST_CUT_OFF = 3
 """Tokens inside one UTF-8 character: max_tokens may cut them off before the engine shows any; so may the text's end."""
-
-
 _MOST_BROKEN = 16
 """Likewise, where tokens are bytes that make no character: each new first byte hides some more. Models say such things
 hardly ever; one of random weights did it once in 400 answers, with 4 tokens.
+"""
+
+
+_BROKEN = "\ufffd"
+"""Stands for bytes that are no character, and for itself. An engine looks for stop strings in the bytes: whether it met
+one with this in it, a text does not tell.
 """
 
 
@@ -38,6 +42,8 @@ class Told(NamedTuple):
     """Of the tokens that are shown, but an ending one; None when not every one is known."""
     hidden: Hidden | None = None
     """Of the tokens behind these; None when there are none, or it is not known which they are."""
+    shorter: tuple[str, ...] = ()
+    """`text` without the last token, without the last two, and so on: as far as a stop string may hide them."""
 
 
 class Ending(NamedTuple):
@@ -77,8 +83,8 @@ def check_ending(
     if told.last_ends is not None:
         faults += _reason(header, told)
         decided = told.last_ends or told.text is not None or not header.stop
-    if told.text is not None and delivered is not None:
-        faults += _text(header, told.text, delivered)
+    if told.text is not None and delivered is not None and not _unreadable(header):
+        faults += _text(header, told, delivered)
     if behind and not behind.inside:
         faults.append("tokens that nobody was shown are counted, but the text does not end inside a character")
     return Ending(tuple(faults), decided, doubts)
@@ -109,7 +115,7 @@ def _doubts(header: Header, shown: int) -> tuple[str, ...]:
 
 
 def _reason(header: Header, told: Told) -> list[str]:
-    cut = header.stop if told.text is None else _present(header.stop, told.text)
+    cut = header.stop if told.text is None or _unreadable(header) else _present(header.stop, told.text)
     if header.finish is FinishReason.LENGTH and told.last_ends:
         return ["the text had ended, but max_tokens is given as the reason"]
     if header.finish is FinishReason.STOP and not told.last_ends and not cut:
@@ -121,8 +127,13 @@ def _present(stops: Sequence[str], text: str) -> tuple[str, ...]:
     return tuple(stop for stop in stops if stop and stop in text)
 
 
+def _unreadable(header: Header) -> bool:
+    return any(_BROKEN in stop for stop in header.stop)
+
+
 def _kept_out(stops: Sequence[str], delivered: str) -> list[str]:
-    return [f"the text goes on after the stop string {stop!r}" for stop in _present(stops, delivered)]
+    met = (stop for stop in _present(stops, delivered) if _BROKEN not in stop)
+    return [f"the text goes on after the stop string {stop!r}" for stop in met]
 
 
 def _held_back(header: Header, claimed: Sequence[Position], delivered: str) -> list[str]:
@@ -145,10 +156,25 @@ def _held_back(header: Header, claimed: Sequence[Position], delivered: str) -> l
     return []
 
 
-def _text(header: Header, generated: str, delivered: str) -> list[str]:
+def _text(header: Header, told: Told, delivered: str) -> list[str]:
     """The delivered text is the tokens' text up to the first stop string."""
+    generated = told.text or ""
     ends = [generated.index(stop) for stop in _present(header.stop, generated)]
     expected = generated[: min(ends, default=len(generated))]
-    if delivered == expected:
+    if delivered == expected or delivered in _held(header, told):
         return []
     return ["the delivered text is not the text of the tokens"]
+
+
+def _held(header: Header, told: Told) -> list[str]:
+    """A token that may begin a stop string is shown with what follows it: at the limit, with nothing."""
+    texts, found = (told.text or "", *told.shorter), []
+    for longer, shorter in pairwise(texts):
+        if header.finish is not FinishReason.LENGTH or not _begins(header.stop, longer):
+            break
+        found.append(shorter)
+    return found
+
+
+def _begins(stops: Sequence[str], text: str) -> bool:
+    return any(text.endswith(stop[:length]) for stop in stops for length in range(1, len(stop)))

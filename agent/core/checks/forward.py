@@ -9,6 +9,7 @@ import hashlib
 import struct
 from collections.abc import Iterable, Sequence
 from itertools import repeat
+from math import exp
 from typing import NamedTuple
 
 from agent.core.checks.claims import Position, Sampler
@@ -84,7 +85,9 @@ def _mean(*parts: tuple[int, float]) -> float:
 
 
 def check_closeness(claimed: Sequence[Position], recomputed: Sequence[Position]) -> Closeness:
-    """F over one chunk. What the recomputed list lacks counts as the gap to the list's end, which it is at least."""
+    """F over one chunk. What one of the lists lacks counts as the gap to its end, which it is at least: so nobody leaves
+    out what the model thinks likely, and puts in what nobody knows.
+    """
     differences: list[float] = []
     shared = listed = 0
     for (claim, own), _ in _pairs(claimed, recomputed):
@@ -95,6 +98,7 @@ def check_closeness(claimed: Sequence[Position], recomputed: Sequence[Position])
             differences.append(abs(gap))
             shared += number in likeliest
         listed += len(claim.ids[:TOP])
+        differences += [gap for one in _left_out(claim, own, TOP) if (gap := one - claim.logprobs[-1]) > 0]
     if not differences:
         return Closeness(0, 0.0, 0.0, 0.0)
     return Closeness(len(differences), sum(differences) / len(differences), max(differences), shared / listed)
@@ -114,8 +118,7 @@ def check_plausibility(
         ranks.append(Position(claim.token, own.ids).rank())
         unlisted += ranks[-1] is None and claim.rank() is not None
         raised = max(raised, _raised(claim, own, ranks[-1]))
-        gap = None if sampler is None else _gap(claim, own, sampler, number)
-        gaps += [] if gap is None else [gap]
+        gaps += [] if sampler is None else [_gap(claim, own, sampler, number)]
     if not ranks:
         return Plausibility(0, 0.0, 0, 0, 0.0)
     limit = FAR_BEHIND if sampler and sampler.greedy else FAR_OFF
@@ -150,11 +153,39 @@ def _raised(claim: Position, own: Position, rank: int | None) -> float:
     return 0.0 if claimed is None else claim.logprobs[claimed] - own.logprobs[-1 if rank is None else rank]
 
 
-def _gap(claim: Position, own: Position, sampler: Sampler, number: float) -> float | None:
+def _left_out(claim: Position, own: Position, most: int | None) -> list[float]:
+    """Log-probabilities of one's own likeliest that the claim does not list."""
+    listed = frozenset(claim.ids)
+    likeliest = zip(own.ids[:most], own.logprobs[:most], strict=True)
+    return [logprob for number, logprob in likeliest if number not in listed]
+
+
+def _gap(claim: Position, own: Position, sampler: Sampler, number: float) -> float:
     if not sampler.greedy:
-        return distance(claim, _seen_by(own, claim), sampler, number)
+        return max(_distance(claim, own, sampler, number), _kept_out(claim, own, sampler))
     rank = Position(claim.token, own.ids).rank()
     return own.logprobs[0] - own.logprobs[-1 if rank is None else rank]
+
+
+def _distance(claim: Position, own: Position, sampler: Sampler, number: float) -> float:
+    """By one's own list where the claimed one does not tell the draw, lest it be made so; 0 where neither does."""
+    told = distance(claim, _seen_by(own, claim), sampler, number)
+    if told is None:
+        told = distance(own._replace(token=claim.token), own.logprobs, sampler, number)
+    return told or 0.0
+
+
+def _kept_out(claim: Position, own: Position, sampler: Sampler) -> float:
+    """The share of one's own candidates that the claim keeps from being drawn: what it does not list, less what it says
+    of its last. Lists of honest engines differ at their ends alone, which comes to next to nothing.
+    """
+
+    def weight(logprob: float) -> float:
+        return exp((logprob - own.logprobs[0]) / sampler.temperature)
+
+    lacking, last = _left_out(claim, own, sampler.top_k if sampler.top_k > 0 else None), claim.logprobs[-1]
+    kept = sum(weight(logprob) - weight(min(logprob, last)) for logprob in lacking)
+    return kept / sum(map(weight, own.logprobs)) if kept else 0.0
 
 
 def _seen_by(own: Position, claim: Position) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -12,10 +11,6 @@ from agent.core.checks.draw import uniforms
 
 _TIE = 1e-6
 """Two candidates so close have one logit: greedy takes either."""
-_SURE_LEAD, _SURE_MARGIN = 0.2, 0.03
-"""Of honest engines in different classes, log-probabilities differ by 0.02–0.04: no noise crosses so much."""
-_FAR_LEAD, _FAR_MARGIN = 0.5, 0.1
-"""What no engine of the same model was ever off: see `forward.FAR_BEHIND`; 0.1 is twice `forward.FAR_OFF`."""
 
 
 class Sampled(NamedTuple):
@@ -71,41 +66,6 @@ def drawn(position: Position, sampler: Sampler, number: float) -> bool | None:
     if counts is None:
         return None
     return _nearest(position, position.logprobs, sampler, number, counts) <= chain.slack(sampler)
-
-
-def certain_draw(position: Position, sampler: Sampler, number: float) -> int | None:
-    """The token that `number` draws, when no noise could make it another one; `position.token` does not matter."""
-    if sampler.greedy:
-        lead = position.logprobs[0] - position.logprobs[1] if len(position.logprobs) > 1 else 0.0
-        return position.ids[0] if lead > _SURE_LEAD else None
-    counts = chain.kept(position, sampler)
-    if counts is None or len(counts) > 1:
-        return None
-    borders = chain.shares(position.logprobs[: counts[0]], sampler.temperature)
-    rank = bisect_left(borders, number)
-    low = borders[rank - 1] if rank else -1.0
-    high = borders[rank] if rank < len(borders) - 1 else 2.0
-    return position.ids[rank] if min(number - low, high - number) > _SURE_MARGIN else None
-
-
-def possible_draws(position: Position, sampler: Sampler, number: float) -> tuple[int, ...]:
-    """The tokens that `number` may draw whatever the noise, nearest first; `position.token` does not matter. Empty when
-    the list does not tell.
-    """
-    if sampler.greedy:
-        return tuple(
-            token
-            for token, logprob in zip(position.ids, position.logprobs, strict=True)
-            if position.logprobs[0] - logprob <= _FAR_LEAD
-        )
-    counts = chain.kept(position, sampler)
-    if counts is None:
-        return ()
-    gaps = (
-        (_nearest(position._replace(token=token), position.logprobs, sampler, number, counts), rank, token)
-        for rank, token in enumerate(position.ids)
-    )
-    return tuple(token for gap, _, token in sorted(gaps) if gap <= _FAR_MARGIN)
 
 
 def distance(position: Position, own: Sequence[float], sampler: Sampler, number: float) -> float | None:

@@ -32,6 +32,22 @@ HONEST = {
     "a stop string": (ended(STOP, 4, stop=("\n",)), 4, "abc", Told(False, "abc\n")),
     "a stop string inside a token": (ended(STOP, 2, stop=(", ",)), 2, "ab", Told(False, "ab, c")),
     "the first of two stop strings": (ended(STOP, 5, stop=("x", "cd")), 5, "ab", Told(False, "abcdx")),
+    "cut where a stop string may begin": (
+        *(ended(LENGTH, 8, stop=("\n\n", "zz")), 8, "abcdef"),
+        Told(False, "abcdef \n", shorter=("abcdef", "abcd")),
+    ),
+    "cut there, in two tokens": (
+        *(ended(LENGTH, 8, stop=("\n\n\n",)), 8, "abc"),
+        Told(False, "abc\n\n", shorter=("abc\n", "abc", "ab")),
+    ),
+    "cut there, by an engine that shows it": (ended(LENGTH, 8, stop=("\n\n",)), 8, "ab\n", Told(False, "ab\n")),
+    "a stop string that may stand for any bytes": (
+        ended(LENGTH, 8, stop=("\ufffd",)),
+        8,
+        "a\ufffdb",
+        Told(False, "a\ufffdb"),
+    ),
+    "the same, and it was met": (ended(STOP, 4, stop=("\ufffd",)), 4, "a", Told(False, "a\ufffd")),
     "ended inside a character": (ended(STOP, 8), 4, "abcd", Told(True, "abcd", Hidden(True, all_known=True))),
     "not all tokens known": (ended(STOP, 5), 5, "ab", Told(True)),
 }
@@ -69,6 +85,18 @@ LIES = {
     "went on after a stop string": (ended(LENGTH, 8, stop=("\n",)), 8, "a\nb", None, "goes on after the stop string"),
     "ended, length given": (ended(LENGTH, 8), 8, "abcdefg", Told(True, "abcdefg"), "had ended"),
     "another text": (ended(STOP, 5), 5, "good", Told(True, "bad"), "not the text of the tokens"),
+    "text left out, and a pretext": (
+        *(ended(LENGTH, 8, stop=("\n\n",)), 8, "ab", Told(False, "abc\n", shorter=("abc", "ab"))),
+        "not the text of the tokens",
+    ),
+    "text left out where none may begin": (
+        *(ended(LENGTH, 8, stop=("\n\n",)), 8, "ab", Told(False, "abc", shorter=("ab",))),
+        "not the text of the tokens",
+    ),
+    "text left out, and it ended": (
+        *(ended(STOP, 5, stop=("\n\n",)), 5, "ab", Told(True, "ab\n", shorter=("ab",))),
+        "not the text of the tokens",
+    ),
     "text left out": (ended(STOP, 5), 5, "ab", Told(True, "abcd"), "not the text of the tokens"),
     "the stop string delivered": (ended(STOP, 4, stop=("\n",)), 4, "abc\n", Told(False, "abc\n"), "goes on after"),
 }

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agent.core.checks.claims import Position
 from agent.core.checks.draw import uniforms
 from agent.core.checks.forward import TOP, check_closeness, check_exactness, check_plausibility, figures_sha256
+from agent.core.checks.sampling import check_sampling
 from tests.core.checks.engine import SAMPLER, choose, f32, listed, some_logits
 
 TOKENS = 32
@@ -128,3 +129,49 @@ def test_chunks_of_different_length_are_not_compared():
     claimed, own = replayed(0.0)
     with pytest.raises(ValueError, match="shorter"):
         check_closeness(claimed, own[:-1])
+
+
+def _alone(own: Position, rank: int, guess: float) -> Position:
+    """The token at `rank` beside candidates that no model has: so the seed draws it, whichever it is."""
+    token = own.ids[rank]
+    return Position(token, (token, *range(10**6, 10**6 + 39)), (guess, *[f32(-14.0)] * 39))
+
+
+def test_a_token_whose_rivals_are_left_out_is_neither_close_nor_plausible():
+    """S holds, and what is claimed of the token itself is true: nothing but what is missing tells of it."""
+    _, own = replayed(0.0)
+    claimed = [_alone(one, 1 + at % 5, one.logprobs[1 + at % 5]) for at, one in enumerate(own)]
+    assert check_sampling(claimed, SAMPLER, 40).checked == TOKENS
+    assert check_sampling(claimed, SAMPLER, 40).passed
+    assert check_closeness(claimed, own).mean > 1
+    plausible = check_plausibility(claimed, own, SAMPLER, NUMBERS)
+    assert (plausible.far, plausible.unlisted, plausible.raised) == (TOKENS, 0, 0.0)
+
+
+def test_one_rival_that_is_left_out_puts_its_token_out_of_place():
+    """Where the others are true, the mean difference hardly moves."""
+    own = Position(2, (1, 2, 3), (math.log(0.6), math.log(0.3), math.log(0.1)))
+    claim = Position(2, (2, 3), own.logprobs[1:])
+    two = SAMPLER._replace(top_k=2, top_p=1.0, temperature=1.0)
+    assert check_plausibility([claim], [own], two, [0.5]).far == 1
+    assert check_plausibility([own], [own], two, [0.8]).far == 0
+
+
+def test_lists_that_end_otherwise_are_no_doubt():
+    claim = Position(1, (1, 2, 3), (-0.1, -3.0, -5.0))
+    own = Position(1, (1, 2, 4), (-0.1, -3.0, -4.9))
+    three = SAMPLER._replace(top_k=3)
+    assert check_plausibility([claim], [own], three, [0.5]) == (1, pytest.approx(0.0, abs=0.001), 0, 0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("token", "far"), [(1, 0), (5, 1), (99, 1)], ids=["the drawn one", "another", "one unlisted"])
+def test_a_list_made_too_flat_to_tell_the_draw_is_told_by_ones_own(token: int, far: int):
+    """A node says how many candidates it lists: with fewer than top_k the last ones decide whether top_p closes."""
+    ten = [math.log(0.08), *[math.log(0.005)] * 8]
+    own = Position(1, tuple(range(1, 21)), (math.log(0.86), *ten, *[math.log(1e-4)] * 10))
+    claim = Position(token, own.ids, (math.log(0.78), *ten, *[math.log(0.0049)] * 10))
+    assert check_sampling([own], SAMPLER, 20).uncovered == 0
+    assert check_sampling([claim], SAMPLER, 20).uncovered == 1
+    assert check_closeness([claim], [own]).mean < 0.02
+    assert check_plausibility([claim], [own], SAMPLER, [0.5]).far == far
+    assert check_plausibility([claim], [claim], SAMPLER, [0.5]).far == 0  # neither list tells

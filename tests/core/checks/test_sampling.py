@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agent.core.checks.claims import Position
 from agent.core.checks.draw import uniforms
-from agent.core.checks.sampling import certain_draw, check_sampling, distance, possible_draws
+from agent.core.checks.sampling import check_sampling, distance
 from tests.core.checks.engine import SAMPLER, generate
 
 SAMPLERS = st.builds(
@@ -134,35 +134,3 @@ def test_impossible_tokens_are_listed_with_minus_infinity():
     lonely = Position(1, (1, 2, 3), (0.0, -3.4e38, -math.inf))
     assert check_sampling([lonely], SAMPLER._replace(top_k=3), 3).passed
     assert not check_sampling([lonely._replace(token=3)], SAMPLER._replace(top_k=3), 3).passed
-
-
-def test_a_draw_is_certain_only_far_from_every_border():
-    three = Position(None, (5, 6, 7), (math.log(0.5), math.log(0.3), math.log(0.2)))
-    plain = SAMPLER._replace(temperature=1.0, top_k=3, top_p=1.0)
-    drawn = [certain_draw(three, plain, number) for number in (0.0, 0.3, 0.46, 0.49, 0.51, 0.6, 0.79, 0.9, 1.0)]
-    assert drawn == [5, 5, 5, None, None, 6, None, 7, 7]
-    assert certain_draw(three, plain._replace(temperature=0.0), 0.9) == 5
-    tie = three._replace(logprobs=(-0.7, -0.75, -3.0))
-    assert certain_draw(tie, plain._replace(temperature=0.0), 0.9) is None
-    assert certain_draw(three, plain._replace(top_k=0), 0.3) is None
-
-
-def test_what_noise_may_draw_is_all_that_lies_near():
-    three = Position(None, (5, 6, 7), (math.log(0.5), math.log(0.3), math.log(0.2)))
-    plain = SAMPLER._replace(temperature=1.0, top_k=3, top_p=1.0)
-    assert [possible_draws(three, plain, number) for number in (0.3, 0.45, 0.55, 0.75, 0.95)] == [
-        *((5,), (5, 6), (6, 5), (6, 7), (7,)),
-    ]
-    greedy = plain._replace(temperature=0.0)
-    assert possible_draws(three, greedy, 0.9) == (5,)
-    assert possible_draws(three._replace(logprobs=(-0.7, -0.75, -3.0)), greedy, 0.9) == (5, 6)
-    assert possible_draws(three, plain._replace(top_k=0), 0.3) == ()
-
-
-@settings(max_examples=50)
-@given(SAMPLERS, st.integers(0, 1 << 30))
-def test_what_was_drawn_is_always_possible(sampler, made_by: int):
-    made = generate(random.Random(made_by), sampler, tokens=5, vocabulary=80, n_probs=40)
-    for position, number in zip(made, uniforms(sampler.seed), strict=False):
-        possible = possible_draws(position, sampler, number)
-        assert position.token in possible or not possible

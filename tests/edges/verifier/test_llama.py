@@ -203,6 +203,23 @@ async def test_of_characters_that_are_none_nothing_is_filled_in_wrongly(
     assert found.sampled.withheld
 
 
+async def test_a_text_that_is_cut_off_where_a_stop_string_may_begin_is_not_held_against_its_node(
+    pool: LlamaPool, tiny_model: Path, short_dir: Path
+):
+    whole = await plain_claim(pool)
+    assert whole.delivered is not None
+    begins = whole.delivered[-1]
+    made = await claim(pool, seed=whole.header.seed, max_tokens=12, stop=(f"{begins}{begins}~",))
+    assert made.delivered is not None
+    assert whole.delivered.startswith(made.delivered)
+    assert made.delivered != whole.delivered  # llama-server holds the last token back
+    async with claiming.replayer(tiny_model, short_dir) as replayer:
+        found = await with_model(made, replayer)
+        assert judge(found, LIMITS).reasons == ()
+        less = await with_model(made._replace(delivered=whole.delivered[:-4]), replayer)
+    assert judge(less, LIMITS).reasons == ("the delivered text is not the text of the tokens",)
+
+
 async def test_tokens_that_may_hide_a_long_broken_end_are_no_fault(pool: LlamaPool, tiny_model: Path, short_dir: Path):
     made = await claim(pool, "Tell me story 191", seed=191, max_tokens=128)
     assert hidden(made.header, len(positions(made.leaves))) > 3
