@@ -5,10 +5,13 @@ from __future__ import annotations
 import msgspec
 
 from agent.core.model import Value
+from agent.core.payloads import Judgement
 from agent.core.wire import ReceiptBody
 from agent.devnet.core.asking import live
 from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Examine
+from agent.devnet.core.proofs.cases import TRANSCRIPTS_S
+from agent.devnet.core.proofs.judging import judge
 from agent.devnet.core.proofs.records import Case, CaseState, Epoch, Judged, Standing
 from agent.devnet.core.queue import DEADLINE
 from agent.devnet.core.records import ENDED, Demand, Node, NodeRecord, Progress, TaskState, UsedToken
@@ -17,6 +20,7 @@ from agent.devnet.core.rules import Instant
 COME_BACK_S = 120.0
 """A node could not open anything while the coordinator was away: so long it has at least, if it ever had. Nor has it
 longer than anybody: a clock that was set back meanwhile keeps no case open."""
+_AWAY = "the coordinator was away for longer than transcripts are kept"
 
 
 class Remembered(Value):
@@ -75,6 +79,10 @@ def _restore_docket(book: Book, when: Instant, remembered: Remembered) -> None:
         docket.judged.setdefault(judged.node_id, []).append(judged.signed)
     for case in remembered.cases:
         docket.put(_restored(book, when, case))
+    since_s = TRANSCRIPTS_S - book.rules.proofs.answer_s
+    for case in remembered.cases:
+        if case.state is CaseState.CHALLENGED and case.due_at + since_s <= when.at:
+            judge(book, when, docket.cases[case.case_id], Judgement.VOID, _AWAY)  # told with the first decision
     for case in docket.cases.values():
         if case.state in (CaseState.CHECKING, CaseState.REVEALING):
             docket.alarms.set(when.now + min(COME_BACK_S, book.rules.proofs.verify_s), case.case_id, case.level)
@@ -83,14 +91,21 @@ def _restore_docket(book: Book, when: Instant, remembered: Remembered) -> None:
 
 
 def _restored(book: Book, when: Instant, case: Case) -> Case:
+    rules = book.rules.proofs
     if case.state is CaseState.REVEALING:
-        verify_s = book.rules.proofs.verify_s
-        least, most = when.at + int(min(COME_BACK_S, verify_s)), when.at + int(verify_s)
-        checks = (msgspec.structs.replace(it, due_at=min(max(it.due_at, least), most)) for it in case.checks)
+        due_at = max(it.due_at for it in case.checks)
+        left_s = _left_s(book, when, case, due_at, rules.verify_s)
+        checks = (msgspec.structs.replace(it, due_at=when.at + int(left_s)) for it in case.checks)
         return msgspec.structs.replace(case, checks=tuple(checks))
     if case.state is not CaseState.CHALLENGED:
         return case
-    answer_s = book.rules.proofs.answer_s
-    left_s = min(max(case.due_at - when.at, min(COME_BACK_S, answer_s)), answer_s)
+    left_s = _left_s(book, when, case, case.due_at, rules.answer_s)
     book.docket.alarms.set(when.now + left_s, case.case_id, case.level)
     return msgspec.structs.replace(case, due_at=when.at + int(left_s))
+
+
+def _left_s(book: Book, when: Instant, case: Case, due_at: int, most_s: float) -> float:
+    """How long a challenge stays open after the restart."""
+    left_s = min(max(due_at - when.at, min(COME_BACK_S, most_s)), most_s)
+    book.docket.due[case.case_id] = when.now + left_s
+    return left_s

@@ -96,7 +96,7 @@ def test_a_round_that_never_comes_blames_nobody() -> None:
     node = court.opener()
     court.settled(node)
     (case,) = court.docket.cases.values()
-    court.turn(86_000.0)
+    court.turn(82_000.0)
     assert court.case(case.case_id).state is CaseState.WAITING
     court.turn(1000.0)
     assert court.case(case.case_id).judgement is Judgement.VOID

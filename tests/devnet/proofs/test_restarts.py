@@ -80,6 +80,25 @@ def test_who_could_not_open_because_the_coordinator_was_away_has_time_to_come_ba
     assert again.case_of(challenge).judgement is Judgement.UNOPENED
 
 
+@pytest.mark.parametrize("told", [False, True], ids=["before the beacon was told", "when it was challenged"])
+@pytest.mark.parametrize(("away_s", "judgement"), [(80_000, None), (90_000, Judgement.VOID)])
+def test_a_coordinator_that_was_away_for_a_day_blames_nobody_for_transcripts_that_are_gone(
+    away_s: float, judgement: Judgement | None, *, told: bool
+) -> None:
+    court = Court()
+    node = court.opener()
+    receipt = court.settled(node)
+    if told:
+        court.turn(61.0)
+    court.now += away_s
+    again = court.restarted()
+    (case,) = [it for it in again.cases.values() if it.task_id == receipt.task_id]
+    assert (case.judgement, len(again.beat(node).challenges)) == (judgement, judgement is None)
+    again.turn(ALWAYS.answer_s + 1)
+    assert (again.standing(node).stake_micros == ALWAYS.stake_micros) is (judgement is Judgement.VOID)
+    assert again.settled(node).beacon.round == 2
+
+
 def test_an_opening_that_nobody_had_looked_at_is_looked_at_again() -> None:
     court = Court()
     node = court.opener()

@@ -278,26 +278,30 @@ async def test_an_exhibit_that_the_disk_lost_blames_nobody(tmp_path: Path) -> No
 
 
 class Full(Exhibits):
-    """A disk that takes one file more."""
+    """A disk that has room for one file more."""
 
-    wrote = 0
+    room, refused = 1, False
 
     async def write(self, content: bytes) -> Blob:
-        self.wrote += 1
-        if self.wrote > 1:
+        if not self.room:
+            self.refused = True
             raise OSError(errno.ENOSPC, "No space left on device")
+        self.room -= 1
         return await super().write(content)
 
 
 async def test_a_disk_too_full_for_a_wrong_answer_ends_nothing(tmp_path: Path) -> None:
     async with hall(tmp_path, msgspec.structs.replace(ALWAYS, validators=1, canary_micros=1_000_000)) as it:
         desk = it.coordinator.desk
-        challenge = await it.challenge()
         desk.exhibits = full = Full(tmp_path / "exhibits")
-        await it.open(challenge)
-        async with asyncio.timeout(PATIENCE_S):
-            while full.wrote < 2 or desk.book.docket.copied:
-                await asyncio.sleep(0)
+        docket = desk.book.docket
+        while not full.refused:  # of some answers no wrong one can be made
+            challenge = await it.challenge()
+            full.room = 1
+            await it.open(challenge)
+            async with asyncio.timeout(PATIENCE_S):
+                while docket.cases[docket.of_task[challenge.key.task_id]].evidence is None or docket.copied:
+                    await asyncio.sleep(0)
         await it.settled()
         assert not it.coordinator.failed.is_set()
 

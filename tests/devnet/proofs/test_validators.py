@@ -422,6 +422,23 @@ def test_a_clock_that_is_set_back_keeps_no_case_waiting_for_who_is_silent(restar
     assert {check.state for check in court.case(case_id).checks[:2]} == {CheckState.GONE}
 
 
+def test_a_clock_that_is_set_forward_makes_nobody_silent_who_has_time_left() -> None:
+    bench = Bench()
+    validators = [bench.validator(seed) for seed in (2, 3)]
+    case_id = bench.checking(bench.opener(1))
+    bench.turn(RULES.verify_s - 10)
+    for validator in validators:
+        bench.beat(validator)
+        bench.check(validator)
+    bench.wall += 10_000_000
+    bench.turn(11.0)  # the deadline of their checks would ring now
+    for validator in validators:
+        assert bench.beat(validator).challenges[0].answer_s == RULES.verify_s - 11
+        bench.reveal(validator)
+    assert bench.case(case_id).judgement is Judgement.PASSED
+    assert [bench.standing(it).silences for it in validators] == [0, 0]
+
+
 def test_a_reveal_that_is_repeated_changes_nothing() -> None:
     bench = Bench()
     node, one, other = bench.opener(1), bench.validator(2), bench.validator(3)

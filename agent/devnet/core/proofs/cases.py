@@ -28,6 +28,9 @@ One that WAITs for a beacon may also be dropped, or is judged void when the beac
 
 MAX_OPENING_BYTES = 32 << 20
 """Read, it takes sixteen times as much memory; as base64 in the evidence it still fits into a blob."""
+TRANSCRIPTS_S = 82_800
+"""So long after a result a node may be asked for its transcript: it keeps that for a day, where its owner chose nothing
+else, and an hour of that is for the answer. Later nobody is blamed who has it no more."""
 MAX_CHALLENGES = 16
 """In the answer to one beat; the others come with the next."""
 
@@ -53,6 +56,7 @@ def keep(book: Book, when: Instant, case: Case, **changes: Any) -> Case:
 def challenge(book: Book, when: Instant, case: Case, **changes: Any) -> None:
     """Ask the node for its leaves; `changes` says at which level."""
     answer_s = book.rules.proofs.answer_s
+    book.docket.due[case.case_id] = when.now + answer_s
     case = move(book, when, case, CaseState.CHALLENGED, due_at=when.at + int(answer_s), **changes)
     book.docket.alarms.set(when.now + answer_s, case.case_id, case.level)
 
@@ -87,7 +91,7 @@ def saw(case: Case) -> Iterator[str]:
 def challenges_for(book: Book, when: Instant, node_id: str) -> tuple[Challenge, ...]:
     """What a beat's answer asks a node to open: the oldest first, and not all at once."""
     owed = list(book.docket.owed(node_id))[:MAX_CHALLENGES]
-    return tuple(_challenge(when, name, case) for name, case in owed)
+    return tuple(_challenge(book, when, name, case) for name, case in owed)
 
 
 def _put(book: Book, when: Instant, before: Case, after: Case) -> Case:
@@ -100,26 +104,25 @@ def _put(book: Book, when: Instant, before: Case, after: Case) -> Case:
     known = challenged(before)
     for name, node_id in challenged(after).items():
         if name not in known:
-            book.tell(PushTo(node_id=node_id, push=_challenge(when, name, after)))
+            book.tell(PushTo(node_id=node_id, push=_challenge(book, when, name, after)))
     return after
 
 
-def _challenge(when: Instant, name: str, case: Case) -> Challenge:
+def _challenge(book: Book, when: Instant, name: str, case: Case) -> Challenge:
+    answer_s = max(book.docket.due[case.case_id] - when.now, 0.0)
     if case.state is CaseState.CHALLENGED:
         return Challenge(
             challenge_id=name,
             key=case.key,
             kind=ChallengeKind.DRAWN,
-            answer_s=max(case.due_at - when.at, 0),
+            answer_s=answer_s,
             leaves=asked_leaves(case),
             beacon=case.beacon,
             level=case.level,
         )
     check = next(it for it in case.checks if it.task_id == name)
     assert check.key is not None
-    return Challenge(
-        challenge_id=name, key=check.key, kind=ChallengeKind.REVEAL, answer_s=max(check.due_at - when.at, 0)
-    )
+    return Challenge(challenge_id=name, key=check.key, kind=ChallengeKind.REVEAL, answer_s=answer_s)
 
 
 def asked_leaves(case: Case) -> tuple[int, ...]:

@@ -49,6 +49,10 @@ class Docket:
         """Unix time that drand proves, less the monotonic time that it was then. None: it has shown nothing."""
         self.alarms = Alarms()
         """Of cases, by their ids; `fence` is the level that was current."""
+        self.due: dict[str, float] = {}
+        """Open case → monotonic time by which what it was challenged for must be here. What `due_at` says is for people
+        and for a restart: clocks are set.
+        """
         self.arriving: set[str] = set()
         """Challenges whose answer came and waits to be taken in: it is in time, whatever the alarm says meanwhile."""
         self._owed: dict[str, dict[str, str]] = {}
@@ -64,6 +68,7 @@ class Docket:
     def drop(self, case: Case) -> None:
         """It was not drawn after all, or is judged."""
         self._leave(self.cases.pop(case.case_id))
+        self.due.pop(case.case_id, None)
 
     def owed(self, node_id: str) -> Iterator[tuple[str, Case]]:
         """What a node was asked to open and did not yet: names of challenges and their cases, oldest first."""
@@ -95,8 +100,11 @@ class Docket:
             self.waiting.setdefault(_round(case), {})[case.case_id] = None
         if case.state is CaseState.JUDGED:
             self.alarms.forget(case.case_id)
-        for name, node_id in challenged(case).items():
+        asked = challenged(case)
+        for name, node_id in asked.items():
             self._owed.setdefault(node_id, {})[name] = case.case_id
+        if not asked:
+            self.due.pop(case.case_id, None)
         self._named.update(blob.sha256 for blob in exhibits(case))
 
     def _leave(self, case: Case) -> None:

@@ -12,20 +12,18 @@ from agent.devnet.core.book import Book
 from agent.devnet.core.effects import Decision, Discard, SaveCase
 from agent.devnet.core.granting import conclude
 from agent.devnet.core.proofs import epochs, opening, validating
+from agent.devnet.core.proofs.cases import TRANSCRIPTS_S
 from agent.devnet.core.proofs.docket import not_needed
 from agent.devnet.core.proofs.judging import judge
 from agent.devnet.core.proofs.records import Case
 from agent.devnet.core.rules import Instant
 
-BEACON_PATIENCE_S = 86_400
-"""For a round of drand that no relay gives: a day, like the retention of transcripts at least."""
-
 
 def sweep(book: Book, when: Instant, chance: str) -> Decision[None]:
     """Look at the time. `chance` is 32 fresh random bytes, hex: the next secret, if one is needed."""
-    epochs.turn(book, when, chance)
     for case in _hopeless(book, when):
-        judge(book, when, case, Judgement.VOID, "the promised beacon never came")
+        judge(book, when, case, Judgement.VOID, "the promised beacon did not come while transcripts are kept")
+    epochs.turn(book, when, chance)
     for alarm in book.docket.alarms.ringing(when.now):
         opening.overdue(book, when, alarm.task_id, alarm.fence)
         validating.overdue(book, when, alarm.task_id, alarm.fence)
@@ -40,11 +38,13 @@ def beacon(book: Book, when: Instant, told: Beacon) -> Decision[None]:
 
 
 def _hopeless(book: Book, when: Instant) -> list[Case]:
-    """Cases that have waited so long for a beacon that no node need have their transcripts any more."""
-    docket = book.docket
+    """Cases that have waited for a beacon too long: no relay gave it, or this coordinator was away."""
+    docket, epoch = book.docket, book.docket.epoch
     at = epochs.drand_at(book, when)
-    late = [it for it in epochs.awaited(book, when) if QUICKNET.time_of(it) + BEACON_PATIENCE_S <= at]
-    return [docket.cases[case_id] for it in late for case_id in docket.waiting[BeaconSource.DRAND, it]]
+    late = [(BeaconSource.DRAND, it) for it in epochs.awaited(book, when) if QUICKNET.time_of(it) + TRANSCRIPTS_S <= at]
+    if epoch is not None and epoch.begins_at and epoch.ends_at + TRANSCRIPTS_S <= when.at:
+        late.append((BeaconSource.EPOCH, epoch.number))
+    return [docket.cases[case_id] for it in late for case_id in docket.waiting.get(it, ())]
 
 
 def discard(book: Book, when: Instant, judged: Iterable[Case]) -> Decision[None]:

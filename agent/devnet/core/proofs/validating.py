@@ -129,10 +129,8 @@ def _is_late(book: Book, when: Instant, case: Case, check: Check) -> bool:
             task = book.tasks[check.task_id]
             return task.progress.state in ENDED or task.due <= when.now
         case CheckState.SEALED:
-            # Due later than it ever was told: the clock was set back. No case waits for it to come round again.
-            in_time = when.at < check.due_at <= when.at + int(book.rules.proofs.verify_s)
             is_here = check.task_id in book.docket.arriving
-            return case.state is CaseState.REVEALING and not in_time and not is_here
+            return case.state is CaseState.REVEALING and book.docket.due[case.case_id] <= when.now and not is_here
         case _:
             return False
 
@@ -144,7 +142,7 @@ def _wake(book: Book, when: Instant, case: Case) -> None:
         if check.state is CheckState.ASKED:
             waits.append(max(book.tasks[check.task_id].due, when.now + 1))
         elif check.state is CheckState.SEALED and case.state is CaseState.REVEALING:
-            waits.append(when.now + max(check.due_at - when.at, 1))
+            waits.append(max(book.docket.due[case.case_id], when.now + 1))
     if waits and case.state is not CaseState.JUDGED:
         book.docket.alarms.set(min(waits), case.case_id, case.level)
 
@@ -179,7 +177,8 @@ def _room(book: Book, case: Case) -> Room:
 
 
 def _reveal(book: Book, when: Instant, case: Case, checks: Sequence[Check]) -> None:
-    due_at = when.at + int(book.rules.proofs.verify_s)
+    verify_s = book.rules.proofs.verify_s
+    book.docket.due[case.case_id], due_at = when.now + verify_s, when.at + int(verify_s)
     due = {check.task_id: msgspec.structs.replace(check, due_at=due_at) for check in checks}
     every = tuple(due.get(it.task_id, it) for it in case.checks)
     _wake(book, when, cases.move(book, when, case, CaseState.REVEALING, checks=every))
