@@ -10,8 +10,9 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.bench import beside, daemon, engine, noop, parts, proof_cost
+from tests.bench import asking, beside, daemon, engine, noop, parts, proof_cost
 from tests.bench.noop import Rate
+from tests.bench.proportions import LLAMA_3_1B, LLAMA_3_8B, TINYLLAMA_1B
 from tests.bench.redis import PEERS, measure_peer, peer_version, redis_server
 from tests.bench.table import Row, at_least, at_most, page
 
@@ -81,6 +82,13 @@ def memory_rows(options: argparse.Namespace) -> list[Row]:
     ]
 
 
+def asking_rows(options: argparse.Namespace) -> list[Row]:
+    """Two models of 700 MB at most, one after the other; three minutes."""
+    if options.quick:
+        return [Row("models of 1 billion parameters", "skipped: takes three minutes, leave out --quick")]
+    return run(asking.measure([TINYLLAMA_1B, LLAMA_3_1B]))
+
+
 def _best(rates: list[Rate]) -> Rate:
     return max(rates, key=lambda rate: rate.per_s)
 
@@ -103,11 +111,17 @@ SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], list[Row]]]] = {
         "What proofs cost, with gemma-3-270m",
         lambda o: run(proof_cost.measure(len(o.rounds), long=not o.quick)),
     ),
+    "asking": ("Asking for log-probabilities, models of real proportions", asking_rows),
+    "asking-8b": (
+        "Asking for log-probabilities, 8 billion parameters",
+        lambda o: run(asking.measure([LLAMA_3_8B], rounds=8)),
+    ),
     "probe": ("Probe", lambda o: parts.probe(len(o.rounds))),
     "outbox": ("Outbox and transcripts", lambda o: parts.outbox(len(o.rounds))),
     "sandbox": ("Sandbox", lambda o: parts.sandbox(len(o.rounds)) + run(beside.bombs())),
 }
-USUAL = [name for name in SECTIONS if name not in ("demo", "proof-cost")]
+USUAL = [name for name in SECTIONS if name not in ("demo", "asking-8b")]
+"""`asking-8b` writes a model of 4.5 GB."""
 
 
 def _options() -> argparse.Namespace:
@@ -122,7 +136,7 @@ def _options() -> argparse.Namespace:
     options.rounds = range(1 if options.quick else 3)
     options.tasks = options.tasks or (400 if options.quick else 2000)
     options.many = options.many or (2000 if options.quick else 20_000)
-    options.only = options.only or (USUAL + ["demo", "proof-cost"] * (options.model == "demo"))
+    options.only = options.only or (USUAL + ["demo"] * (options.model == "demo"))
     return options
 
 

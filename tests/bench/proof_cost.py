@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import NamedTuple
-
-import aiohttp
-import psutil
 
 from agent.core import engine_replies, engines, wire
 from agent.core.checks.claims import Sampler, positions
 from agent.core.checks.sampling import check_sampling
 from agent.core.engine_stream import Answer, SseReader
-from agent.core.model import CompletionInput, FinishReason, Sampling, TaskSpec, Usage
+from agent.core.model import FinishReason, Usage
 from agent.core.proof.commitment import commit
 from agent.core.proof.drawing import drawn_leaves
 from agent.core.proof.header import ProofKind, header_of
 from agent.core.proof.leaves import join_leaves, read_leaf
 from agent.core.proof.transcript import Transcript, TranscriptBuilder
-from agent.edges.engines.http import EngineHttp
-from agent.edges.engines.launch import find_llama_server
 from agent.edges.models.demo import assemble_demo_model
 from agent.edges.models.store import ModelStore
 from agent.edges.segments.records import packed
 from agent.edges.verifier.llama import LlamaReplayer
 from agent.ports import Piece
 from tests import builders
+from tests.bench.bare import Engine, Generated, bare_engine, generate
 from tests.bench.table import Row, at_most
 
 TOP = 40
@@ -40,25 +31,6 @@ BEACON, ROOT = bytes(32), "00" * 32
 CHALLENGED_LEAVES = 4
 PER = 1024
 """Tokens that figures of the agent are told for."""
-_PROFILE = engines.PROFILES["llama-server"]
-
-
-class _Engine(NamedTuple):
-    http: EngineHttp
-    process: psutil.Process
-
-    def cpu_s(self) -> float:
-        """Of all its threads so far."""
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
-
-
-class _Generated(NamedTuple):
-    """One generation, with what it cost the engine."""
-
-    events: bytes
-    cpu_s: float
-    tokens: int
 
 
 async def measure(rounds: int, *, long: bool) -> list[Row]:
@@ -66,66 +38,28 @@ async def measure(rounds: int, *, long: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as home:
         cache = Path(home)
         weights = await assemble_demo_model(cache, ModelStore(cache), lambda *_: None)
-        async with _engine(weights, cache / "llm.sock") as engine:
+        async with bare_engine(weights, cache / "llm.sock") as engine:
             prompt = engine_replies.token_ids(await engine.http.exchange("/tokenize", engines.tokenize_request(PROMPT)))
             asked, plain = await _asked_and_plain(engine, prompt, rounds)
             pieces = _pieces(asked.events)
             rows = [_asking(asked, plain), *_agent(asked, pieces), *_places(pieces)]
             rows.append(await _challenge(engine, prompt, asked))
             if long:
-                rows.append(await _challenge(engine, prompt, await _generate(engine, prompt, 512, TOP)))
+                rows.append(await _challenge(engine, prompt, await generate(engine, prompt, 512, TOP)))
             return rows
 
 
-@contextlib.asynccontextmanager
-async def _engine(weights: Path, socket: Path) -> AsyncIterator[_Engine]:
-    """As the agent starts it, but without the sandbox: its CPU time is read from outside."""
-    argv = [find_llama_server("auto"), "-m", weights, "--host", socket, "-c", "1024", "-np", "1", "--cache-ram", "0"]
-    process = subprocess.Popen([*map(str, argv), "-t", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    http = EngineHttp("http://engine", lambda: aiohttp.UnixConnector(str(socket), force_close=True))
-    try:
-        await _healthy(http)
-        yield _Engine(http, psutil.Process(process.pid))
-    finally:
-        await http.close()
-        process.kill()
-        process.wait()
-
-
-async def _healthy(http: EngineHttp) -> None:
-    async with asyncio.timeout(120.0):
-        while True:
-            with contextlib.suppress(Exception):
-                await http.exchange("/health", None, 5.0)
-                return
-            await asyncio.sleep(0.2)
-
-
-async def _asked_and_plain(engine: _Engine, prompt: tuple[int, ...], rounds: int) -> tuple[_Generated, _Generated]:
+async def _asked_and_plain(engine: Engine, prompt: tuple[int, ...], rounds: int) -> tuple[Generated, Generated]:
     """The cheapest of some rounds, in turns, so that both meet the same machine."""
-    await _generate(engine, prompt, 16, 0)
+    await generate(engine, prompt, 16, 0)
     asked, plain = [], []
     for _ in range(rounds):
-        plain.append(await _generate(engine, prompt, 128, 0))
-        asked.append(await _generate(engine, prompt, 128, TOP))
+        plain.append(await generate(engine, prompt, 128, 0))
+        asked.append(await generate(engine, prompt, 128, TOP))
     return min(asked, key=lambda one: one.cpu_s), min(plain, key=lambda one: one.cpu_s)
 
 
-async def _generate(engine: _Engine, prompt: tuple[int, ...], tokens: int, top: int) -> _Generated:
-    task = TaskSpec(
-        task_id="bench",
-        model_digest="",
-        input=CompletionInput(prompt=PROMPT),
-        sampling=Sampling(seed=7),
-        max_tokens=tokens,
-    )
-    request = engines.build_request(_PROFILE, "m", task, top, prompt)
-    before = engine.cpu_s()
-    events = await engine.http.exchange(request.path, request.body, 600.0, request.max_answer_bytes)
-    return _Generated(events, engine.cpu_s() - before, tokens)
-
-
-def _asking(asked: _Generated, plain: _Generated) -> Row:
+def _asking(asked: Generated, plain: Generated) -> Row:
     each = [one.cpu_s / one.tokens * 1000 for one in (asked, plain)]
     what = f"engine's CPU a token: {each[0]:.2f} ms with {TOP} candidates ÷ {each[1]:.2f} ms without"
     return at_most(what, asked.cpu_s / plain.cpu_s, 1.02, "×", 3)
@@ -138,7 +72,7 @@ def _pieces(events: bytes) -> list[Piece]:
     return [Piece(one.text, one.id, one.logprob, one.top_ids, one.top_logprobs) for one in told]
 
 
-def _agent(asked: _Generated, pieces: list[Piece]) -> list[Row]:
+def _agent(asked: Generated, pieces: list[Piece]) -> list[Row]:
     """The agent's own CPU for 1,024 tokens of a real answer."""
     turns = max(1, PER // len(pieces))
     share = PER / (turns * len(pieces))
@@ -195,7 +129,7 @@ def _places(pieces: list[Piece]) -> list[Row]:
     ]
 
 
-async def _challenge(engine: _Engine, prompt: tuple[int, ...], generated: _Generated) -> Row:
+async def _challenge(engine: Engine, prompt: tuple[int, ...], generated: Generated) -> Row:
     """CPU of repeating the drawn leaves, each behind a prefill of all before it."""
     ids = [piece.token_id for piece in _pieces(generated.events) if piece.token_id is not None]
     leaves = [ids[at : at + 32] for at in range(0, len(ids), 32)]
