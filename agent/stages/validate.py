@@ -169,8 +169,11 @@ class Validate:
 
 
 def is_exact(header: Header, facts: Pool) -> bool:
-    """Whether a repetition by this pool must be equal to the bit."""
-    return header.determinism == facts.determinism and facts.determinism.startswith("X-") and facts.slots == 1
+    """Whether a repetition by this pool must be equal to the bit. A class is of one engine: who names its class beside
+    another engine's name would have neither the draws of the one checked nor be asked for a calibration of the other.
+    """
+    ours = (header.engine, header.determinism) == (facts.engine, facts.determinism)
+    return ours and facts.determinism.startswith("X-") and facts.slots == 1
 
 
 def _is_certain(found: Metrics, judged: Judged, limits: Thresholds) -> bool:

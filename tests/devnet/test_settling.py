@@ -238,7 +238,7 @@ def test_rows_are_committed_to_where_rows_were_asked_for_and_nowhere_else() -> N
         usage = Usage(prompt_tokens=1)
         commitment = node.commitment(offer, "[]", usage, rows)
         assert world.deliver(node, node.success(offer, "[]", usage=usage, commitment=commitment)).status == status
-    assert "text was asked" in judged(rows, 1).detail
+    assert "an embedding comes to" in judged(rows, 1).detail
 
 
 def test_an_output_that_came_as_a_blob_is_accepted_by_its_digest() -> None:

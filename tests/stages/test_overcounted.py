@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agent.core.checks.claim import Claim, overcounted
 from agent.core.checks.verdict import Thresholds, Verdict, judge
-from agent.core.model import EmbeddingInput, FinishReason, Usage
+from agent.core.model import EmbeddingInput, FinishReason, TaskKind, Usage
 from agent.core.proof.header import Header, header_of
 from agent.core.proof.leaves import read_leaf
 from agent.core.proof.transcript import TranscriptBuilder
@@ -61,7 +61,9 @@ async def test_whoever_embeds_is_paid_for_the_tokens_that_there_are(
 def test_a_margin_of_sixteen_an_eighth_or_two_a_text_is_no_lie(own: int, more: int, texts: int) -> None:
     header: Header = msgspec.structs.replace(embedded(0).header, prompt_tokens=own + more)
     assert overcounted(header, own, texts) == max(more - max(16, own // 8, 2 * texts), 0)
-    assert overcounted(msgspec.structs.replace(header, prompt_sha256="ab" * 32), own) == 0
+    named = msgspec.structs.replace(header, prompt_sha256="ab" * 32)
+    assert overcounted(named, own, texts) == overcounted(header, own, texts)
+    assert overcounted(msgspec.structs.replace(named, task_kind=TaskKind.CHAT), own) == 0  # held to the tokens
 
 
 def test_nobody_is_held_to_the_count_of_an_engine_that_does_not_count() -> None:

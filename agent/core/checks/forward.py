@@ -85,8 +85,8 @@ def _mean(*parts: tuple[int, float]) -> float:
 
 
 def check_closeness(claimed: Sequence[Position], recomputed: Sequence[Position]) -> Closeness:
-    """F over one chunk. What one of the lists lacks counts as the gap to its end, which it is at least: so nobody leaves
-    out what the model thinks likely, and puts in what nobody knows.
+    """F over one chunk. What one of the lists lacks counts as the gap to its end, which it is at least: who leaves out
+    what the model thinks likely is no nearer to it by that.
     """
     differences: list[float] = []
     shared = listed = 0

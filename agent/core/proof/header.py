@@ -188,6 +188,9 @@ def header_of(
 def check_against_offer(header: Header, offer: OfferBody) -> None:
     """Whether the header says what the offer asked. Raises ProofError("header_offer") naming the fields."""
     check_asked(header, _asked(offer))
+    embeds = header.task_kind is TaskKind.EMBEDDING
+    if embeds is not (header.proof_kind is ProofKind.ROWS) or (embeds and header.completion_tokens):
+        raise ProofError("header_offer", "rows, and nothing else, are what an embedding comes to")
     samplers, min_keep = _chain(header.engine)
     if samplers and (header.samplers, header.min_keep) != (samplers, min_keep):
         raise ProofError("header_offer", f"{header.engine[:64]} draws by another sampler chain than the committed one")
@@ -209,6 +212,7 @@ def _asked(offer: OfferBody) -> dict[str, Any]:
     return {
         **asked_of_all(offer),
         "model_digest": task.model_digest.removeprefix(_DIGEST_PREFIX),
+        "adapter_digest": "",
         "max_tokens": task.max_tokens,
         **msgspec.structs.asdict(sampling),
     }

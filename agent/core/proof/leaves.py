@@ -11,9 +11,10 @@ from agent.core.errors import ProofError
 from agent.core.model import Commitment, Value
 from agent.core.proof.canonical import BYTES, U8, U16, U32, U64, Codec, Reader, malformed
 from agent.core.proof.files import FileLeaf, read_file
+from agent.core.proof.header import ProofKind
 from agent.core.proof.merkle import HASH_BYTES, leaf_hash, root
 from agent.core.proof.toploc import IMPRINT_BYTES
-from agent.core.proof.transcript import LEAF_TOKENS, NO_PREVIOUS, LeafKind
+from agent.core.proof.transcript import LEAF_TOKENS, NO_PREVIOUS, LeafKind, proof_kind_of
 
 MAX_LEAF_BYTES = 32 << 20
 """32 tokens with 65,535 candidates of 8 bytes each, and their frame, are 17 MiB."""
@@ -103,6 +104,18 @@ def check_shape(leaves: Sequence[Shape]) -> None:
         raise ProofError("transcript_leaves", "the end leaf counts otherwise")
     if end.imprints and len(end.imprints) != imprinted(leaves):
         raise ProofError("transcript_leaves", "there is not one imprint for each leaf of tokens")
+
+
+def check_kinds(leaves: Sequence[Shape], proof_kind: ProofKind) -> None:
+    """Whether leaves with output are of the kind that was committed to, and not among others that nobody looks at.
+
+    Raises ProofError("transcript_leaves").
+    """
+    kinds = {leaf.kind for leaf in leaves[:-1]}
+    together = len(kinds) < 2 or kinds == {LeafKind.TOKENS, LeafKind.TEXT}
+    if kinds and (not together or proof_kind_of(kinds) is not proof_kind):
+        told = ", ".join(sorted(kind.name.lower() for kind in kinds))
+        raise ProofError("transcript_leaves", f"leaves of {told} are no proof of the kind {proof_kind.value}")
 
 
 def imprinted(leaves: Iterable[Shape]) -> int:

@@ -16,7 +16,7 @@ from agent.core.model import Commitment, Outcome, Signed
 from agent.core.proof.beacon import Bls, Draw, checkable, draw_of
 from agent.core.proof.commitment import AnyHeader, check_header, read_commitment
 from agent.core.proof.files import leaves_of
-from agent.core.proof.leaves import check_leaves, split_leaves
+from agent.core.proof.leaves import check_kinds, check_leaves, split_leaves
 from agent.core.proof.opening import AnyLeaf, OpenedTranscript, read_opening
 from agent.core.proof.signed import Verify, open_signed
 from agent.core.proof.transcript import TranscriptBuilder
@@ -61,14 +61,20 @@ class Case:
 
     @cached_property
     def opened(self) -> OpenedTranscript | None:
-        """What the bundle shows of the transcript. Raises ProofError("opening")."""
-        return None if self.bundle.opening is None else read_opening(self.bundle.opening, self.commitment)
+        """What the bundle shows of the transcript. Raises ProofError."""
+        if self.bundle.opening is None:
+            return None
+        opened = read_opening(self.bundle.opening, self.commitment)
+        check_kinds(opened.leaves, self.header.proof_kind)
+        return opened
 
     @cached_property
     def leaves(self) -> tuple[AnyLeaf, ...]:
         """What is at hand of the transcript, of both the most; nothing, perhaps. Raises ProofError."""
         if self.transcript is not None:
-            return check_leaves(split_leaves(self.transcript), self.commitment)
+            leaves = check_leaves(split_leaves(self.transcript), self.commitment)
+            check_kinds(leaves, self.header.proof_kind)
+            return leaves
         return self.opened.leaves if self.opened else ()
 
     @cached_property

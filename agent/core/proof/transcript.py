@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
 from typing import NamedTuple, Protocol
 
@@ -111,14 +111,7 @@ class TranscriptBuilder:
             self._close()
         told = b"\x00" if end_logprob is None else b"\x01" + _floats((end_logprob,))
         self._append(LeafKind.END, U64.write(self._entries) + told + _listed(self._imprints))
-        return Transcript(tuple(self._leaves), root(self._hashes).hex(), self._proof_kind())
-
-    def _proof_kind(self) -> ProofKind:
-        if LeafKind.TEXT in self._kinds:
-            return ProofKind.TEXT
-        if LeafKind.FILE in self._kinds:
-            return ProofKind.FILES
-        return ProofKind.ROWS if LeafKind.ROW in self._kinds else ProofKind.TOKENS_F32
+        return Transcript(tuple(self._leaves), root(self._hashes).hex(), proof_kind_of(self._kinds))
 
     def _close(self) -> str:
         entries, ids = self._open, self._ids
@@ -134,6 +127,15 @@ class TranscriptBuilder:
         self._leaves.append(leaf)
         self._hashes.append(running)
         return running.hex()
+
+
+def proof_kind_of(kinds: Collection[LeafKind]) -> ProofKind:
+    """What a transcript with leaves of these kinds can show."""
+    if LeafKind.TEXT in kinds:
+        return ProofKind.TEXT
+    if LeafKind.FILE in kinds:
+        return ProofKind.FILES
+    return ProofKind.ROWS if LeafKind.ROW in kinds else ProofKind.TOKENS_F32
 
 
 def _ids(ids: Sequence[int]) -> bytes:

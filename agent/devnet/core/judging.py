@@ -89,11 +89,8 @@ def _transcript(header: AnyHeader, commitment: Commitment, task: TaskSpec) -> It
         if commitment.leaves < PROGRAM_LEAVES:
             yield f"{commitment.leaves} leaves, but stdout, stderr and the end make {PROGRAM_LEAVES}"
     elif isinstance(task.input, EmbeddingInput):
-        if (header.proof_kind, commitment.leaves) != (ProofKind.ROWS, len(task.input.texts) + 1):
-            rows = len(task.input.texts)
-            yield f"{commitment.leaves} leaves of {header.proof_kind.value}, but {rows} rows were asked for"
-    elif header.proof_kind is ProofKind.ROWS:
-        yield "rows were committed to, but text was asked for"
+        if commitment.leaves != (rows := len(task.input.texts)) + 1:
+            yield f"{commitment.leaves} leaves, but {rows} rows were asked for"
     elif commitment.leaves - 1 > (most := header.completion_tokens + HIDDEN_TOKENS):
         yield f"{commitment.leaves} leaves, but {header.completion_tokens} completion tokens fill {most} at most"
     elif header.proof_kind is ProofKind.TOKENS_F32:

@@ -160,7 +160,7 @@ class OpenAIClient:
                 ) from fault
 
     async def _prompt_ids(self, given: TaskInput) -> tuple[int, ...]:
-        """Token ids of the prompt, where the engine tells them; else nothing."""
+        """Token ids of the prompt, where the engine tells them; else nothing. Raises EngineError."""
         if not self.profile.tokenizes:
             return ()
         match given:
@@ -171,7 +171,10 @@ class OpenAIClient:
                 prompt = given.prompt
             case _:
                 return ()
-        return engine_replies.token_ids(await self._http.exchange("/tokenize", engines.tokenize_request(prompt)))
+        ids = engine_replies.token_ids(await self._http.exchange("/tokenize", engines.tokenize_request(prompt)))
+        if not ids:  # such an engine ends before it began, and says that max_tokens was reached
+            raise EngineError(Reason.MALFORMED_OFFER, "the prompt has no tokens")
+        return ids
 
     # ------------------------------------------------------------------ repeating what others claim
 

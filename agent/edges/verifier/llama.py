@@ -45,7 +45,7 @@ class LlamaReplayer:
 
     async def replay(self, prefix: Sequence[int], ids: Sequence[int], top: int) -> tuple[Position, ...]:
         """Raises EngineError."""
-        done: list[Position] = []
+        done, top = list[Position](), max(top, 1)  # who is asked for no candidates tells no tokens either
         while len(done) < len(ids):
             done += await self._run(prefix, ids, len(done), top)
         return tuple(done)

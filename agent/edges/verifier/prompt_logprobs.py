@@ -32,7 +32,7 @@ class PromptLogprobsReplayer:
 
     async def replay(self, prefix: Sequence[int], ids: Sequence[int], top: int) -> tuple[Position, ...]:
         """Raises EngineError."""
-        whole, listed = [*prefix, *ids], min(top, self._most)
+        whole, listed = [*prefix, *ids], max(min(top, self._most), 1)
         limit = (1 << 20) + len(whole) * (listed + 1) * _CANDIDATE_BYTES
         body = replays.scored_request(self._model, whole, listed)
         reply = await self._http.exchange("/v1/completions", body, self._patience_s, limit)

@@ -6,9 +6,10 @@ import msgspec
 import pytest
 
 from agent.core.errors import ProofError
-from agent.core.model import Commitment
+from agent.core.model import Commitment, EmbeddingInput
 from agent.core.proof.commitment import commit, read_commitment
-from agent.core.proof.header import Header, check_against_offer
+from agent.core.proof.header import Header, ProofKind, check_against_offer
+from agent.core.wire import OfferBody
 from agent.edges.signing import KeyPair
 from tests import builders
 from tests.core.proof.making import NODE_KEYS, header, transcript
@@ -91,6 +92,7 @@ def test_spare_bits_of_base64_are_not_ignored():
         ("top_p_micros", 1),
         ("min_p_micros", 1),
         ("stop", ("x",)),
+        ("adapter_digest", "ab" * 32),
     ],
 )
 def test_every_field_that_the_offer_fixes_is_compared(field: str, value):
@@ -107,3 +109,24 @@ def test_a_chain_that_the_engine_does_not_have_would_be_replayed_by_nobody(chain
         check_against_offer(altered, builders.offer())
     assert refused.value.check == "header_offer"
     check_against_offer(msgspec.structs.replace(altered, engine="one that draws as it likes"), builders.offer())
+
+
+ROWS = builders.offer(spec=builders.task(task_input=EmbeddingInput(texts=("a",)), max_tokens=16))
+
+
+@pytest.mark.parametrize(
+    ("offer", "lie"),
+    [
+        (builders.offer(), {"proof_kind": ProofKind.ROWS}),
+        (ROWS, {"proof_kind": ProofKind.TOKENS_F32, "completion_tokens": 0}),
+        (ROWS, {"proof_kind": ProofKind.ROWS, "completion_tokens": 1}),
+    ],
+    ids=["rows for a text", "tokens for rows", "tokens beside rows"],
+)
+def test_an_embedding_comes_to_rows_and_is_paid_for_no_tokens_of_output(offer: OfferBody, lie: dict):
+    altered: Header = msgspec.structs.replace(header(MADE, offer), **lie)
+    with pytest.raises(ProofError, match="embedding") as refused:
+        check_against_offer(altered, offer)
+    assert refused.value.check == "header_offer"
+    honest = {"proof_kind": ProofKind.ROWS, "completion_tokens": 0}
+    check_against_offer(msgspec.structs.replace(header(MADE, ROWS), **honest), ROWS)

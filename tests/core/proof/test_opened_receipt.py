@@ -17,9 +17,10 @@ from agent.core.proof.drawing import drawn_leaves, is_drawn
 from agent.core.proof.leaves import join_leaves
 from agent.core.proof.opening import open_leaves
 from agent.core.proof.receipt import Verdict, examine
+from agent.core.proof.transcript import TranscriptBuilder
 from agent.edges.drand import load_bls
 from agent.edges.signing import verify
-from tests.core.proof.making import bundle, header, transcript
+from tests.core.proof.making import bundle, header, token, transcript
 from tests.core.proof.test_beacon import ROUNDS, recorded
 
 MADE = transcript(400)
@@ -103,6 +104,21 @@ def test_leaves_that_were_drawn_at_a_closer_look_pass_too(level: int) -> None:
 
 def test_leaves_of_another_task_are_refused() -> None:
     assert failed(GOOD, opening=open_leaves(transcript(399).leaves, DRAWN)) == "opening"
+
+
+def test_leaves_that_are_not_of_the_committed_kind_are_refused() -> None:
+    builder = TranscriptBuilder(3)
+    builder.add_rows([[]])
+    for number in range(40):
+        builder.add(token(number))
+    padded = builder.finish()
+    of = bundle(result={"commitment": commit(header(MADE), padded)})
+    for verdict in (
+        examined(of, opening=open_leaves(padded.leaves)),
+        examine(of, verify, transcript=join_leaves(padded.leaves)),
+    ):
+        assert verdict.error is not None
+        assert "row, tokens are no proof of the kind tokens_f32" in verdict.error.message
 
 
 @pytest.mark.parametrize("part", [b"", b"\x01", SHOWN[:-1], SHOWN + b"\x00", SHOWN.replace(b"\x01", b"\x02", 1)])

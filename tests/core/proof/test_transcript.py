@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from agent.core.errors import ProofError
 from agent.core.model import Commitment
-from agent.core.proof.leaves import check_leaves, read_leaf, split_leaves
+from agent.core.proof.files import FileLeaf
+from agent.core.proof.header import ProofKind
+from agent.core.proof.leaves import check_kinds, check_leaves, read_leaf, split_leaves
 from agent.core.proof.merkle import leaf_hash, root
 from agent.core.proof.transcript import LEAF_TOKENS, LeafKind, Transcript, TranscriptBuilder
 from agent.ports import Piece
@@ -135,6 +137,45 @@ def test_a_transcript_of_another_shape_is_refused_though_its_root_fits(change, w
     with pytest.raises(ProofError, match=words) as refused:
         check_leaves(leaves, commitment_to(leaves))
     assert refused.value.check == "transcript_leaves"
+
+
+def _with(*more: str) -> Transcript:
+    """Forty tokens, behind a row or among what else one names."""
+    builder = TranscriptBuilder(1)
+    if "row" in more:
+        builder.add_rows([[]])
+    for number in range(40):
+        builder.add(token(number))
+    if "text" in more:
+        builder.add(Piece(text=""))
+    if "file" in more:
+        builder.add_files([FileLeaf(b"out", 0, "00" * 32)])
+    return builder.finish()
+
+
+@pytest.mark.parametrize(
+    ("more", "kind"),
+    [
+        (("row",), ProofKind.ROWS),
+        (("row",), ProofKind.TOKENS_F32),
+        (("file",), ProofKind.TOKENS_F32),
+        (("text", "row"), ProofKind.TEXT),
+        (("text", "file"), ProofKind.TEXT),
+        (("text",), ProofKind.TOKENS_F32),
+        ((), ProofKind.TEXT),
+    ],
+)
+def test_leaves_of_another_kind_than_the_committed_one_are_refused(more: tuple[str, ...], kind: ProofKind):
+    """Rows among tokens have no tokens, but they count: what stands behind them would be looked for elsewhere."""
+    with pytest.raises(ProofError, match="no proof of the kind") as refused:
+        check_kinds(checked(_with(*more)), kind)
+    assert refused.value.check == "transcript_leaves"
+
+
+def test_leaves_of_the_committed_kind_are_taken():
+    check_kinds(checked(_with()), ProofKind.TOKENS_F32)
+    check_kinds(checked(_with("text")), ProofKind.TEXT)
+    check_kinds(checked(TranscriptBuilder(0).finish()), ProofKind.TOKENS_F32)
 
 
 def test_a_broken_chain_is_refused_though_the_root_fits():

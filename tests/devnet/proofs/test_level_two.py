@@ -97,6 +97,47 @@ def test_an_engine_of_no_class_is_not_held_to_candidates_that_it_cannot_tell() -
     assert (found.verdict, found.repeatable) == (Verdict.PASS, False), found
 
 
+@pytest.mark.parametrize("engine", ["ollama 0.5", "openai", "sglang 0.4", "no engine that anybody knows"])
+def test_an_engine_that_shows_no_tokens_promises_nothing_by_naming_a_class(engine: str) -> None:
+    builder = TranscriptBuilder(0)
+    for _ in range(70):
+        builder.add(Piece(text="t"))
+    assert not Settled(transcript=builder.finish(), engine=engine).look_at_all().repeatable
+
+
+def test_candidates_that_were_promised_are_missed_of_an_engine_whose_draws_nobody_replays() -> None:
+    builder = TranscriptBuilder(0)
+    for _ in range(70):
+        builder.add(Piece(text="t", token_id=5))
+    found = Settled(transcript=builder.finish(), engine="vllm 0.11").look_at_all()
+    assert (found.verdict, "lack the candidates" in found.said()) == (Verdict.FAIL, True)
+
+
+def test_leaves_of_another_kind_are_not_those_that_were_promised() -> None:
+    builder = TranscriptBuilder(0)
+    builder.add_rows([[]] * 70)
+    for _ in range(70):
+        builder.add(Piece(text=""))
+    assert "no proof of the kind" in Settled(transcript=builder.finish()).look_at_all().fault
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ({"finish_reason": "stop"}, "told that it ended by stop"),
+        ({"usage": {"prompt_tokens": 10, "completion_tokens": 69}}, "told other token counts"),
+    ],
+)
+def test_who_tells_the_requester_another_end_than_he_commits_to_is_found(told: dict[str, Any], words: str) -> None:
+    settled = Settled()
+    leaves = open_leaves(settled.transcript.leaves)
+    usage = {"prompt_tokens": 10, "completion_tokens": 70}
+    honest = {"text": "t" * 70, "finish_reason": "length", "usage": usage}
+    assert settled.look(leaves, output=json.dumps(honest)).verdict is Verdict.PASS
+    found = settled.look(leaves, output=json.dumps(honest | told))
+    assert (found.verdict, words in found.said()) == (Verdict.FAIL, True), found
+
+
 def test_leaves_behind_a_token_that_was_withheld_need_not_be_repeated() -> None:
     assert Settled().look_at_all().known == (0, 1, 2)
     builder = TranscriptBuilder(0)

@@ -127,6 +127,20 @@ async def test_a_claim_that_this_pool_cannot_judge_goes_to_another(pool: LlamaPo
     assert unfit.value.reason is Reason.UNCALIBRATED
 
 
+async def test_the_validators_class_beside_another_engines_name_is_no_exact_claim(pool: LlamaPool) -> None:
+    """Its draws would be nobody's to replay, and no calibration would be asked for."""
+    done = claiming.relabelled(await told(pool), engine="vllm 0.11", samplers=(), min_keep=0)
+    with pytest.raises(UnfitError) as unfit:
+        await Validator(pool, limits=None).verdict(evidence(done))
+    assert unfit.value.reason is Reason.UNCALIBRATED
+
+
+async def test_who_asked_for_no_candidates_keeps_nobody_from_a_verdict(pool: LlamaPool) -> None:
+    done = claiming.relabelled(await told(pool), n_probs=0, determinism="F-0123456789abcdef")
+    body = await Validator(pool).verdict(evidence(done))
+    assert (body.verdict, "only 0 candidates" in body.reasons[0]) == ("suspect", True), body
+
+
 async def test_other_bytes_than_announced_are_no_evidence(pool: LlamaPool) -> None:
     caller = Caller(BlobLine(b"x" * 10), ManualClock(), Pulse({}, started=0.0), random.Random(1))
     stage = Validate(caller, Validator(pool), {"main": pool}, lambda *_: LIMITS, ManualClock(), lambda: SALT)

@@ -14,13 +14,13 @@ from agent.core.checks.claims import chunks, positions
 from agent.core.checks.forward import figures_sha256
 from agent.core.checks.imprints import committed
 from agent.core.checks.verdict import Thresholds, Verdict, judge
-from agent.core.engines import profile_of
+from agent.core.engines import TokenIds, profile_of
 from agent.core.errors import ProofError
-from agent.core.model import Value
+from agent.core.model import TaskKind, Value
 from agent.core.payloads import ReceiptBundle, RecomputedLeaf
 from agent.core.proof.header import Header
 from agent.core.proof.leaves import Leaf
-from agent.core.proof.opening import AnyLeaf, OpenedTranscript, read_opening
+from agent.core.proof.opening import AnyLeaf, OpenedTranscript
 from agent.core.proof.receipt import Case, read_case
 from agent.core.proof.signed import Verify
 
@@ -61,9 +61,11 @@ def look(bundle: ReceiptBundle, verify: Verify, asked: tuple[int, ...] = ()) -> 
     if bundle.output is None:
         return Found(verdict=Verdict.FAIL, reasons=("what was delivered is no text",))
     try:
-        opened = read_opening(bundle.opening or b"", case.commitment)
+        opened = case.opened
     except ProofError as error:
         return Found(fault=error.message)
+    if opened is None:
+        return Found(fault="nothing is shown")
     lacking = len(set(asked) - set(opened.opened)) if asked else int(not opened.whole)
     if lacking:
         return Found(fault="not all leaves that were asked for are shown")
@@ -94,9 +96,14 @@ def _known(leaves: Sequence[AnyLeaf]) -> tuple[int, ...]:
 
 def repeatable(header: object) -> bool:
     """Whether the engine promised that its work can be repeated, and is one that anybody could repeat: what a node says
-    of an engine that nobody knows is no promise, else whoever makes up a name would be paid for what nobody can check.
+    of an engine that nobody knows, or that shows no tokens, is no promise, else whoever makes up a name would be paid
+    for what nobody can check.
     """
-    return isinstance(header, Header) and header.determinism != UNVERIFIABLE and profile_of(header.engine) is not None
+    if not isinstance(header, Header) or header.determinism == UNVERIFIABLE:
+        return False
+    profile = profile_of(header.engine)
+    shows = header.task_kind is TaskKind.EMBEDDING or (profile and profile.token_ids is not TokenIds.NONE)
+    return profile is not None and bool(shows)
 
 
 def _drawn(case: Case, opened: OpenedTranscript) -> Found:
