@@ -209,7 +209,7 @@ class JudgementBody(Value, forbid_unknown_fields=True):
     """By a verdict that stands, in millionths of one unit of `currency`: this is the receipt for it."""
     currency: str = ""
     barred: bool = False
-    """The node gets no checks any more."""
+    """The node gets no checks: never again, or, having been silent too often, for a while."""
     judged_at: Count = 0
     """Unix seconds on the coordinator's clock; informative."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
 from typing import NamedTuple
 
 from agent.core.model import Blob
@@ -30,11 +31,19 @@ class _Looked(NamedTuple):
     """What validators are to read; None when none is needed."""
 
 
+def made_up() -> Keys:
+    """Of a node that does not exist."""
+    pair = KeyPair(secrets.token_bytes(32))
+    return Keys(pair.public, pair.sign)
+
+
 class Examiner:
     """Runs beside the desk. What it had not finished when the coordinator stopped, the next one looks at again."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, made_up: Callable[[], Keys] = made_up) -> None:
+        """`made_up`: keys of the nodes that evidence is told by, each time fresh ones."""
         self._desk = desk
+        self._made_up = made_up
 
     @property
     def _rules(self) -> ProofRules:
@@ -79,8 +88,8 @@ class Examiner:
         return _Looked(bundle, found, evidence)
 
     def _cast(self) -> Cast:
-        book, node = self._desk.book, KeyPair(secrets.token_bytes(32))
-        return Cast(Keys(book.key, book.sign), Keys(node.public, node.sign), secrets.token_bytes(32))
+        book = self._desk.book
+        return Cast(Keys(book.key, book.sign), self._made_up(), secrets.token_bytes(32))
 
     async def _give_out_canary(self, case: Case, bundle: ReceiptBundle) -> None:
         """Now and then: a wrong answer that is made of this one, for other validators."""

@@ -24,7 +24,7 @@ from agent.devnet.sessions import Session, Sessions
 from agent.devnet.tidying import Tidier
 from tests.sim.clock import SimClock
 from tests.sim.files import SimBlobs, SimExhibits
-from tests.sim.keys import key_of, sign, verify
+from tests.sim.keys import key_of, made_up, sign, verify
 from tests.sim.loop import Owner
 from tests.sim.network import CONTENT, Request
 from tests.sim.store import SimStore, StoreDisk
@@ -76,7 +76,7 @@ class Authority:
         self.reception = Reception(self.desk, self.sessions, self.clock)
         self._lines: dict[str, Any] = {}
         self.owner.spawn(self._sweep(), "sweep").add_done_callback(self._ended)
-        self.owner.spawn(Examiner(self.desk).run(), "examine").add_done_callback(self._ended)
+        self.owner.spawn(Examiner(self.desk, made_up).run(), "examine").add_done_callback(self._ended)
         self.owner.spawn(Tidier(self.desk, self.clock).run(), "tidy").add_done_callback(self._ended)
         world.note(f"coordinator started, life {self._lives}")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from functools import partial
 
+from agent.devnet.core.proofs.disguise import Keys
+
 
 def key_of(name: str) -> str:
     """64 hex digits."""
@@ -18,6 +20,12 @@ def sign(key: str, digest: bytes) -> str:
 
 def verify(key: str, signature: str, digest: bytes) -> bool:
     return sign(key, digest) == signature
+
+
+def made_up() -> Keys:
+    """Of a node that does not exist."""
+    key = key_of("nobody")
+    return Keys(key, partial(sign, key))
 
 
 class SimIdentity:

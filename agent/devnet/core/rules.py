@@ -58,8 +58,10 @@ class ProofRules(Value):
     verdict_slash_micros: int = 500_000
     """Taken from a validator that passed a canary, or copied."""
     silences: int = 3
-    """Times that a validator took checks and fell silent after which it gets no more, unless verdicts that stood
-    (`forgiven_after` for each) came in between: one crash is not held against anybody."""
+    """Times that a validator took checks and fell silent after which it gets none for `rest_s`, unless verdicts that
+    stood (`forgiven_after` for each) came in between: one crash is not held against anybody."""
+    rest_s: float = 86_400.0
+    """Whoever is silent once more after that rests again."""
     verdict_reward_micros: int = 50
     """What one verdict earns."""
 

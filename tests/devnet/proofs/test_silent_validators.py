@@ -1,4 +1,4 @@
-"""Validators that take checks and do not see them through are told so, and in the end get none; a crash is forgiven."""
+"""Validators that take checks and do not see them through are told so, and rest for a while; a crash is forgiven."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests import builders
 from tests.devnet.proofs.validators import RULES, Bench, Validator, pools
 
 LEASE_S = 40.0
+DAY_S = 86_400
 
 
 def back(bench: Bench, validator: Validator) -> None:
@@ -35,11 +36,11 @@ def sealed_and_silent(bench: Bench, silent: Validator, others: tuple[Validator, 
     return case_id
 
 
-def test_who_seals_and_never_reveals_is_told_and_at_the_third_time_barred() -> None:
+def test_who_seals_and_never_reveals_is_told_and_after_the_third_time_rests() -> None:
     bench = Bench()
     silent, other = bench.validator(2), bench.validator(3)
     for number in range(RULES.silences):
-        assert not bench.standing(silent).barred
+        assert bench.standing(silent).rests_until == 0
         sealed_and_silent(bench, silent, (other,))
         assert bench.standing(silent).silences == number + 1
     *before, last = bench.judgements(silent)
@@ -48,7 +49,7 @@ def test_who_seals_and_never_reveals_is_told_and_at_the_third_time_barred() -> N
     }
     assert "sealed and not revealed" in last.detail
     assert ("no more checks" in last.detail, any("no more checks" in it.detail for it in before)) == (True, False)
-    assert bench.standing(silent).barred
+    assert (bench.standing(silent).rests_until, bench.standing(silent).barred) == (bench.when.at + DAY_S, False)
     assert (last.barred, any(it.barred for it in before)) == (True, False)
     bench.checking(bench.opener(1))
     assert bench.pull(silent, count=4) == []
@@ -68,7 +69,20 @@ def test_who_refuses_to_reveal_is_silent_too() -> None:
     assert (told.judgement, told.detail.endswith("does not open it: no")) == (Judgement.UNOPENED, True)
 
 
-def test_who_takes_checks_and_never_seals_is_barred_after_three_times() -> None:
+def test_who_has_rested_is_asked_again_and_once_more_silent_rests_again() -> None:
+    bench = Bench()
+    silent, other = bench.validator(2), bench.validator(3)
+    for _ in range(RULES.silences):
+        sealed_and_silent(bench, silent, (other,))
+    bench.turn(DAY_S)
+    again = sealed_and_silent(bench, silent, (other,))
+    assert silent.node_id in {it.node_id for it in bench.case(again).checks}
+    assert bench.standing(silent).rests_until == bench.when.at + DAY_S
+    bench.checking(bench.opener(1))
+    assert bench.pull(silent, count=4) == []
+
+
+def test_who_takes_checks_and_never_seals_rests_after_three_times() -> None:
     bench = Bench()
     node, silent = bench.opener(1), bench.validator(2)
     for _ in range(RULES.silences):
@@ -77,7 +91,7 @@ def test_who_takes_checks_and_never_seals_is_barred_after_three_times() -> None:
         (offer,) = bench.pull(silent)
         bench.start(silent, offer.key)
         bench.turn(LEASE_S + 1)
-    assert bench.standing(silent).barred
+    assert bench.standing(silent).rests_until
     assert "taken and not delivered" in bench.judgements(silent)[0].detail
     bench.checking(node)
     assert bench.pull(silent, count=4) == []
@@ -162,7 +176,7 @@ def test_a_crash_with_checks_in_hand_is_one_silence_and_the_node_goes_on() -> No
     bench.turn(LEASE_S + 1)
     bench.turn(RULES.verify_s + 1)
     standing = bench.standing(crashing)
-    assert (standing.unkept, standing.silences, standing.barred) == (4, 1, False)
+    assert (standing.unkept, standing.silences, standing.rests_until) == (4, 1, 0)
     back(bench, crashing)
     bench.checking(node)
     assert len(bench.pull(crashing)) == 1
@@ -170,7 +184,7 @@ def test_a_crash_with_checks_in_hand_is_one_silence_and_the_node_goes_on() -> No
 
 def test_verdicts_that_stand_make_good_for_a_silence() -> None:
     rules = ProofRules(silences=3, forgiven_after=10)
-    standing = after_silence(Standing(node_id="n-1", stake_micros=1), 5, 7, rules)
+    standing = after_silence(Standing(node_id="n-1", stake_micros=1), 5, 7, 0, rules)
     for _ in range(9):
         standing = after_verdict(standing, None, rules)
     assert standing.silences == 1
@@ -193,7 +207,7 @@ def test_who_fails_two_checks_of_a_case_gets_no_third() -> None:
 
 @pytest.mark.parametrize("allowed", [1, 2, 3, 5])
 @given(events=st.lists(st.sampled_from(["stands", "silent", "in hand", "blamed"]), max_size=60))
-def test_so_many_silences_bar_it_however_they_are_mixed_with_verdicts(allowed: int, events: list[str]) -> None:
+def test_after_so_many_silences_it_rests_however_they_are_mixed_with_verdicts(allowed: int, events: list[str]) -> None:
     rules = ProofRules(silences=allowed, forgiven_after=4)
     blame = Blame(Opinion("v-1", "n-1", 0, "", None), "why", grave=False)  # type: ignore[arg-type]
     standing, count, clean = Standing(node_id="n-1", stake_micros=1), 0, 0
@@ -201,15 +215,15 @@ def test_so_many_silences_bar_it_however_they_are_mixed_with_verdicts(allowed: i
         before = standing
         match event:
             case "silent":
-                standing, count, clean = after_silence(standing, fence, fence, rules), count + 1, 0
-                assert standing.barred or count < allowed
+                standing, count, clean = after_silence(standing, fence, fence, fence, rules), count + 1, 0
+                assert (standing.rests_until == fence + DAY_S) is (count >= allowed)
             case "in hand":
-                standing = after_silence(standing, standing.silent_fence, fence, rules)
+                standing = after_silence(standing, standing.silent_fence, fence, fence, rules)
             case "stands":
                 standing, clean = after_verdict(standing, None, rules), clean + 1
                 count, clean = (max(count - 1, 0), 0) if clean == 4 and count else (count, clean)
             case _:
                 standing = after_verdict(standing, blame, rules)
         assert standing.silences == count
-        assert standing.barred >= before.barred
+        assert (standing.rests_until, standing.barred) >= (before.rests_until, False)
         assert standing.unkept - before.unkept == (event in ("silent", "in hand"))

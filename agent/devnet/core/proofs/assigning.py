@@ -10,7 +10,7 @@ from agent.core.model import Outcome, TaskKind
 from agent.devnet.core.book import Book
 from agent.devnet.core.proofs.cases import relatives, saw
 from agent.devnet.core.proofs.records import Case, Check
-from agent.devnet.core.proofs.standing import has_stake
+from agent.devnet.core.proofs.standing import has_stake, may_validate, standing_of
 from agent.devnet.core.proofs.verdicts import EXACT_CLASS
 from agent.devnet.core.records import Node, Task, TaskState
 from agent.devnet.core.rules import Instant
@@ -29,7 +29,7 @@ def may_check(
     if task.demand.spec.kind is not TaskKind.VERIFY:
         return True
     case = book.docket.cases.get(book.docket.of_check.get(task.task_id, ""))
-    if case is None or pool is None or _barred(book, node.record.node_id):
+    if case is None or pool is None or not may_validate(standing_of(book, node.record.node_id), when.at):
         return False
     if book.tasks[case.task_id].demand.spec.kind not in pool.kinds:
         return False
@@ -38,11 +38,6 @@ def may_check(
         if relative.case_id in taken or node.record.node_id in _involved(book, relative, task.task_id):
             return False
     return _is_exact(pool, case) or not _kept_back(book, when, case, task)
-
-
-def _barred(book: Book, node_id: str) -> bool:
-    standing = book.docket.standings.get(node_id)
-    return standing is not None and standing.barred
 
 
 def _involved(book: Book, case: Case, but: str) -> Iterator[str]:
@@ -78,21 +73,23 @@ def _kept_back(book: Book, when: Instant, case: Case, task: Task) -> bool:
     first = next(check for check in case.checks if check.level == case.level)
     if first.task_id != task.task_id:
         return False
-    return any(_is_exact(pool, case) for _, pool in _could_come(book, case, task.task_id))
+    return any(_is_exact(pool, case) for _, pool in _could_come(book, when, case, task.task_id))
 
 
-def available(book: Book, case: Case) -> int:
+def available(book: Book, when: Instant, case: Case) -> int:
     """How many nodes are there that could check it, and have not."""
-    return len({node_id for node_id, _ in _could_come(book, case)})
+    return len({node_id for node_id, _ in _could_come(book, when, case)})
 
 
-def _could_come(book: Book, case: Case, but: str = "") -> Iterator[tuple[str, Pool]]:
+def _could_come(book: Book, when: Instant, case: Case, but: str = "") -> Iterator[tuple[str, Pool]]:
     """Nodes that are there, and their ready pools; `but`: for this task."""
     kind = book.tasks[case.task_id].demand.spec.kind
     involved = {node_id for relative in relatives(book, case.task_id) for node_id in _involved(book, relative, but)}
     for node in book.nodes.values():
         node_id = node.record.node_id
-        if node.heard is None or node_id in involved or _barred(book, node_id) or not has_stake(book, node_id):
+        if node.heard is None or node_id in involved or not has_stake(book, node_id):
+            continue
+        if not may_validate(standing_of(book, node_id), when.at):
             continue
         for pool in node.pools.values():
             if pool.ready and pool.model_digest == case.model_digest and {kind, TaskKind.VERIFY} <= set(pool.kinds):

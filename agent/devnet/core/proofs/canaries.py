@@ -96,7 +96,7 @@ def give_out(book: Book, when: Instant, source: str, canary: Canary, evidence: B
     """The evidence is written down: ask validators, where there are some who never saw the right answer."""
     level = min(canary.case.level, book.rules.proofs.escalations)
     case = msgspec.structs.replace(canary.case, evidence=evidence, level=level)
-    if case.task_id in book.docket.canary_of or not available(book, case):
+    if case.task_id in book.docket.canary_of or not available(book, when, case):
         book.tell(Discard(sha256s=(evidence.sha256,)))
     else:
         cases.add(book, case)

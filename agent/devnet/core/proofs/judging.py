@@ -14,7 +14,7 @@ from agent.devnet.core.effects import SaveJudged, SaveLedgerLine
 from agent.devnet.core.proofs import cases
 from agent.devnet.core.proofs.docket import SLASHING
 from agent.devnet.core.proofs.records import Case, CaseState, Judged, Standing
-from agent.devnet.core.proofs.standing import after_answer, keep_standing, slashed, standing_of, weighed
+from agent.devnet.core.proofs.standing import after_answer, keep_standing, may_validate, slashed, standing_of, weighed
 from agent.devnet.core.records import LedgerKind, LedgerLine
 from agent.devnet.core.rules import Instant
 
@@ -99,7 +99,7 @@ def pronounce(book: Book, when: Instant, standing: Standing, body: JudgementBody
         serial=standing.serial,
         slashed_micros=taken,
         stake_micros=standing.stake_micros,
-        barred=standing.barred,
+        barred=not may_validate(standing, when.at),
         judged_at=when.at,
     )
     signed = seal(Role.JUDGEMENT, encode(body), book.key, book.sign)

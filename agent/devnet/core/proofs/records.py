@@ -132,14 +132,16 @@ class Standing(Value):
     unkept: int = 0
     """Checks that it took and did not deliver, or delivered and did not reveal."""
     silences: int = 0
-    """Times at which it fell silent, and that count: with `Rules.proofs.silences` of them it is barred. All checks that
-    were in its hands at one time are one."""
+    """Times at which it fell silent, and that count: with `Rules.proofs.silences` of them each is followed by a rest.
+    All checks that were in its hands at one time are one."""
     kept: int = 0
     """Verdicts that stood since: with `Rules.proofs.forgiven_after` of them one silence is forgotten."""
     silent_fence: int = 0
     """Fence of the coordinator's latest lease when it last fell silent: what it had taken before went with it."""
+    rests_until: int = 0
+    """Unix seconds until which it gets no `verify` tasks, having been silent too often."""
     barred: bool = False
-    """Gets no `verify` tasks any more."""
+    """It was found out: it gets no `verify` tasks any more."""
     unchecked: tuple[str, ...] = ()
     """Works (`Case.work`) of its that validators handed back for want of a calibration: paid as class U, until one of
     the kind passes."""

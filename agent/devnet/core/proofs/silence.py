@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from agent.core.model import LeaseKey, TaskKind
 from agent.core.payloads import Judgement
+from agent.core.text import span
 from agent.devnet.core.book import Book
 from agent.devnet.core.proofs.judging import judge_verdict
 from agent.devnet.core.proofs.standing import after_silence, standing_of
 from agent.devnet.core.records import Lease, Task
 from agent.devnet.core.rules import Instant
-
-BARRED = "it gets no more checks"
 
 
 def undelivered(book: Book, when: Instant, task: Task, lease: Lease, detail: str) -> None:
@@ -26,7 +25,8 @@ def undelivered(book: Book, when: Instant, task: Task, lease: Lease, detail: str
 def unkept(book: Book, when: Instant, node_id: str, key: LeaseKey, detail: str) -> None:
     """Count it, and tell the node."""
     before = standing_of(book, node_id)
-    standing = after_silence(before, key.fence, book.fence, book.rules.proofs)
-    if standing.barred > before.barred:
-        detail = f"{detail}; {BARRED}"
+    rules = book.rules.proofs
+    standing = after_silence(before, key.fence, book.fence, when.at, rules)
+    if standing.rests_until > before.rests_until:
+        detail = f"{detail}; it gets no more checks for {span(rules.rest_s)}"
     judge_verdict(book, when, standing, key, Judgement.UNOPENED, detail)

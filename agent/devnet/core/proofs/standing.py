@@ -119,7 +119,12 @@ def after_verdict(standing: Standing, blame: Blame | None, rules: ProofRules) ->
     return counted if blame else _kept(counted, rules)
 
 
-def after_silence(standing: Standing, fence: int, latest: int, rules: ProofRules) -> Standing:
+def may_validate(standing: Standing, at: int) -> bool:
+    """Whether it gets checks at `at`, in Unix seconds."""
+    return not standing.barred and standing.rests_until <= at
+
+
+def after_silence(standing: Standing, fence: int, latest: int, at: int, rules: ProofRules) -> Standing:
     """The record after a check that was taken under `fence` came to nothing; `latest` is the coordinator's highest.
 
     A crash takes everything with it that is in hand, so what was taken before the last silence was noted is part of it.
@@ -134,7 +139,7 @@ def after_silence(standing: Standing, fence: int, latest: int, rules: ProofRules
         silences=silences,
         silent_fence=latest,
         kept=0,
-        barred=standing.barred or silences >= rules.silences,
+        rests_until=at + int(rules.rest_s) if silences >= rules.silences else standing.rests_until,
     )
 
 

@@ -158,17 +158,17 @@ def _advance(book: Book, when: Instant, case: Case) -> None:
     if any(check.state is waits_for for check in alive):
         return
     lacking = _validators(book) - len(alive)
-    if lacking > 0 and _room(book, case).ask:
-        _ask(book, when, case, min(lacking, available(book, case)))
+    if lacking > 0 and _room(book, when, case).ask:
+        _ask(book, when, case, min(lacking, available(book, when, case)))
     elif unrevealed := [check for check in alive if check.state is CheckState.SEALED]:
         _reveal(book, when, case, unrevealed)
     else:
-        room = _room(book, case)
+        room = _room(book, when, case)
         _conclude(book, when, case, room if alive else room._replace(ask=False, escalate=False))
 
 
-def _room(book: Book, case: Case) -> Room:
-    rules, others = book.rules.proofs, available(book, case)
+def _room(book: Book, when: Instant, case: Case) -> Room:
+    rules, others = book.rules.proofs, available(book, when, case)
     return Room(
         ask=len(_of_level(case)) < 2 * rules.validators + 1 and others > 0,
         escalate=case.level < rules.escalations and others > 0,
@@ -232,7 +232,7 @@ def _conclude(book: Book, when: Instant, case: Case, room: Room) -> None:
         case Next.ASK:
             _ask(book, when, case, 1)
         case Next.ESCALATE if case.whole:
-            _ask(book, when, case, min(room.validators, available(book, case)), case.level + 1)
+            _ask(book, when, case, min(room.validators, available(book, when, case)), case.level + 1)
         case Next.ESCALATE:
             cases.challenge(book, when, case, level=case.level + 1, evidence=None)
         case Next.END:
