@@ -32,10 +32,11 @@ def _vocabulary() -> tuple[list[bytes], list[float], list[int]]:
     return [text.encode() for text, _ in pieces], scores, [kind for _, kind in pieces]
 
 
-def write_tiny_model(path: Path, *, seed: int = 7, letters_only: bool = False) -> Path:
+def write_tiny_model(path: Path, *, seed: int = 7, letters_only: bool = False, begins: bool = True) -> Path:
     """Write the model to `path` and return it. `seed` varies the weights and so the file's digest.
 
     `letters_only`: where the likeliest token is taken, it is never a byte or the end, so that no token is withheld.
+    `begins`: each text begins with a token of its own; of some models none does.
     """
     tokens, scores, kinds = _vocabulary()
     rng = np.random.default_rng(seed)
@@ -62,6 +63,8 @@ def write_tiny_model(path: Path, *, seed: int = 7, letters_only: bool = False) -
     writer.add_unk_token_id(0)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
+    if not begins:
+        writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)
     writer.add_tensor("token_embd.weight", weights(len(tokens), WIDTH))
     likely = weights(len(tokens), WIDTH)

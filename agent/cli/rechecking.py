@@ -58,6 +58,12 @@ class Rechecked(NamedTuple):
     uncalibrated: str = ""
     """Why F, T and rows were not judged: without a calibration nobody knows what noise is. Empty when they were."""
 
+    @property
+    def undecided(self) -> bool:
+        """Whether a model was at hand, and what it would have said was not judged."""
+        repeated = self.metrics.chunks or self.metrics.rows
+        return self.level == 3 and (bool(self.uncalibrated) or not repeated)
+
 
 def claim_of(case: Case) -> Claim | None:
     """What the node claims to have generated, by a verified case; None where nothing was, or nothing is shown of it."""

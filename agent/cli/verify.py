@@ -183,7 +183,7 @@ def _seen(deeper: Rechecked | None) -> int:
 
     if deeper is None:
         return 0
-    if deeper.uncalibrated and deeper.judged.verdict is Verdict.PASS:
+    if deeper.undecided and deeper.judged.verdict is Verdict.PASS:
         return UNABLE
     return {Verdict.PASS: 0, Verdict.SUSPECT: SUSPECT, Verdict.FAIL: FAILED}[deeper.judged.verdict]
 

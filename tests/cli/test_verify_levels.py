@@ -19,7 +19,9 @@ from agent.core.proof.header import ProofKind
 from agent.core.proof.leaves import join_leaves
 from agent.core.proof.merkle import leaf_hash
 from agent.core.proof.opening import open_leaves
+from agent.core.proof.transcript import TranscriptBuilder
 from agent.edges.models.store import ModelStore
+from agent.ports import Piece
 from tests import calibrations
 from tests.edges.verifier import claiming
 from tests.edges.verifier.claiming import Done
@@ -209,6 +211,22 @@ def test_without_a_calibration_nobody_judges_what_noise_is(shown: Shown, weights
     code, out, _ = shown.verify("--model", weights, "--model-name", NAME, "--uncalibrated")
     assert code == 0
     assert "(limit 0.49, uncalibrated)" in out
+
+
+def test_what_shows_no_token_is_not_verified_by_any_model(shown: Shown, weights: Path):
+    """Whatever limits there are: there was nothing to hold against them."""
+    builder = TranscriptBuilder(0)
+    for _ in range(12):
+        builder.add(Piece(text=""))
+    made, claim = builder.finish(), shown.done.claim
+    header = {"proof_kind": made.proof_kind, "engine": "ollama 0.5", "samplers": (), "min_keep": 0}
+    done = shown.done._replace(transcript=made, claim=claiming.altered(claim, **header))
+    shown.receipt.write_bytes(wire.encode(done.bundle()))
+    shown.transcript.write_bytes(join_leaves(made.leaves))
+    code, out, _ = shown.verify("--model", weights, "--model-name", NAME, "--uncalibrated")
+    assert code == 4, out
+    assert "· nothing could be repeated: the engine did not show its tokens" in out
+    assert "UNDECIDED" in out.splitlines()[-1]
 
 
 def test_a_wrong_draw_fails_without_any_calibration(shown: Shown, weights: Path):

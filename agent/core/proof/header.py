@@ -194,6 +194,11 @@ def check_against_offer(header: Header, offer: OfferBody) -> None:
     samplers, min_keep = _chain(header.engine)
     if samplers and (header.samplers, header.min_keep) != (samplers, min_keep):
         raise ProofError("header_offer", f"{header.engine[:64]} draws by another sampler chain than the committed one")
+    if samplers and not embeds and not header.completion_tokens:
+        # Else a prompt would be paid that nobody read: there is nothing to be repeated.
+        raise ProofError(
+            "header_offer", f"{header.engine[:64]} counts the token that ends a text, too: none is no answer"
+        )
 
 
 def _chain(engine: str) -> tuple[tuple[str, ...], int]:

@@ -111,6 +111,18 @@ def test_a_chain_that_the_engine_does_not_have_would_be_replayed_by_nobody(chain
     check_against_offer(msgspec.structs.replace(altered, engine="one that draws as it likes"), builders.offer())
 
 
+def test_an_answer_has_a_token_at_least_where_the_engine_shows_what_ends_a_text():
+    """A prompt is paid, too: who says that the text ended before it began would have it for nothing."""
+    nothing: Header = msgspec.structs.replace(HEADER, completion_tokens=0)
+    with pytest.raises(ProofError, match="none is no answer") as refused:
+        check_against_offer(nothing, builders.offer())
+    assert refused.value.check == "header_offer"
+    check_against_offer(
+        msgspec.structs.replace(nothing, engine="ollama 0.5", samplers=(), min_keep=0), builders.offer()
+    )
+    check_against_offer(msgspec.structs.replace(HEADER, completion_tokens=1), builders.offer())
+
+
 ROWS = builders.offer(spec=builders.task(task_input=EmbeddingInput(texts=("a",)), max_tokens=16))
 
 

@@ -36,6 +36,7 @@ from agent.ports import EngineOutput, Finished, Limits, Piece, Vectors
 from tests.calibrations import shelved
 from tests.patience import PATIENCE_S
 from tests.sandboxes import make_backend, require_sandbox
+from tests.tiny_model import write_tiny_model
 
 DIGEST = "sha256:" + "0" * 64
 CHAT_PAGE = Path(__file__).parent / "question-answer.txt"
@@ -222,6 +223,18 @@ def test_one_server_cannot_both_embed_and_generate(tiny_model: Path, short_dir: 
             socket_dir=short_dir,
             kinds=(TaskKind.CHAT, TaskKind.EMBEDDING),
         )
+
+
+async def test_a_prompt_of_no_tokens_is_declined(start: Start, tmp_path: Path) -> None:
+    """The engine would say that max_tokens was reached before there was one: a lie that is its node's to answer for."""
+    weights = write_tiny_model(tmp_path / "begins.gguf", begins=False)
+    weights.chmod(0o644)
+    watched = start(weights=weights)
+    await watched.ready()
+    await watched.pool.check(task(CompletionInput(prompt=" ")))
+    with pytest.raises(EngineError) as refused:
+        await watched.pool.check(task(CompletionInput(prompt="")))
+    assert refused.value.reason is Reason.MALFORMED_OFFER
 
 
 async def test_a_prompt_that_does_not_fit_is_told_before_the_lease(start: Start) -> None:
