@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from agent.cli.options import FiniteRange
+
 
 @click.command(short_help="Run the embedded reference coordinator.")
 @click.option(
@@ -23,22 +25,22 @@ import click
     "--lease-s",
     default=40.0,
     show_default=True,
-    type=click.FloatRange(3.0, 3600.0),
+    type=FiniteRange(3.0, 3600.0),
     help="Seconds that a lease lasts without a beat of its node.",
 )
 @click.option(
-    "--beat-s", default=10.0, show_default=True, type=click.FloatRange(0.2, 600.0), help="Seconds from beat to beat."
+    "--beat-s", default=10.0, show_default=True, type=FiniteRange(0.2, 600.0), help="Seconds from beat to beat."
 )
 @click.option(
     "--unstarted-s",
     default=10.0,
     show_default=True,
-    type=click.FloatRange(0.5, 600.0),
+    type=FiniteRange(0.5, 600.0),
     help="Seconds in which a node must confirm an offer.",
 )
 @click.option(
     "--challenge-rate",
-    type=click.FloatRange(0.0, 1.0),
+    type=FiniteRange(0.0, 1.0),
     help="Share of results that nodes must open; 0 none.  [default: what makes cheating not pay, see `gpu-agent posp`]",
 )
 @click.option(
@@ -53,21 +55,21 @@ import click
     "epoch_s",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(1.0, 86400.0),
+    type=FiniteRange(1.0, 86400.0),
     help="Seconds until an epoch's secret is told, and its results are challenged.",
 )
 @click.option(
     "--answer-s",
     default=3600.0,
     show_default=True,
-    type=click.FloatRange(1.0, 604800.0),
+    type=FiniteRange(1.0, 604800.0),
     help="Seconds in which a node must open what is challenged.",
 )
 @click.option(
     "--verify-s",
     default=600.0,
     show_default=True,
-    type=click.FloatRange(1.0, 86400.0),
+    type=FiniteRange(1.0, 86400.0),
     help="Seconds that a validator has to check, and then to reveal its verdict.",
 )
 @click.option(
@@ -81,14 +83,14 @@ import click
     "--stake",
     default=10.0,
     show_default=True,
-    type=click.FloatRange(0.0, 1e6),
+    type=FiniteRange(0.0, 1e6),
     help="What a new node has to lose (simulated).",
 )
 @click.option(
     "--attest-every-s",
     default=0.0,
     show_default=True,
-    type=click.FloatRange(0.0, 31536000.0),
+    type=FiniteRange(0.0, 31536000.0),
     help="How often to have nodes show that their GPUs are GPUs; 0: never. Needs numpy (gpu-agent[attest]).",
 )
 def command(

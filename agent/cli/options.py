@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,14 @@ def with_config(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, config=load(config_file, overrides), **kwargs)
 
     return config_sources(loaded)
+
+
+class FiniteRange(click.FloatRange):
+    """A number; "nan", which is below and above nothing, and "inf" are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        return number if isfinite(number) else self.fail(f"{value} is no number that can be reckoned with", param, ctx)
 
 
 class Where(NamedTuple):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from agent.cli.options import FiniteRange
 from agent.cli.table import table
 from agent.core.text import counted
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from agent.core.proof.posp import Stakes
 
 NONE_ENOUGH = 1
-_MONEY, _SHARE = click.FloatRange(min=0), click.FloatRange(min=0, max=1)
+_MONEY, _SHARE = FiniteRange(min=0, max=1e12), FiniteRange(min=0, max=1)
 _MUCH = 0.1
 """Of an honest node's margin, lost to mistakes."""
 

@@ -19,6 +19,7 @@ from agent.devnet.core.effects import Decision, Discard, Examine, Granted, Moved
 from agent.devnet.core.proofs.records import Case
 from agent.devnet.core.rules import Instant, Refused
 from agent.devnet.exhibits import Exhibits
+from agent.devnet.judging_log import log_judgements
 from agent.devnet.store import Store
 from agent.devnet.streams import Streams
 
@@ -149,6 +150,7 @@ class Desk:
         for write in decision.writes:
             for sha256 in blobs_named(write):
                 self.blobs.adopt(sha256)
+        log_judgements(decision.writes)
         self._notify(decision.notices)
 
     def _notify(self, notices: tuple[Notice, ...]) -> None:

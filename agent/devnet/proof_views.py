@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from itertools import chain, islice
 from typing import Final
 
 from agent.core.model import Value
 from agent.core.payloads import BeaconPromise, Judgement
-from agent.core.text import counted
+from agent.core.text import counted, plain
 from agent.devnet.core.book import Book
 from agent.devnet.core.proofs.records import Case, CaseState, CheckState, Standing
+from agent.devnet.core.proofs.revealing import MAX_REASON_CHARS
 from agent.devnet.core.proofs.standing import standing_of
 
 
@@ -38,6 +39,18 @@ class TaskProof(Value):
     """With which probability it was or will be drawn, in millionths."""
 
 
+class VerdictView(Value):
+    """What one validator said."""
+
+    node_id: str
+    level: int
+    verdict: str
+    certain: bool
+    exact: bool
+    """It repeated to the bit."""
+    reasons: tuple[str, ...]
+
+
 class CaseView(Value):
     """One line of `GET /v1/proofs`."""
 
@@ -54,6 +67,8 @@ class CaseView(Value):
     """Who checks or checked it."""
     revealed: int
     """Verdicts that are known."""
+    verdicts: tuple[VerdictView, ...]
+    """These, once the case is judged: until then somebody may still be asked."""
     judgement: Judgement | None
     detail: str
     due_at: int
@@ -133,12 +148,26 @@ def case_view(case: Case) -> CaseView:
         level=case.level,
         validators=tuple(check.node_id for check in case.checks if check.node_id),
         revealed=_revealed(case),
+        verdicts=tuple(_verdicts(case)) if case.state is CaseState.JUDGED else (),
         judgement=case.judgement,
         detail=case.detail,
         due_at=case.due_at,
         judged_at=case.judged_at,
         canary=case.canary,
     )
+
+
+def _verdicts(case: Case) -> Iterator[VerdictView]:
+    for check in case.checks:
+        if (said := check.verdict) is not None:
+            yield VerdictView(
+                node_id=check.node_id,
+                level=check.level,
+                verdict=said.verdict,
+                certain=said.certain,
+                exact=said.exact,
+                reasons=tuple(plain(reason, MAX_REASON_CHARS) for reason in said.reasons),
+            )
 
 
 def _undecided(book: Book, promise: BeaconPromise) -> TaskProof:

@@ -70,5 +70,11 @@ def test_programs_get_every_figure(posp) -> None:
     assert (code, json.loads(out)["bound"], json.loads(out)["least_stake"]) == (1, None, None)
 
 
+@pytest.mark.parametrize("option", ["--stake", "--reward", "--cost", "--colluding"])
+@pytest.mark.parametrize("value", ["nan", "inf", "1e308"])
+def test_what_is_no_number_is_refused(posp, option: str, value: str) -> None:
+    assert posp(option, value) == (2, "")
+
+
 def test_shares_beyond_one_are_refused(posp) -> None:
     assert posp("--stake", 1, "--reward", 1, "--cost", 1, "--colluding", 1.5)[0] == 2

@@ -127,7 +127,9 @@ async def test_an_honest_node_is_challenged_opens_and_passes_and_anybody_can_che
         assert ack.judged == (bundle.judgement,)
 
 
-async def test_a_node_with_a_seed_of_its_own_is_caught_and_the_ledger_says_so(tmp_path: Path) -> None:
+async def test_a_node_with_a_seed_of_its_own_is_caught_and_ledger_and_log_say_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with hall(tmp_path) as it:
         challenge = await it.challenge(seed=1234)
         await it.open(challenge)
@@ -140,6 +142,9 @@ async def test_a_node_with_a_seed_of_its_own_is_caught_and_the_ledger_says_so(tm
         proofs = await it.requester.proofs()
         assert "not what the seed draws" in proofs.cases[0].says
         assert proofs.standings == (node.standing,)
+        (line,) = [it.getMessage() for it in caplog.records if it.levelname == "WARNING"]
+        assert line.startswith(f"proof.judged node={node.node_id} task={challenge.key.task_id} answer=failed ")
+        assert "not what the seed draws" in line
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from agent.devnet.core.effects import SaveLedgerLine
 from agent.devnet.core.proofs import opening
 from agent.devnet.core.proofs.records import CaseState, CheckState
 from agent.devnet.core.records import LedgerKind, TaskState
+from agent.devnet.proof_views import case_view
 from tests import builders
 from tests.devnet.proofs.challenged import blob_of
 from tests.devnet.proofs.validators import RULES, Bench, F, X, own_figures, pools, says
@@ -153,6 +154,20 @@ def test_a_doubt_leads_to_new_validators_and_more_leaves_and_at_last_to_a_suspic
     assert (case.state, case.judgement) == (CaseState.JUDGED, Judgement.SUSPECT)
     assert bench.standing(node).suspected == 1
     assert bench.judgements(node)[-1].slashed_micros == 0
+
+
+def test_what_each_validator_said_is_told_when_the_case_is_judged_and_not_before() -> None:
+    bench = Bench()
+    node, one, other = bench.opener(1), bench.validator(2), bench.validator(3)
+    case_id = bench.checking(node)
+    for validator in (one, other):
+        bench.check(validator, PROOF)
+    assert bench.reveal(one) == 1
+    view = case_view(bench.case(case_id))
+    assert (view.revealed, view.verdicts) == (1, ())
+    bench.reveal(other)
+    told = [(it.node_id, it.verdict, it.certain, it.reasons) for it in case_view(bench.case(case_id)).verdicts]
+    assert told == [(it.node_id, "fail", True, ("3 of 40 tokens differ",)) for it in (one, other)]
 
 
 def test_a_doubt_that_nobody_shares_is_counted_against_who_had_it() -> None:

@@ -16,5 +16,5 @@ SLASHES = 5
 def deterring_rate(rules: Rules) -> int:
     """The least rate, in millionths, for the dearest task that can be asked for: faking it saves at most its price."""
     price = MAX_TOKENS * rules.price_micros_per_million_tokens / 1_000_000
-    stakes = Stakes(stake=rules.proofs.slash_micros, reward=price, cost=price, detection=DETECTION)
-    return rate_micros(stakes)
+    stake = rules.proofs.slash_micros - price  # what was paid stays paid: no more than what is slashed is at risk
+    return rate_micros(Stakes(stake=stake, reward=price, cost=price, detection=DETECTION))
