@@ -244,6 +244,9 @@ def _kill(directory: Path) -> None:
             os.close(fd)
         return
     with contextlib.suppress(OSError):
-        for pid in (directory / "cgroup.procs").read_text().split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        for pid in map(int, (directory / "cgroup.procs").read_text().split()):
+            if (
+                pid
+            ):  # 0 stands for a process that this namespace does not see; to kill it would be to kill our own group
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
