@@ -86,7 +86,7 @@ def asking_rows(options: argparse.Namespace) -> list[Row]:
     """Two models of 700 MB at most, one after the other; three minutes."""
     if options.quick:
         return [Row("models of 1 billion parameters", "skipped: takes three minutes, leave out --quick")]
-    return run(asking.measure([TINYLLAMA_1B, LLAMA_3_1B]))
+    return run(asking.measure([TINYLLAMA_1B, LLAMA_3_1B], 24))
 
 
 def _best(rates: list[Rate]) -> Rate:
@@ -114,7 +114,7 @@ SECTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], list[Row]]]] = {
     "asking": ("Asking for log-probabilities, models of real proportions", asking_rows),
     "asking-8b": (
         "Asking for log-probabilities, 8 billion parameters",
-        lambda o: run(asking.measure([LLAMA_3_8B], rounds=8)),
+        lambda o: run(asking.measure([LLAMA_3_8B], 6)),
     ),
     "probe": ("Probe", lambda o: parts.probe(len(o.rounds))),
     "outbox": ("Outbox and transcripts", lambda o: parts.outbox(len(o.rounds))),

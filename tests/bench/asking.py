@@ -20,27 +20,33 @@ from tests.bench.table import Row, at_most
 
 TOP = 40
 TOKENS = 16
-ROUNDS = 24
 RESAMPLES = 1000
 PROMPT = (FIRST_WORD,)
 """One token: as many evaluations as tokens, and no prefill that would dilute the figure."""
 
 
-class _Round(NamedTuple):
-    """Four generations, one after another."""
+class Pair(NamedTuple):
+    """One after the other, so that both meet the same machine."""
 
-    thin_plain: Generated
-    thin_asked: Generated
     plain: Generated
     asked: Generated
 
+    @property
+    def added_s(self) -> float:
+        return self.asked.cpu_s - self.plain.cpu_s
 
-async def measure(shapes: Sequence[Proportions], *, rounds: int = ROUNDS) -> list[Row]:
+
+class Round(NamedTuple):
+    thin: Pair
+    whole: Pair
+
+
+async def measure(shapes: Sequence[Proportions], rounds: int) -> list[Row]:
     """Two rows a shape. Raises OSError where the disk has no room for a model."""
-    return [row for shape in shapes for row in _rows(shape, await _rounds(shape, rounds))]
+    return [row for shape in shapes for row in rows(shape.name, shape.vocabulary, await _rounds(shape, rounds))]
 
 
-async def _rounds(shape: Proportions, rounds: int) -> list[_Round]:
+async def _rounds(shape: Proportions, rounds: int) -> list[Round]:
     with tempfile.TemporaryDirectory() as home:
         async with AsyncExitStack() as running:
 
@@ -49,20 +55,21 @@ async def _rounds(shape: Proportions, rounds: int) -> list[_Round]:
                 return await running.enter_async_context(bare_engine(weights, Path(home) / f"{name}.sock"))
 
             thin, whole = await start("thin", 1), await start("whole", shape.layers)
-            await _round(thin, whole)
-            return [await _round(thin, whole) for _ in range(rounds)]
+            for engine in (thin, whole):
+                await pair(engine, PROMPT)  # the first of an engine is dearer
+            return [Round(await pair(thin, PROMPT), await pair(whole, PROMPT)) for _ in range(rounds)]
 
 
-async def _round(thin: Engine, whole: Engine) -> _Round:
-    each = [await generate(engine, PROMPT, TOKENS, top) for engine in (thin, whole) for top in (0, TOP)]
-    return _Round(*each)
+async def pair(engine: Engine, prompt: tuple[int, ...]) -> Pair:
+    """A short generation without candidates and with them."""
+    return Pair(await generate(engine, prompt, TOKENS, 0), await generate(engine, prompt, TOKENS, TOP))
 
 
-def _rows(shape: Proportions, rounds: list[_Round]) -> list[Row]:
-    added_ms, plain_ms = _added_s(rounds) / TOKENS * 1000, median(one.plain.cpu_s for one in rounds) / TOKENS * 1000
+def rows(name: str, vocabulary: int, rounds: Sequence[Round]) -> list[Row]:
+    """What the candidates add beside the whole model's token, and what the whole model shows by itself."""
+    added_ms, plain_ms = (seconds / TOKENS * 1000 for seconds in (_added_s(rounds), _plain_s(rounds)))
     times = f"{TOP} candidates add {added_ms:.2f} ms of CPU to {plain_ms:.1f} ms a token"
-    what = f"{shape.name}, vocabulary of {shape.vocabulary:,}: {times}"
-    row = at_most(what, _ratio(rounds), 1.02, "×", 3)
+    row = at_most(f"{name}, vocabulary of {vocabulary:,}: {times}", _ratio(rounds), 1.02, "×", 3)
     directly = ", ".join(
         f"{kind} {figure(rounds):.3f} × {_interval(rounds, figure)}"
         for kind, figure in (("CPU", _cpu_ratio), ("wall", _wall_ratio))
@@ -73,24 +80,27 @@ def _rows(shape: Proportions, rounds: list[_Round]) -> list[Row]:
     ]
 
 
-def _added_s(rounds: Sequence[_Round]) -> float:
-    """To a whole generation."""
-    return median(one.thin_asked.cpu_s - one.thin_plain.cpu_s for one in rounds)
+def _added_s(rounds: Sequence[Round]) -> float:
+    return median(one.thin.added_s for one in rounds)
 
 
-def _ratio(rounds: Sequence[_Round]) -> float:
-    return 1 + _added_s(rounds) / median(one.plain.cpu_s for one in rounds)
+def _plain_s(rounds: Sequence[Round]) -> float:
+    return median(one.whole.plain.cpu_s for one in rounds)
 
 
-def _cpu_ratio(rounds: Sequence[_Round]) -> float:
-    return median(one.asked.cpu_s for one in rounds) / median(one.plain.cpu_s for one in rounds)
+def _ratio(rounds: Sequence[Round]) -> float:
+    return 1 + _added_s(rounds) / _plain_s(rounds)
 
 
-def _wall_ratio(rounds: Sequence[_Round]) -> float:
-    return median(one.asked.wall_s for one in rounds) / median(one.plain.wall_s for one in rounds)
+def _cpu_ratio(rounds: Sequence[Round]) -> float:
+    return median(one.whole.asked.cpu_s for one in rounds) / _plain_s(rounds)
 
 
-def _interval(rounds: Sequence[_Round], figure: Callable[[Sequence[_Round]], float]) -> str:
+def _wall_ratio(rounds: Sequence[Round]) -> float:
+    return median(one.whole.asked.wall_s for one in rounds) / median(one.whole.plain.wall_s for one in rounds)
+
+
+def _interval(rounds: Sequence[Round], figure: Callable[[Sequence[Round]], float]) -> str:
     """Where `figure` lies for 95 % of resamples of the rounds."""
     rng = random.Random(7)
     figures = sorted(figure(rng.choices(rounds, k=len(rounds))) for _ in range(RESAMPLES))

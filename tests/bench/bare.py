@@ -54,7 +54,7 @@ async def bare_engine(weights: Path, socket: Path) -> AsyncIterator[Engine]:
 
 
 async def _healthy(http: EngineHttp) -> None:
-    async with asyncio.timeout(120.0):
+    async with asyncio.timeout(600.0):  # some gigabytes are read first
         while True:
             with contextlib.suppress(Exception):
                 await http.exchange("/health", None, 5.0)

@@ -16,16 +16,17 @@ from agent.core.proof.drawing import drawn_leaves
 from agent.core.proof.header import ProofKind, header_of
 from agent.core.proof.leaves import join_leaves, read_leaf
 from agent.core.proof.transcript import Transcript, TranscriptBuilder
-from agent.edges.models.demo import assemble_demo_model
+from agent.edges.models.demo import NAME, assemble_demo_model
 from agent.edges.models.store import ModelStore
 from agent.edges.segments.records import packed
 from agent.edges.verifier.llama import LlamaReplayer
 from agent.ports import Piece
 from tests import builders
+from tests.bench.asking import TOP, Round, pair
+from tests.bench.asking import rows as asking_rows
 from tests.bench.bare import Engine, Generated, bare_engine, generate
 from tests.bench.table import Row, at_most
 
-TOP = 40
 PROMPT = "Here is a long story about a fox who wanted to learn how to count, and what became of it.\n\n"
 BEACON, ROOT = bytes(32), "00" * 32
 CHALLENGED_LEAVES = 4
@@ -40,29 +41,15 @@ async def measure(rounds: int, *, long: bool) -> list[Row]:
         weights = await assemble_demo_model(cache, ModelStore(cache), lambda *_: None)
         async with bare_engine(weights, cache / "llm.sock") as engine:
             prompt = engine_replies.token_ids(await engine.http.exchange("/tokenize", engines.tokenize_request(PROMPT)))
-            asked, plain = await _asked_and_plain(engine, prompt, rounds)
+            pairs = [await pair(engine, prompt[:2]) for _ in range(12 * rounds)]
+            rows = asking_rows(NAME, 262_144, [Round(one, one) for one in pairs])
+            asked = await generate(engine, prompt, 128, TOP)
             pieces = _pieces(asked.events)
-            rows = [_asking(asked, plain), *_agent(asked, pieces), *_places(pieces)]
+            rows += [*_agent(asked, pieces), *_places(pieces)]
             rows.append(await _challenge(engine, prompt, asked))
             if long:
                 rows.append(await _challenge(engine, prompt, await generate(engine, prompt, 512, TOP)))
             return rows
-
-
-async def _asked_and_plain(engine: Engine, prompt: tuple[int, ...], rounds: int) -> tuple[Generated, Generated]:
-    """The cheapest of some rounds, in turns, so that both meet the same machine."""
-    await generate(engine, prompt, 16, 0)
-    asked, plain = [], []
-    for _ in range(rounds):
-        plain.append(await generate(engine, prompt, 128, 0))
-        asked.append(await generate(engine, prompt, 128, TOP))
-    return min(asked, key=lambda one: one.cpu_s), min(plain, key=lambda one: one.cpu_s)
-
-
-def _asking(asked: Generated, plain: Generated) -> Row:
-    each = [one.cpu_s / one.tokens * 1000 for one in (asked, plain)]
-    what = f"engine's CPU a token: {each[0]:.2f} ms with {TOP} candidates ÷ {each[1]:.2f} ms without"
-    return at_most(what, asked.cpu_s / plain.cpu_s, 1.02, "×", 3)
 
 
 def _pieces(events: bytes) -> list[Piece]:
