@@ -9,7 +9,7 @@ from contextlib import aclosing
 import pytest
 
 from agent.core import wire
-from agent.core.model import ChatInput, Message, Outcome, Reason
+from agent.core.model import ChatInput, Message, Outcome, Reason, Usage
 from agent.core.proof.signed import open_signed
 from agent.devnet.coordinator import Coordinator
 from agent.devnet.core.records import TaskState
@@ -27,7 +27,7 @@ ASK = ChatInput(messages=(Message(role="user", content="Name a colour."),))
 
 
 async def submit(requester: Requester, **changes: object) -> str:
-    return await requester.submit(builders.MODEL, ASK, max_tokens=16, **changes)  # type: ignore[arg-type]
+    return await requester.submit(builders.MODEL, ASK, **{"max_tokens": 16, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=[False, True], ids=["poll", "websocket"])
@@ -169,10 +169,12 @@ async def test_a_follower_who_comes_late_sees_every_attempt_in_order(requester: 
 
 async def test_a_large_output_goes_up_as_a_blob_and_comes_back_whole(requester: Requester, join: Join) -> None:
     node = await join()
-    task_id = await submit(requester)
+    task_id = await submit(requester, max_tokens=600)
     (offer,) = await node.pull()
     text = "long " * 100_000
-    result = node.actor.success(offer, text, blob=True)
+    usage = Usage(prompt_tokens=10, completion_tokens=600)
+    commitment = node.actor.commitment(offer, text, usage)
+    result = node.actor.success(offer, text, blob=True, usage=usage, commitment=commitment)
     (early,) = (await node.call(wire.Result(deliveries=(result,)), wire.Receipt)).answers
     assert early.refusal
     assert early.refusal.code is wire.RefusalCode.NOT_FOUND

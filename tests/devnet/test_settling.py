@@ -14,7 +14,7 @@ from agent.core.proof.transcript import Transcript, TranscriptBuilder
 from agent.core.wire import ReceiptStatus
 from agent.devnet.core import effects, settling
 from agent.devnet.core.asking import SamplingAsked
-from agent.devnet.core.judging import HIDDEN_TOKENS
+from agent.devnet.core.judging import HIDDEN_TOKENS, MOST_TOKEN_BYTES
 from agent.devnet.core.records import MAX_STORY, TaskState
 from tests import builders
 from tests.devnet.world import Actor, World, sha256, transcript_of
@@ -244,6 +244,14 @@ def test_rows_are_committed_to_where_rows_were_asked_for_and_nowhere_else() -> N
 def test_an_output_that_came_as_a_blob_is_accepted_by_its_digest() -> None:
     world, node, offer = leased()
     assert world.deliver(node, node.success(offer, blob=True), blob_bytes=5).status is ReceiptStatus.ACCEPTED
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, "accepted"), (1, "rejected")])
+def test_an_output_that_its_tokens_cannot_have_said_is_not_kept(more: int, status: str) -> None:
+    world, node, offer = leased()
+    text = "x" * ((3 + HIDDEN_TOKENS) * MOST_TOKEN_BYTES + more)
+    receipt = world.deliver(node, node.success(offer, text))
+    assert (receipt.status, "3 tokens say" in receipt.detail) == (status, status == "rejected")
 
 
 def _spelled_upper(result: wire.Delivery) -> wire.Delivery:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.core.errors import ProofError
-from agent.core.model import Commitment, EmbeddingInput, Outcome, TaskSpec, VerifyInput
+from agent.core.model import ChatInput, Commitment, CompletionInput, EmbeddingInput, Outcome, TaskSpec, VerifyInput
 from agent.core.proof.commitment import AnyHeader, check_header, read_commitment
 from agent.core.proof.header import Header, ProofKind
 from agent.core.proof.program import ProgramHeader
@@ -22,6 +22,9 @@ string, of which every token stands for a byte or more."""
 PROGRAM_LEAVES = 3
 MOST_CANDIDATES = 256
 """A token, as nodes can be configured: with far more a few tokens would be too much to open, let alone to read."""
+MOST_TOKEN_BYTES = 1024
+"""Several times the longest of any vocabulary, also where each byte is escaped. Outputs are kept for ever, and one that
+is too long for validators is checked by nobody."""
 TEMPLATE_TOKENS = 1024
 """What a chat template may add. All else is text, and every token of it stands for a byte or more."""
 
@@ -57,6 +60,10 @@ def _success(delivered: Delivered, offer: OfferBody) -> Iterator[str]:
     body = delivered.body
     if not delivered.output_sha256:
         yield "it succeeded without an output"
+    if isinstance(offer.task.input, ChatInput | CompletionInput):
+        most = (body.usage.completion_tokens + HIDDEN_TOKENS) * MOST_TOKEN_BYTES
+        if body.output_bytes > most:
+            yield f"{body.output_bytes} bytes of output, but {body.usage.completion_tokens} tokens say {most} at most"
     if body.usage.completion_tokens > offer.task.max_tokens:
         yield f"{body.usage.completion_tokens} completion tokens, but {offer.task.max_tokens} were asked for at most"
     if body.usage.prompt_tokens > (most := len(encode(offer.task.input)) + TEMPLATE_TOKENS):
