@@ -14,7 +14,7 @@ from agent.core.proof.transcript import Transcript, TranscriptBuilder
 from agent.core.wire import ReceiptStatus
 from agent.devnet.core import effects, settling
 from agent.devnet.core.asking import SamplingAsked
-from agent.devnet.core.judging import HIDDEN_TOKENS, MOST_TOKEN_BYTES
+from agent.devnet.core.judging import HIDDEN_TOKENS, MOST_ROW_BYTES, MOST_TOKEN_BYTES
 from agent.devnet.core.records import MAX_STORY, TaskState
 from tests import builders
 from tests.devnet.world import Actor, World, sha256, transcript_of
@@ -229,15 +229,21 @@ def test_rows_are_committed_to_where_rows_were_asked_for_and_nowhere_else() -> N
     builder.add_rows([[0.5, 0.5]])
     rows = builder.finish()
     embedding = builders.pool(kinds=(TaskKind.EMBEDDING,))
-    for texts, status in (("a",), "accepted"), (("a", "b"), "rejected"):
+    padded = "[" + " " * MOST_ROW_BYTES + "]"
+    for texts, status, output in (
+        (("a",), "accepted", "[]"),
+        (("a", "b"), "rejected", "[]"),
+        (("a",), "rejected", padded),
+    ):
         world = World()
         node = world.enrolled()
         world.hello(node, fingerprint=builders.fingerprint(pools=(embedding,)))
         world.submit(input=EmbeddingInput(texts=texts), max_tokens=0)
         (offer,) = world.pull(node)
         usage = Usage(prompt_tokens=1)
-        commitment = node.commitment(offer, "[]", usage, rows)
-        assert world.deliver(node, node.success(offer, "[]", usage=usage, commitment=commitment)).status == status
+        commitment = node.commitment(offer, output, usage, rows)
+        done = node.success(offer, output, blob=True, usage=usage, commitment=commitment)
+        assert world.deliver(node, done, blob_bytes=len(output)).status == status
     assert "an embedding comes to" in judged(rows, 1).detail
 
 
@@ -251,7 +257,7 @@ def test_an_output_that_its_tokens_cannot_have_said_is_not_kept(more: int, statu
     world, node, offer = leased()
     text = "x" * ((3 + HIDDEN_TOKENS) * MOST_TOKEN_BYTES + more)
     receipt = world.deliver(node, node.success(offer, text))
-    assert (receipt.status, "3 tokens say" in receipt.detail) == (status, status == "rejected")
+    assert (receipt.status, "its tokens take" in receipt.detail) == (status, status == "rejected")
 
 
 def _spelled_upper(result: wire.Delivery) -> wire.Delivery:

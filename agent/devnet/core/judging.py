@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agent.core.errors import ProofError
-from agent.core.model import ChatInput, Commitment, CompletionInput, EmbeddingInput, Outcome, TaskSpec, VerifyInput
+from agent.core.model import (
+    ChatInput,
+    Commitment,
+    CompletionInput,
+    EmbeddingInput,
+    Outcome,
+    TaskInput,
+    TaskSpec,
+    VerifyInput,
+)
 from agent.core.proof.commitment import AnyHeader, check_header, read_commitment
 from agent.core.proof.header import Header, ProofKind
 from agent.core.proof.program import ProgramHeader
@@ -25,6 +34,8 @@ MOST_CANDIDATES = 256
 MOST_TOKEN_BYTES = 1024
 """Several times the longest of any vocabulary, also where each byte is escaped. Outputs are kept for ever, and one that
 is too long for validators is checked by nobody."""
+MOST_ROW_BYTES = 1 << 20
+"""Likewise, of 32,768 numbers."""
 TEMPLATE_TOKENS = 1024
 """What a chat template may add. All else is text, and every token of it stands for a byte or more."""
 
@@ -60,10 +71,7 @@ def _success(delivered: Delivered, offer: OfferBody) -> Iterator[str]:
     body = delivered.body
     if not delivered.output_sha256:
         yield "it succeeded without an output"
-    if isinstance(offer.task.input, ChatInput | CompletionInput):
-        most = (body.usage.completion_tokens + HIDDEN_TOKENS) * MOST_TOKEN_BYTES
-        if body.output_bytes > most:
-            yield f"{body.output_bytes} bytes of output, but {body.usage.completion_tokens} tokens say {most} at most"
+    yield from _length(body, offer.task.input)
     if body.usage.completion_tokens > offer.task.max_tokens:
         yield f"{body.usage.completion_tokens} completion tokens, but {offer.task.max_tokens} were asked for at most"
     if body.usage.prompt_tokens > (most := len(encode(offer.task.input)) + TEMPLATE_TOKENS):
@@ -74,6 +82,18 @@ def _success(delivered: Delivered, offer: OfferBody) -> Iterator[str]:
         yield "the output of a check names the root of its commitment, and nothing else"
     else:
         yield from _commitment(body, body.commitment, delivered.signed.key, offer)
+
+
+def _length(body: ResultBody, asked: TaskInput) -> Iterator[str]:
+    match asked:
+        case ChatInput() | CompletionInput():
+            what, most = "tokens", (body.usage.completion_tokens + HIDDEN_TOKENS) * MOST_TOKEN_BYTES
+        case EmbeddingInput(texts=texts):
+            what, most = "rows", len(texts) * MOST_ROW_BYTES
+        case _:
+            return
+    if body.output_bytes > most:
+        yield f"{body.output_bytes} bytes of output, but its {what} take {most} at most"
 
 
 def _commitment(body: ResultBody, commitment: Commitment, node_key: str, offer: OfferBody) -> Iterator[str]:
