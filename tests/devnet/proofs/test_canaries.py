@@ -300,6 +300,7 @@ def given(bench: Bench, number: int, source: Case | None = None, level: int = 0)
             bench.checking(maker)
             for _ in range(8):
                 bench.turn(101.0)  # nobody checks the first, which gives the shape
+            bench.hear_all()
         shape = next(case for case in bench.cases.values() if case.node_id == maker.node_id)
         source = msgspec.structs.replace(shape, task_id=task_id, evidence=None, opening=None, checks=(), level=0)
     case = msgspec.structs.replace(

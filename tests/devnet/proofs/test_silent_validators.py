@@ -165,6 +165,7 @@ def test_a_crash_with_checks_in_hand_is_one_silence_and_the_node_goes_on() -> No
     crashing, other = bench.validator(2), bench.validator(3)
     node = bench.opener(1)
     for _ in range(4):
+        bench.hear_all()
         bench.checking(node)
     offers = bench.pull(crashing, count=4)
     assert len(offers) == 4

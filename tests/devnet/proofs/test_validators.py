@@ -320,7 +320,8 @@ def test_where_nobody_comes_for_a_closer_look_one_alone_proves_nothing() -> None
     for validator in (doubter, liar):
         bench.reveal(validator)
     for _ in range(12):
-        bench.turn(RULES.verify_s + 1)
+        bench.hear_all()
+        bench.turn(RULES.verify_s)
     assert (bench.case(case_id).level, bench.case(case_id).state) == (1, CaseState.JUDGED)
     assert bench.case(case_id).judgement is Judgement.SUSPECT
     assert bench.standing(node).stake_micros == RULES.stake_micros
@@ -366,6 +367,19 @@ def test_one_who_lies_beside_one_who_does_not_costs_the_node_nothing_however_oft
             bench.reveal(validator)
         assert bench.case(case_id).judgement is Judgement.VOID
     assert (bench.standing(node).suspected, bench.standing(node).stake_micros) == (0, RULES.stake_micros)
+
+
+def test_a_doubt_waits_for_nobody_who_left_long_ago_without_a_word() -> None:
+    bench = Bench()
+    bench.validator(4)  # and its machine is switched off
+    bench.turn(10 * RULES.verify_s)
+    node, one, other = bench.opener(1), bench.validator(2), bench.validator(3)
+    case_id = bench.checking(node)
+    for validator in (one, other):
+        bench.check(validator, DOUBT)
+    for validator in (one, other):
+        bench.reveal(validator)
+    assert bench.case(case_id).judgement is Judgement.SUSPECT
 
 
 def test_where_no_validator_comes_nobody_is_blamed() -> None:

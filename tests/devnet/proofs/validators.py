@@ -111,6 +111,11 @@ class Bench(Court):
         self.hello(actor, fingerprint=builders.fingerprint(pools=pools(determinism, slots)))
         return validator
 
+    def hear_all(self) -> None:
+        """Everybody beats."""
+        for node in self.book.nodes.values():
+            node.heard = self.now
+
     def checking(
         self,
         node: Opener,

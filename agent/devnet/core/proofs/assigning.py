@@ -87,7 +87,8 @@ def _could_come(book: Book, when: Instant, case: Case, but: str = "") -> Iterato
     involved = {node_id for relative in relatives(book, case.task_id) for node_id in _involved(book, relative, but)}
     for node in book.nodes.values():
         node_id = node.record.node_id
-        if node.heard is None or node_id in involved or not has_stake(book, node_id):
+        is_here = node.heard is not None and when.now - node.heard <= book.rules.proofs.verify_s
+        if not is_here or node_id in involved or not has_stake(book, node_id):
             continue
         if not may_validate(standing_of(book, node_id), when.at):
             continue
