@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+
 import msgspec
 from aiohttp import web
 
@@ -21,11 +24,15 @@ from agent.core.wire import (
     tag_of,
 )
 from agent.devnet.core import leasing
+from agent.devnet.core.proofs import opening
 from agent.devnet.core.rules import Refused, bad_message
 from agent.devnet.reception import Reception, read_frame
 from agent.devnet.sessions import Session
 from agent.devnet.web import bearer_of, body_of, framed, json, plain_body, value_of
 
+logger = logging.getLogger(__name__)
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
+"""Faults of the disk. A connection that broke is an OSError, too, and may be the node's doing."""
 OCTETS = {"Content-Type": "application/octet-stream"}
 _ENROL = msgspec.json.Decoder(EnrolRequest)
 _MATRIX: tuple[type[Up], ...] = (MatrixReady, MatrixCommitted, MatrixReread, MatrixOpened)
@@ -77,7 +84,15 @@ class NodeRoutes:
         pieces = aiter(request.content.iter_chunked(1 << 18))
         desk, name = self._reception.desk, request.match_info["sha256"]
         owed = any(desk.book.docket.owed(node_id))
-        await desk.blobs.put(node_id, name, request.content_length, pieces, owed=owed)
+        try:
+            await desk.blobs.put(node_id, name, request.content_length, pieces, owed=owed)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            opening.hindered(desk.book, node_id)
+            logger.warning("blob.unkept node=%s: %s", node_id, error)
+            what = "the coordinator has no room for it; its log has more"
+            raise Refused(RefusalCode.BUSY, what, retry_after_s=30.0) from error
         return web.Response(status=201)
 
     async def _give(self, request: web.Request) -> web.StreamResponse:

@@ -30,6 +30,7 @@ from agent.devnet.requester import Requester
 from tests import builders
 from tests.devnet.node import ScriptedNode
 from tests.devnet.proofs.challenged import ALWAYS, Opener, blob_of, honest_transcript
+from tests.disks import small_disk
 from tests.patience import PATIENCE_S, within
 
 ASK = ChatInput(messages=(Message(role="user", content="Name a colour."),))
@@ -280,6 +281,18 @@ async def test_an_exhibit_that_the_disk_lost_blames_nobody(tmp_path: Path) -> No
         assert await it.judged(challenge) is Judgement.VOID
         (node,) = (await it.requester.nodes()).nodes
         assert node.standing.stake_micros == ALWAYS.stake_micros
+
+
+@pytest.mark.parametrize("hindered", [True, False])
+async def test_who_opens_to_a_coordinator_without_room_has_not_failed(tmp_path: Path, *, hindered: bool) -> None:
+    with small_disk(tmp_path / "blobs", "4k" if hindered else "1m"):
+        async with hall(tmp_path) as it:
+            challenge = await it.challenge()
+            content = it.opener.opened(challenge.key.task_id)
+            answer = await it.node.put_blob(blob_of(content).sha256, content)
+            assert (answer.status == 201) is not hindered
+            it.turn(ALWAYS.answer_s + 1)
+            assert await it.judged(challenge) is (Judgement.VOID if hindered else Judgement.UNOPENED)
 
 
 class Full(Exhibits):

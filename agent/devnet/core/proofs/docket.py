@@ -55,6 +55,8 @@ class Docket:
         """
         self.arriving: set[str] = set()
         """Challenges whose answer came and waits to be taken in: it is in time, whatever the alarm says meanwhile."""
+        self.hindered: set[str] = set()
+        """Open cases of which something came that could not be kept here: nobody is blamed for what is missing."""
         self._owed: dict[str, dict[str, str]] = {}
         self._named: Counter[str] = Counter()
 
@@ -69,6 +71,7 @@ class Docket:
         """It was not drawn after all, or is judged."""
         self._leave(self.cases.pop(case.case_id))
         self.due.pop(case.case_id, None)
+        self.hindered.discard(case.case_id)
 
     def owed(self, node_id: str) -> Iterator[tuple[str, Case]]:
         """What a node was asked to open and did not yet: names of challenges and their cases, oldest first."""

@@ -109,8 +109,16 @@ def overdue(book: Book, when: Instant, case_id: str, level: int) -> None:
         if case.drawn_id() in book.docket.arriving:
             book.docket.alarms.set(when.now + 1, case_id, level)
             return
+        if case_id in book.docket.hindered:
+            judge(book, when, case, Judgement.VOID, "what it opened could not be kept here")
+            return
         detail = f"it did not open its leaves within {book.rules.proofs.answer_s:g} s"
         judge(book, when, case, Judgement.UNOPENED, detail)
+
+
+def hindered(book: Book, node_id: str) -> None:
+    """Something that this node sent could not be kept: it may have been what it was asked to open."""
+    book.docket.hindered.update(case.case_id for _, case in book.docket.owed(node_id))
 
 
 def _answered(book: Book, node_id: str, challenge_id: str) -> bool:

@@ -96,7 +96,7 @@ def overdue(book: Book, when: Instant, case_id: str, level: int) -> None:
     late = [check for check in case.checks if _is_late(book, when, case, check)]
     gone = [msgspec.structs.replace(check, state=CheckState.GONE) for check in late]
     for check in late:
-        if check.state is CheckState.SEALED:
+        if check.state is CheckState.SEALED and case_id not in book.docket.hindered:
             _unrevealed(book, when, check, f"nothing came within {book.rules.proofs.verify_s:g} s")
     if gone:
         case = _with(book, when, case, gone)
