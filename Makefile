@@ -17,7 +17,7 @@ sim: ## a million and more steps of the simulation; ARGS as --first 1000 --total
 sim-mutants: ## the simulation, broken on purpose: every variant must be caught
 	./run tool python -m tests.sim --mutants $(ARGS)
 
-bench: ## figures of docs/benchmarks.md, about fifteen minutes on a quiet machine; ARGS are the benchmark's: --quick
+bench: ## figures of docs/benchmarks.md, about seventeen minutes on a quiet machine; ARGS are the benchmark's: --quick
 	./run tool python -m tests.bench --write docs/benchmarks.md $(ARGS)
 
 chaos: ## real faults on real processes; SECONDS and SEED of the storm

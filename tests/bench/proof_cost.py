@@ -42,7 +42,7 @@ async def measure(rounds: int, *, long: bool) -> list[Row]:
         async with bare_engine(weights, cache / "llm.sock") as engine:
             prompt = engine_replies.token_ids(await engine.http.exchange("/tokenize", engines.tokenize_request(PROMPT)))
             pairs = [await pair(engine, prompt[:2]) for _ in range(12 * rounds)]
-            rows = asking_rows(NAME, 262_144, [Round(one, one) for one in pairs])
+            rows = asking_rows(NAME, 262_144, [Round((one,), one) for one in pairs])
             asked = await generate(engine, prompt, 128, TOP)
             pieces = _pieces(asked.events)
             rows += [*_agent(asked, pieces), *_places(pieces)]

@@ -56,6 +56,10 @@ class Proportions(NamedTuple):
             ):
                 yield f"blk.{layer}.{name}.weight", rows, columns
 
+    def thin(self) -> Proportions:
+        """As little as can be beside the same vocabulary."""
+        return self._replace(layers=1, width=256, hidden=256, heads=8, kv_heads=8)
+
     @property
     def parameters(self) -> int:
         return sum(rows * columns for _name, rows, columns in self.tensors())
