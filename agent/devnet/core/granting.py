@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from agent.core.fingerprint import Pool
-from agent.core.model import ExecInput, Signed
+from agent.core.model import ExecInput, Signed, TaskKind
 from agent.core.program import excess
 from agent.core.proof.signed import seal_all
 from agent.core.wire import Credit, OfferBody, Offers, Role, encode
@@ -31,7 +31,7 @@ def conclude(book: Book, when: Instant, reply: R) -> Decision[R]:
     Before the event nobody waited for a task that he could have. So only what it changed is looked at: tasks that are
     free now, for the pull that waits longest, and nodes that may take more now.
     """
-    for task in sorted(map(book.tasks.__getitem__, book.freed), key=lambda task: task.demand.number):
+    for task in sorted(map(book.tasks.__getitem__, book.freed), key=_place):
         if task.progress.state is TaskState.QUEUED and (taker := _taker(book, when, task)):
             _serve(book, when, taker)
     book.freed.clear()
@@ -43,8 +43,8 @@ def conclude(book: Book, when: Instant, reply: R) -> Decision[R]:
 
 
 def grant(book: Book, when: Instant, node: Node, credits: tuple[Credit, ...], since: float) -> tuple[Signed, ...]:
-    """Lease what fits: never more than asked or than the node has room for, the oldest task first over all credits,
-    never more than a reply holds.
+    """Lease what fits: never more than asked or than the node has room for, checks and then the oldest task first over
+    all credits, never more than a reply holds.
 
     `since` is when the node asked: it counts what an offer says from then.
     """
@@ -52,7 +52,7 @@ def grant(book: Book, when: Instant, node: Node, credits: tuple[Credit, ...], si
         return ()
     picked = _Picked(Counter({index: credit.count for index, credit in enumerate(credits)}))
     room = MAX_OFFERS_BYTES
-    while (found := _oldest(book, when, node, credits, picked)) and found[0].bytes + PATH_BYTES <= room:
+    while (found := _next(book, when, node, credits, picked)) and found[0].bytes + PATH_BYTES <= room:
         task, index = found
         room -= task.bytes + PATH_BYTES
         picked.add(task, index, credits[index].pool)
@@ -98,7 +98,7 @@ def _taker(book: Book, when: Instant, task: Task) -> ParkedPull | None:
     return None
 
 
-def _oldest(
+def _next(
     book: Book, when: Instant, node: Node, credits: tuple[Credit, ...], picked: _Picked
 ) -> tuple[Task, int] | None:
     best: tuple[Task, int] | None = None
@@ -106,9 +106,14 @@ def _oldest(
         if picked.left[index] <= 0:
             continue
         for task in _first_of_each_kind(book, when, node, credit, picked):
-            if best is None or task.demand.number < best[0].demand.number:
+            if best is None or _place(task) < _place(best[0]):
                 best = task, index
     return best
+
+
+def _place(task: Task) -> tuple[bool, int]:
+    """Checks first: there are only so many as there are results, and behind a long queue none would come in time."""
+    return task.demand.spec.kind is not TaskKind.VERIFY, task.demand.number
 
 
 def _first_of_each_kind(book: Book, when: Instant, node: Node, credit: Credit, picked: _Picked) -> Iterator[Task]:

@@ -13,12 +13,13 @@ from agent.core.model import Outcome, Reason, TaskKind, Usage
 from agent.core.payloads import Judgement, RecomputedLeaf, Subject
 from agent.devnet.core.effects import SaveLedgerLine
 from agent.devnet.core.proofs import opening
+from agent.devnet.core.proofs.level_two import Found
 from agent.devnet.core.proofs.records import CaseState, CheckState
 from agent.devnet.core.records import LedgerKind, TaskState
 from agent.devnet.proof_views import case_view
 from tests import builders
 from tests.devnet.proofs.challenged import blob_of
-from tests.devnet.proofs.validators import RULES, Bench, F, X, own_figures, pools, says
+from tests.devnet.proofs.validators import EVIDENCE, RULES, Bench, F, X, own_figures, pools, says
 
 DOUBT = says(verdict="suspect", reasons=("chunk 1: 0.41 off on average",))
 PROOF = says(verdict="fail", certain=True, reasons=("3 of 40 tokens differ",))
@@ -67,6 +68,19 @@ def test_a_pool_that_does_not_do_what_is_claimed_gets_no_check_of_it() -> None:
     bench.hello(one, fingerprint=builders.fingerprint(pools=(embeds,)))
     bench.checking(node)
     assert bench.pull(one, count=4) == []
+
+
+def test_a_check_does_not_wait_behind_all_that_was_asked_for_before() -> None:
+    """In a queue that is longer than its deadline no result would ever be checked."""
+    bench = Bench()
+    node, one = bench.opener(1), bench.validator(2)
+    challenge = bench.challenged(node)
+    earlier = bench.submit()
+    bench.open(node, challenge)
+    found = Found(repeatable=True, determinism=F)
+    bench.take(opening.examined(bench.book, bench.when, bench.case_of(challenge).case_id, found, EVIDENCE))
+    assert [it.task.kind for it in bench.pull(one)] == [TaskKind.VERIFY]
+    assert [it.task.task_id for it in bench.pull(one)] == [earlier]
 
 
 def test_a_place_is_kept_for_whoever_repeats_to_the_bit() -> None:
