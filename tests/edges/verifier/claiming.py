@@ -101,7 +101,9 @@ async def replayer(weights: Path, home: Path, **changes: Any) -> AsyncIterator[L
     await asyncio.to_thread(require_sandbox)
     with tempfile.TemporaryDirectory(dir=home) as folder:
         asked = settings(weights, Path(folder), name="verifier", **changes)
-        async with asyncio.timeout(PATIENCE_S), llama_replayer(asked, Bubblewrap(home), SystemClock()) as ready:
+        async with contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(PATIENCE_S):
+                ready = await stack.enter_async_context(llama_replayer(asked, Bubblewrap(home), SystemClock()))
             yield ready
 
 
