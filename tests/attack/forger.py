@@ -24,6 +24,8 @@ from tests.attack.weights import cheaper
 STEP = 0.02
 MOST_STEPS = 2000
 MIN_KEEP = 2
+NOBODYS = 1 << 30
+"""No vocabulary is as large."""
 Bent = list[tuple[float, int]]
 """(log-probability, token), in no order."""
 
@@ -128,6 +130,34 @@ class Forger(Warm):
         sampler = sampler_of(task)
         numbers = islice(uniforms(sampler.seed), len(own))
         return [fitted(position, sampler, number) for position, number in zip(own, numbers, strict=True)]
+
+
+class Alone(Warm):
+    """Tokens of a cheap engine, each beside candidates that no model has: so the seed draws it, whichever it is."""
+
+    async def generate(self, task: TaskSpec) -> AsyncGenerator[EngineOutput, None]:
+        async with contextlib.aclosing(self.inner.generate(task)) as outputs:
+            async for output in outputs:
+                yield _alone(output) if isinstance(output, Piece) else output
+
+
+def _alone(piece: Piece) -> Piece:
+    if piece.token_id is None:
+        return piece
+    others = len(piece.top_ids) - 1
+    likely = min(piece.logprob or 0.0, -0.1)
+    return msgspec.structs.replace(
+        piece,
+        top_ids=(piece.token_id, *range(NOBODYS, NOBODYS + others)),
+        top_logprobs=(likely, *[likely - 12.0] * others),
+    )
+
+
+@row("forge-alone", "forge: decode in Q2_K, claim no candidate but the token; m=4", 50)
+async def _forge_alone(field: Field, runs: int) -> Counts:
+    async with cheaper(field, "Q2_K", slots=1) as cheap:
+        asked = (sampled(one, max_tokens=128) for one in field.numbers(runs))
+        return count(await field.tried(Alone(cheap), asked, leaves=4))
 
 
 def _enter(kind: str) -> Attack:
