@@ -227,6 +227,7 @@ def test_a_misspelt_key_and_a_misspelt_section_get_a_suggestion_everywhere(tmp_p
         (f'{EXEC}device = "GPU-1"\n{MODEL}[[pools]]\nname="p"\nmodel="m"\ndevice="GPU-1"', "is the GPU of pools[0]"),
         (f'{EXEC}{MODEL}[[pools]]\nname="exec"\nmodel="m"', 'pools[0].name: "exec" is the pool of programs'),
         (MODEL + '[[pools]]\nname="p"\nmodel="m"\nkinds=["exec"]', "an engine runs no programs"),
+        ("[proof]\ntop_logprobs = 19", "proof.top_logprobs: must be a whole number, at least 20, at most 256"),
         ('[owner]\nschedule = ["always"]', "owner.schedule[0]: is no window: 'always': expected days and times"),
         ('[owner]\ntime_zone = "Berlin"', "owner.time_zone: is 'Berlin'; expected a name such as Europe/Berlin"),
         ("[owner]\nhand_back_after_s = -1", "owner.hand_back_after_s: must be a number, at least 0"),

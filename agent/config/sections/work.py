@@ -101,7 +101,8 @@ class PoolConfig(Value):
 class ProofConfig(Value):
     """Proof of sampling."""
 
-    top_logprobs: Annotated[int, Meta(ge=1, le=256), says("Most likely tokens recorded at each step.")] = 40
+    # Fewer are suspect to whoever checks (`core.checks.verdict.Thresholds.candidates`).
+    top_logprobs: Annotated[int, Meta(ge=20, le=256), says("Most likely tokens recorded at each step.")] = 40
     retention_s: Annotated[
         int, Meta(ge=0, le=31_536_000), says("Seconds that transcripts are kept for challenges.")
     ] = 86_400
