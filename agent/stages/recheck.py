@@ -88,7 +88,7 @@ async def _repeated(
     at_once = len(wanted) == len(chunks) and not apart
     figures = await (replay.at_once(wanted) if at_once else replay.one_by_one(wanted))
     return found._replace(
-        ending=answered(claim, await _ending(claim, claimed, replayer)),
+        ending=await _unpretended(answered(claim, await _ending(claim, claimed, replayer)), shown, claimed, replayer),
         unknown=len(claimed) - known,
         chunks=tuple(_replayed(chunk, own, header) for chunk, own in zip(wanted, figures, strict=True)),
         exact=await replay.exactness(figures) if exact else None,
@@ -181,10 +181,39 @@ async def _ending(claim: Claim, claimed: Sequence[Position], replayer: Replayer)
     # Where one token is not known the text cannot be compared.
     text = await replayer.text(_known(before)) if all(one.token is not None for one in before) else None
     told = Told(ends, text, await _hidden(behind, replayer) if len(claimed) > len(shown) else None)
+    told = told._replace(went_on=await _went_on([*takewhile(_is_known, claimed[:-1])], replayer))
     if claim.header.stop and text not in (None, claim.delivered):
         fewer = range(1, min(len(before), max(map(len, claim.header.stop))) + 1)
         told = told._replace(shorter=tuple([await replayer.text(_known(before[:-count])) for count in fewer]))
     return check_ending(claim.header, shown, delivered=claim.delivered, told=told)
+
+
+def _is_known(position: Position) -> bool:
+    return position.token is not None
+
+
+async def _went_on(before: Sequence[Position], replayer: Replayer) -> bool:
+    """Whether one of these tokens ends the text: no grammar can force such a token."""
+    ids, at, asked = _known(before), 0, set[int]()
+    while at < len(ids) and (run := await replayer.in_one_go(ids[at:])):
+        at += run
+        if ids[at - 1] not in asked and await replayer.ends(ids[at - 1]):
+            return True
+        asked.add(ids[at - 1])
+    return False
+
+
+async def _unpretended(
+    ending: Ending, shown: Sequence[Position], claimed: Sequence[Position], replayer: Replayer
+) -> Ending:
+    """A doubt where tokens are said to be withheld, and the first of them that the model says is whole: an engine would
+    have shown it.
+    """
+    begins = [at for at, one in enumerate(shown) if one.token is None and (not at or shown[at - 1].token is not None)]
+    drawn = [token for at in begins if (token := claimed[at].token) is not None]
+    whole = sum([_BROKEN not in await replayer.text([token]) for token in drawn])
+    words = f"tokens are said to be withheld in {whole} places where the model says what any engine shows"
+    return ending._replace(doubts=(*ending.doubts, words)) if whole else ending
 
 
 async def _hidden(behind: Sequence[Position], replayer: Replayer) -> Hidden | None:

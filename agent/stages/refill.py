@@ -58,7 +58,8 @@ async def _drawn_again(
     parts = [token for token in possible if _BROKEN in await replayer.text([token])] if first else []
     if len(parts) == 1 or (possible and not parts and (first or len(possible) == 1)):
         return (parts or possible)[0], True
-    return certain_draw(own, sampler, number), False
+    sure = certain_draw(own, sampler, number)
+    return (None if first and sure not in parts else sure), False
 
 
 async def _make_characters(run: Sequence[Position], replayer: Replayer) -> bool:

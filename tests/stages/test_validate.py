@@ -38,7 +38,7 @@ from agent.core.proof.transcript import Transcript, TranscriptBuilder
 from agent.ports import Embedded, Piece
 from tests import builders
 from tests.core.proof.making import NODE_KEYS, bundle
-from tests.edges.verifier.vllm import MOST, logprobs, spelled
+from tests.edges.verifier.vllm import END, MOST, logprobs, spelled
 from tests.patience import within
 from tests.stages.paper import crash
 from tests.stages.rig import Rig
@@ -77,13 +77,13 @@ class MadeUp:
         return tuple(own)
 
     async def in_one_go(self, ids: Sequence[int]) -> int:
-        return 0
+        return min(ids.index(END) + 1, len(ids)) if END in ids else len(ids)
 
     async def text(self, ids: Sequence[int]) -> str:
         return spelled(ids)
 
     async def ends(self, token: int) -> bool:
-        return False
+        return token == END
 
     async def peaks(self, prefix: Sequence[int], ids: Sequence[int]) -> None:
         """It tells no hidden states."""

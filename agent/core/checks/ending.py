@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby, pairwise
+from itertools import groupby
 from typing import NamedTuple
 
+from agent.core.checks import stops
 from agent.core.checks.claims import Position
 from agent.core.model import FinishReason
 from agent.core.proof.header import Header
@@ -15,12 +16,6 @@ _MOST_CUT_OFF = 3
 _MOST_BROKEN = 16
 """Likewise, where tokens are bytes that make no character: each new first byte hides some more. Models say such things
 hardly ever; one of random weights did it once in 400 answers, with 4 tokens.
-"""
-
-
-_BROKEN = "\ufffd"
-"""Stands for bytes that are no character, and for itself. An engine looks for stop strings in the bytes: whether it met
-one with this in it, a text does not tell.
 """
 
 
@@ -42,6 +37,8 @@ class Told(NamedTuple):
     """Of the tokens that are shown, but an ending one; None when not every one is known."""
     hidden: Hidden | None = None
     """Of the tokens behind these; None when there are none, or it is not known which they are."""
+    went_on: bool = False
+    """There are tokens behind one that ends the text."""
     shorter: tuple[str, ...] = ()
     """`text` without the last token, without the last two, and so on: as far as a stop string may hide them."""
 
@@ -73,28 +70,30 @@ def check_ending(
 
     Without `told` only counts are checked, and whether a stop string was delivered.
     """
-    faults, decided = _counts(header, len(claimed)), header.finish is FinishReason.LENGTH
-    if delivered is not None:
-        faults += [*_kept_out(header.stop, delivered), *_held_back(header, claimed, delivered)]
+    faults, decided = _counts(header, claimed), header.finish is FinishReason.LENGTH
     behind = told.hidden if told else None
-    doubts = () if behind and behind.all_known else _doubts(header, len(claimed))
+    doubts = [] if behind and behind.all_known else _doubts(header, len(claimed))
+    if delivered is not None:
+        faults += [*_kept_out(header, claimed, delivered), *_held_back(header, claimed, delivered)]
     if told is None:
-        return Ending(tuple(faults), decided, doubts)
+        return Ending(tuple(faults), decided, tuple(doubts))
     if told.last_ends is not None:
-        faults += _reason(header, told)
+        faults += [*_reason(header, told), *_went_on(header, claimed, told)]
         decided = told.last_ends or told.text is not None or not header.stop
-    if told.text is not None and delivered is not None and not _unreadable(header):
-        faults += _text(header, told, delivered)
+    if told.text is not None and delivered is not None:
+        faults += _text(header, claimed, told, delivered)
     if behind and not behind.inside:
         faults.append("tokens that nobody was shown are counted, but the text does not end inside a character")
-    return Ending(tuple(faults), decided, doubts)
+    return Ending(tuple(faults), decided, tuple(doubts))
 
 
-def _counts(header: Header, shown: int) -> list[str]:
-    counted, allowed = header.completion_tokens, header.max_tokens
+def _counts(header: Header, claimed: Sequence[Position]) -> list[str]:
+    counted, allowed, shown = header.completion_tokens, header.max_tokens, len(claimed)
     faults = []
     if counted > allowed:
         faults.append(f"{counted} tokens are counted where {allowed} were allowed")
+    if not header.samplers and _withheld(claimed):
+        return faults  # of such an engine a piece of text is what came at once, and its context may be another
     if not 0 <= counted - shown <= _most(header, _MOST_BROKEN):
         faults.append(f"{counted} tokens are counted, but the transcript has {shown}")
     if header.finish is FinishReason.LENGTH and counted < allowed:
@@ -107,15 +106,15 @@ def _most(header: Header, broken: int) -> int:
     return broken + (header.finish is FinishReason.STOP)
 
 
-def _doubts(header: Header, shown: int) -> tuple[str, ...]:
+def _doubts(header: Header, shown: int) -> list[str]:
     missing = header.completion_tokens - shown
     if missing <= _most(header, _MOST_CUT_OFF):
-        return ()
-    return (f"{missing} tokens at the end are counted and not shown: more than a character has",)
+        return []
+    return [f"{missing} tokens at the end are counted and not shown: more than a character has"]
 
 
 def _reason(header: Header, told: Told) -> list[str]:
-    cut = header.stop if told.text is None or _unreadable(header) else _present(header.stop, told.text)
+    cut = bool(header.stop) if told.text is None else stops.may_cut(header.stop, told.text)
     if header.finish is FinishReason.LENGTH and told.last_ends:
         return ["the text had ended, but max_tokens is given as the reason"]
     if header.finish is FinishReason.STOP and not told.last_ends and not cut:
@@ -123,17 +122,27 @@ def _reason(header: Header, told: Told) -> list[str]:
     return []
 
 
-def _present(stops: Sequence[str], text: str) -> tuple[str, ...]:
-    return tuple(stop for stop in stops if stop and stop in text)
+def _went_on(header: Header, claimed: Sequence[Position], told: Told) -> list[str]:
+    """An engine ends with the token that ends the text, or that makes up a stop string."""
+    faults = ["it goes on after a token that ends the text"] if told.went_on else []
+    before = told.text if told.last_ends else next(iter(told.shorter), "")
+    # Inside a character it does not look for one.
+    if before and not _withheld(claimed[-_MOST_CUT_OFF - 1 :]) and _met(header, claimed, before):
+        faults.append("it goes on after a stop string, though the text was cut there")
+    return faults
 
 
-def _unreadable(header: Header) -> bool:
-    return any(_BROKEN in stop for stop in header.stop)
-
-
-def _kept_out(stops: Sequence[str], delivered: str) -> list[str]:
-    met = (stop for stop in _present(stops, delivered) if _BROKEN not in stop)
+def _kept_out(header: Header, claimed: Sequence[Position], delivered: str) -> list[str]:
+    met = dict.fromkeys(_met(header, claimed, delivered).values())
     return [f"the text goes on after the stop string {stop!r}" for stop in met]
+
+
+def _met(header: Header, claimed: Sequence[Position], text: str) -> dict[int, str]:
+    return stops.met(header.stop, text, withheld=_withheld(claimed))
+
+
+def _withheld(claimed: Sequence[Position]) -> bool:
+    return any(one.token is None for one in claimed)
 
 
 def _held_back(header: Header, claimed: Sequence[Position], delivered: str) -> list[str]:
@@ -142,39 +151,26 @@ def _held_back(header: Header, claimed: Sequence[Position], delivered: str) -> l
     One more may be in the stop string that ended the text. Of an engine that takes our sampler chain every token is
     known but those that are part of a character, and of them each has a byte of one.
     """
-    runs = sum(token is None for token, _ in groupby(position.token for position in claimed))
-    withheld = sum(position.token is None for position in claimed)
+    gaps = [len([*run]) for known, run in groupby(claimed, lambda one: one.token is not None) if not known]
     beyond = [one for one in delivered if not one.isascii()]
     in_stops = "".join(one for stop in header.stop for one in stop if not one.isascii())
     room, most = len(beyond) + bool(in_stops), len("".join(beyond).encode()) + len(in_stops.encode())
     if claimed and claimed[-1].token is None:
         room, most = room + 1, most + _MOST_CUT_OFF + 1  # cut off in the middle
-    if runs > room:
-        return [f"tokens are withheld in {runs} places, but the text has only {room} characters that could need it"]
-    if header.samplers and withheld > most:
-        return [f"{withheld} tokens are withheld, but the characters that could need it have only {most} bytes"]
+    if len(gaps) > room:
+        return [f"tokens are withheld in {len(gaps)} places, but only {room} characters of the text could need it"]
+    if header.samplers and max(gaps, default=0) > _MOST_BROKEN:
+        return [f"{max(gaps)} tokens are withheld one after the other: more than any characters have"]
+    if header.samplers and sum(gaps) > most:
+        return [f"{sum(gaps)} tokens are withheld, but the characters that could need it have only {most} bytes"]
     return []
 
 
-def _text(header: Header, told: Told, delivered: str) -> list[str]:
-    """The delivered text is the tokens' text up to the first stop string."""
-    generated = told.text or ""
-    ends = [generated.index(stop) for stop in _present(header.stop, generated)]
-    expected = generated[: min(ends, default=len(generated))]
-    if delivered == expected or delivered in _held(header, told):
+def _text(header: Header, claimed: Sequence[Position], told: Told, delivered: str) -> list[str]:
+    """The delivered text is the tokens' text up to a stop string."""
+    texts = (told.text or "", *told.shorter)
+    if stops.fits(header.stop, texts[0], delivered, withheld=_withheld(claimed)):
+        return []
+    if header.finish is FinishReason.LENGTH and delivered in stops.held_at_limit(header.stop, texts):
         return []
     return ["the delivered text is not the text of the tokens"]
-
-
-def _held(header: Header, told: Told) -> list[str]:
-    """A token that may begin a stop string is shown with what follows it: at the limit, with nothing."""
-    texts, found = (told.text or "", *told.shorter), []
-    for longer, shorter in pairwise(texts):
-        if header.finish is not FinishReason.LENGTH or not _begins(header.stop, longer):
-            break
-        found.append(shorter)
-    return found
-
-
-def _begins(stops: Sequence[str], text: str) -> bool:
-    return any(text.endswith(stop[:length]) for stop in stops for length in range(1, len(stop)))

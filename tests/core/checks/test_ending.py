@@ -144,3 +144,54 @@ def test_every_withheld_token_needs_a_byte_of_a_character_that_could_need_it():
     assert not check_ending(ended(STOP, 9, allowed=9), last, delivered="a😀b").faults  # cut off in the middle
     unnamed = msgspec.structs.replace(ended(STOP, 7), samplers=())
     assert not check_ending(unnamed, [Position(None)] * 7, delivered="abc").faults  # an engine that tells no ids
+
+
+STOPS = ended(STOP, 5, stop=("\n",))
+
+
+@pytest.mark.parametrize(
+    ("made", "told", "words"),
+    [
+        (ended(LENGTH, 8, stop=("\n",)), Told(False, "a\nbcdefg", shorter=("a\nbcdef",)), "after a stop string"),
+        (STOPS, Told(False, "a\nbc", shorter=("a\nb",)), "after a stop string"),
+        (STOPS, Told(True, "a\nbc", shorter=("a\nb",)), "after a stop string"),
+        (ended(LENGTH, 8), Told(False, "a", went_on=True), "after a token that ends the text"),
+    ],
+    ids=["to the limit", "to another one", "to the end", "behind the end"],
+)
+def test_who_is_paid_for_tokens_behind_the_end_is_found(made: Header, told: Told, words: str):
+    found = check_ending(made, shown(made.completion_tokens), delivered="a", told=told)
+    assert [fault for fault in found.faults if words in fault]
+
+
+def test_a_stop_string_that_the_last_token_makes_up_is_the_end():
+    assert check_ending(STOPS, shown(5), delivered="abc", told=Told(False, "abc\nd", shorter=("abc",))).faults == ()
+    behind = [*shown(3), Position(None), Position(4)]  # inside a character no engine looks for one
+    assert "after a stop" not in str(
+        check_ending(STOPS, behind, delivered="a", told=Told(False, "a\né", shorter=("a\n",)))
+    )
+
+
+def test_more_tokens_than_any_characters_have_are_withheld_by_nobody():
+    for count, faulty in (16, False), (17, True):
+        claimed = [Position(1), *[Position(None)] * count, Position(2)]
+        found = check_ending(ended(LENGTH, count + 2, allowed=count + 2), claimed, delivered="é" * 200)
+        assert bool(found.faults) is faulty, count
+
+
+@pytest.mark.parametrize(("counted", "allowed"), [(90, 90), (60, 90), (20, 20)])
+def test_pieces_of_an_engine_that_tells_no_tokens_are_not_counted(counted: int, allowed: int):
+    """Some send several at once, or think in silence; some have less room than max_tokens."""
+    made = msgspec.structs.replace(ended(LENGTH, counted, allowed=allowed), samplers=(), engine="openai")
+    assert check_ending(made, [Position(None)] * 25, delivered="plain").faults == ()
+    assert check_ending(made, shown(25), delivered="plain").faults  # with ids each is one
+
+
+def test_a_stop_string_in_a_token_that_was_withheld_is_nobodys_fault():
+    """A blank and the first bytes of an emoji are one token of many models: no engine looks for the blank there."""
+    made = ended(LENGTH, 4, allowed=4, stop=(" ",))
+    claimed, text = [Position(1), Position(None), Position(2), Position(3)], "Hi 😀!"
+    assert check_ending(made, claimed, delivered=text, told=Told(False, text)).faults == ()
+    for tokens, said in (shown(4), text), (claimed, "Hi, you 😀"):
+        found = check_ending(made, tokens, delivered=said, told=Told(False, said))
+        assert any("goes on after the stop string ' '" in fault for fault in found.faults)

@@ -14,8 +14,10 @@ from agent.core.checks.ending import Ending, hidden
 from agent.core.checks.verdict import Thresholds, Verdict, judge
 from agent.core.errors import EngineError
 from agent.core.model import ChatInput, CompletionInput, EmbeddingInput, FinishReason, Message, TaskKind
-from agent.core.proof.leaves import Leaf
+from agent.core.proof.leaves import Leaf, read_leaf
+from agent.core.proof.transcript import TranscriptBuilder
 from agent.edges.engines.llama import LlamaPool
+from agent.ports import Piece
 from agent.stages.recheck import Claim, with_model, without_model
 from tests.edges.verifier import claiming
 from tests.edges.verifier.claiming import altered, claim
@@ -258,6 +260,37 @@ async def test_hidden_tokens_excuse_neither_another_text_nor_tokens_that_were_ne
     assert "nobody was shown" in fault
     assert other.ending is not None
     assert "the delivered text is not the text of the tokens" in other.ending.faults
+
+
+async def test_what_stands_behind_the_end_of_a_text_is_no_part_of_it(
+    pool: LlamaPool, tiny_model: Path, short_dir: Path
+):
+    """No draw tells it from the end of a text that an engine would not have gone on from: only that it went on."""
+    made = await plain_claim(pool)
+    first, *rest = made.leaves
+    lie = made._replace(leaves=(msgspec.structs.replace(first, ids=(*first.ids[:5], END, *first.ids[6:])), *rest))
+    async with claiming.replayer(tiny_model, short_dir) as replayer:
+        found = await with_model(lie, replayer)
+    assert found.ending is not None
+    assert "it goes on after a token that ends the text" in found.ending.faults
+
+
+async def test_to_withhold_what_an_engine_would_have_shown_is_a_doubt(tmp_path: Path, short_dir: Path):
+    letters = write_tiny_model(tmp_path / "letters.gguf", letters_only=True)
+    letters.chmod(0o644)
+    async with claiming.pool(letters, short_dir) as of, claiming.replayer(letters, short_dir) as replayer:
+        made = await claim(of, max_tokens=12, temperature_micros=0)
+        builder = TranscriptBuilder(claiming.N_PROBS)
+        for at, one in enumerate(positions(made.leaves)):
+            if at == 5:
+                builder.add(Piece(text=""))
+            else:
+                builder.add(Piece(text="", token_id=one.token, top_ids=one.ids, top_logprobs=one.logprobs))
+        leaves = tuple(map(read_leaf, builder.finish().leaves))
+        found = await with_model(made._replace(leaves=leaves, delivered=f"é{made.delivered}"), replayer)
+    assert found.ending is not None
+    assert found.unknown == 0
+    assert [doubt for doubt in found.ending.doubts if "withheld in 1 places" in doubt]
 
 
 async def test_tokens_that_no_grammar_can_force_are_replayed_all_the_same(tiny_model: Path, short_dir: Path):
