@@ -10,18 +10,20 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agent.core.checks.verdict import Thresholds, Verdict, judge
 from agent.core.model import ChatInput, CompletionInput, Message
-from agent.edges.engines.llama import LlamaPool
 from agent.stages.recheck import with_model, without_model
 from tests.edges.verifier import claiming
+from tests.tiny_model import write_tiny_model
 
 REQUESTS = int(os.environ.get("ANY_REQUESTS", "40"))
 WORDS = (
     *("once", "upon", "a", "time", "é", "ß", "…", "😀", "你好", "\u200d", "▁", "\x01", "\n", "\t", "zzz"),
     *("<s>", "</s>", "<unk>", "[INST]", "<|im_end|>", "[user]", "<0x0A>"),
 )
-STOPS = ("e", "a", "\n", "aa", "é", "…", "z z", "</s>", "\ufffd", " ", "ab", "\n\n")
+STOPS = ("e", "a", "\n", "aa", "é", "…", "z z", "</s>", "\ufffd", " ", "ab", "\n\n", ".")
 
 
 def asked(chance: random.Random) -> tuple[ChatInput | CompletionInput, dict[str, Any]]:
@@ -40,14 +42,20 @@ def asked(chance: random.Random) -> tuple[ChatInput | CompletionInput, dict[str,
     return ChatInput(messages=(Message(role=chance.choice(("user", "system")), content=text),)), how
 
 
-async def test_honest_work_is_never_failed_and_hardly_ever_doubted(pool: LlamaPool, tiny_model: Path, short_dir: Path):
+@pytest.mark.parametrize("byte_level", [False, True], ids=["pieces", "byte-level"])
+async def test_honest_work_is_never_failed_and_hardly_ever_doubted(byte_level: bool, short_dir: Path, tmp_path: Path):
+    weights = write_tiny_model(tmp_path / "any.gguf", byte_level=byte_level)
+    weights.chmod(0o644)
     doubted = []
-    async with claiming.replayer(tiny_model, short_dir) as replayer:
+    async with claiming.pool(weights, short_dir) as pool, claiming.replayer(weights, short_dir) as replayer:
         for number in range(REQUESTS):
             given, how = asked(random.Random(number))
             made = await claiming.claim(pool, given, **how)
             for found in (without_model(made), await with_model(made, replayer, apart=number % 2 == 1)):
                 judged = judge(found, Thresholds())
                 assert judged.verdict is not Verdict.FAIL, (number, given, how, judged, made.delivered)
-                doubted += [(number, judged.reasons)] * (judged.verdict is Verdict.SUSPECT)
+                # Random bytes go on with the first byte of one more character where real models hardly ever do.
+                doubted += [
+                    (number, why) for why in judged.reasons if "at the end are counted and not shown" not in why
+                ]
     assert len(doubted) <= REQUESTS / 100, doubted
