@@ -23,6 +23,7 @@ WORDS = (
     *("once", "upon", "a", "time", "é", "ß", "…", "😀", "你好", "\u200d", "▁", "\x01", "\n", "\t", "zzz"),
     *("<s>", "</s>", "<unk>", "[INST]", "<|im_end|>", "[user]", "<0x0A>"),
 )
+BROKEN = ("more than a character has", "more than characters have")
 STOPS = ("e", "a", "\n", "aa", "é", "…", "z z", "</s>", "\ufffd", " ", "ab", "\n\n", ".")
 
 
