@@ -14,7 +14,7 @@ from agent.core.checks.claims import chunks
 from agent.core.checks.evidence import Evidence, opened_claim, read_evidence
 from agent.core.checks.forward import figures_sha256
 from agent.core.checks.imprints import Imprinted
-from agent.core.checks.verdict import Judged, Metrics, Thresholds, Verdict, judge
+from agent.core.checks.verdict import Metrics, Thresholds, Verdict, is_certain, judge
 from agent.core.errors import EngineError, ProofError
 from agent.core.fingerprint import Pool
 from agent.core.model import Blob, ChatInput, CompletionInput, LeaseKey, Reason, TaskKind, Timings, VerifyInput
@@ -158,7 +158,7 @@ class Validate:
         return msgspec.structs.replace(
             body,
             verdict=judged.verdict,
-            certain=_is_certain(found, judged, limits),
+            certain=is_certain(found),
             reasons=tuple(plain(reason, REASON_CHARS) for reason in judged.reasons[:MOST_REASONS]),
             exact=exact,
             recomputed=tuple(RecomputedLeaf(leaf=one.leaf, sha256=one.recomputed) for one in found.chunks),
@@ -174,17 +174,6 @@ def is_exact(header: Header, facts: Pool) -> bool:
     """
     ours = (header.engine, header.determinism) == (facts.engine, facts.determinism)
     return ours and facts.determinism.startswith("X-") and facts.slots == 1
-
-
-def _is_certain(found: Metrics, judged: Judged, limits: Thresholds) -> bool:
-    """Whether it fails even without what is statistics."""
-    proven = found._replace(
-        chunks=(),
-        candidates=None,
-        rows=found.rows if found.same_class else None,
-        imprints=found.imprints and found.imprints._replace(distances=()),
-    )
-    return judged.verdict is Verdict.FAIL and judge(proven, limits).verdict is Verdict.FAIL
 
 
 def _copied(claim: Claim, found: Metrics) -> int:

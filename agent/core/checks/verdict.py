@@ -119,10 +119,17 @@ def judge(found: Metrics, limits: Thresholds) -> Judged:
     return Judged(Verdict.FAIL if len(doubts) >= limits.repeated else Verdict.SUSPECT, doubts)
 
 
+def is_certain(found: Metrics) -> bool:
+    """Whether it fails without what is statistics."""
+    return any(_certain(found))
+
+
 def _doubts(found: Metrics, limits: Thresholds) -> Iterable[str]:
-    """One for each chunk or row over a limit, or an end that hardly ever is so."""
-    if found.ending:
-        yield from found.ending.doubts
+    """One for each chunk or row over a limit, and one for all that is hardly ever so of the end: a model that says one
+    byte again and again does all of that at once.
+    """
+    if found.ending and found.ending.doubts:
+        yield "; ".join(found.ending.doubts)
     for chunk in long_enough(found.chunks):
         if reason := _over(chunk, limits):
             yield reason

@@ -6,9 +6,11 @@ import pytest
 
 from agent.core.checks.ending import Ending
 from agent.core.checks.forward import Closeness, Exactness, Plausibility
+from agent.core.checks.imprints import Imprinted
 from agent.core.checks.rows import Rows
 from agent.core.checks.sampling import Sampled
-from agent.core.checks.verdict import Metrics, Replayed, Thresholds, Verdict, judge, long_enough
+from agent.core.checks.verdict import Metrics, Replayed, Thresholds, Verdict, is_certain, judge, long_enough
+from agent.core.proof.toploc import Distance
 
 LIMITS = Thresholds()
 
@@ -40,12 +42,31 @@ def test_what_is_certain_fails_at_once(found: Metrics, words: str):
     judged = judge(found, LIMITS)
     assert judged.verdict is Verdict.FAIL
     assert words in judged.reasons[0]
+    assert is_certain(found)
 
 
 @pytest.mark.parametrize("bad", [{"mean": 0.31}, {"far": 3}, {"unlisted": 3}, {"raised": 3.1}])
 def test_one_chunk_over_a_limit_is_a_suspicion_and_two_are_a_failure(bad: dict):
     assert judge(Metrics(chunks=(chunk(0), chunk(1, **bad), chunk(2))), LIMITS).verdict is Verdict.SUSPECT
     assert judge(Metrics(chunks=(chunk(0, **bad), chunk(1, **bad))), LIMITS).verdict is Verdict.FAIL
+
+
+def test_doubts_of_the_end_have_one_cause_and_are_one_suspicion():
+    odd = Ending(doubts=("20 tokens are withheld one after the other", "9 at the end are not shown"))
+    judged = judge(Metrics(ending=odd), LIMITS)
+    assert judged == (Verdict.SUSPECT, ("; ".join(odd.doubts),))
+    assert judge(Metrics(ending=odd, chunks=(chunk(0, 0.31),)), LIMITS).verdict is Verdict.FAIL
+
+
+def test_what_fails_by_statistics_alone_is_not_certain():
+    off = Distance(exponents=60, mean=20.0, median=20.0)
+    for found in (
+        Metrics(chunks=(chunk(0, 0.31), chunk(1, 0.31))),
+        Metrics(rows=Rows(2, 0, (0.9, 0.9))),
+        Metrics(imprints=Imprinted(2, (), (off, off), (32, 32))),
+    ):
+        assert judge(found, LIMITS).verdict is Verdict.FAIL
+        assert not is_certain(found)
 
 
 def test_rows_must_be_nearly_parallel_and_equal_in_the_same_class():
