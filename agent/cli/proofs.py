@@ -82,7 +82,7 @@ def summary(totals: dict[str, Any]) -> str:
     if earned_micros := totals.get("earned_micros", 0):
         said.append(f"earned {earned_micros / 1e6:.6f} {line(totals.get('currency', ''), 32)} by verdicts")
     if totals.get("barred"):
-        said.append("barred from checks")
+        said.append("no checks by the latest judgement")
     if (stake_micros := totals.get("stake_micros")) is None:
         return ", ".join(said)
     slashed_micros = totals.get("slashed_micros", 0)

@@ -67,7 +67,7 @@ class ProofTotals(Value):
     """By verdicts, in `currency`."""
     currency: str = ""
     barred: bool = False
-    """It gets no checks any more."""
+    """By the latest judgement it gets no checks, for a while or for good."""
 
     @property
     def challenged(self) -> int:

@@ -65,7 +65,7 @@ class Records(NamedTuple):
 
     def faults(self, rules: ProofRules) -> list[str]:
         """Every promise that does not hold; `rules`: what a stake is."""
-        return [*self._answers(), *self._judgements(rules), *self._money(rules), *self._artifacts()]
+        return [*self._answers(), *self._judgements(), *self._money(rules), *self._artifacts()]
 
     # ------------------------------------------------------------------ one promise after the other
 
@@ -85,7 +85,7 @@ class Records(NamedTuple):
             if (judged := times[it.task_id, receipt.attempt]) != drawn:
                 yield f"{it.idem_key} was judged {judged} times, drawn: {drawn}"
 
-    def _judgements(self, rules: ProofRules) -> Iterator[str]:
+    def _judgements(self) -> Iterator[str]:
         """They are in line, nodes have them all, and no honest node is blamed."""
         for node_id, bodies in self.judged.items():
             if [body.serial for body in bodies] != list(range(1, len(bodies) + 1)):
@@ -99,7 +99,7 @@ class Records(NamedTuple):
                 if "could not be examined" in body.detail:
                     yield f"{node_id}: {body.detail}"
         for it in self.standings:
-            if it.verdicts_wrong or it.suspected or (it.barred and it.silences < rules.silences):
+            if it.verdicts_wrong or it.suspected or it.barred:
                 yield f"{it.node_id} is blamed: {it}"
 
     def _money(self, rules: ProofRules) -> Iterator[str]:

@@ -112,7 +112,7 @@ def test_what_verdicts_earned_is_shown_with_the_line_that_says_so() -> None:
     )
     totals = ProofTotals(judgements=(), earned_micros=150, currency="credit", stake_micros=8_000_000, barred=True)
     text = shown(ProofStory(totals=totals, judgements=(paid,)))
-    assert "earned 0.000150 credit by verdicts, barred from checks; stake 8.0" in text
+    assert "earned 0.000150 credit by verdicts, no checks by the latest judgement; stake 8.0" in text
     assert "verdict  0.000050 credit" in text
     assert "\x1b" not in text
     _head, row = tasks.screen((), (paid,))

@@ -187,8 +187,7 @@ class ProofTruth:
         earned = sum((it.subject, it.judgement) == (Subject.VERDICT, Judgement.PASSED) for it in bodies)
         if rewards != earned:
             self._violated("rewards", f"{self._name(node_id)} got {rewards} for {earned} verdicts")
-        barred = standing.barred and standing.silences < rules.silences
-        if standing.verdicts_wrong or barred or standing.suspected:
+        if standing.verdicts_wrong or standing.barred or standing.suspected:
             self._violated("honest node blamed", f"{self._name(node_id)}: {standing}")
 
     def _exhibits_are_there(self, disk: StoreDisk, case: Case) -> None:

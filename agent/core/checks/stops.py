@@ -40,7 +40,7 @@ def fits(stops: Sequence[str], text: str, delivered: str, *, withheld: bool) -> 
         return text.startswith(delivered)
     last = min(met(stops, text, withheld=withheld), default=len(text))
     ends = {last, *(at for stop in stops for at in _places(stop, text) if at < last)}
-    return delivered in {text[:end] for end in ends}
+    return len(delivered) in ends and text.startswith(delivered)
 
 
 def held_at_limit(stops: Sequence[str], texts: Sequence[str]) -> tuple[str, ...]:

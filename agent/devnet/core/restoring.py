@@ -79,7 +79,7 @@ def _restore_docket(book: Book, when: Instant, remembered: Remembered) -> None:
         docket.judged.setdefault(judged.node_id, []).append(judged.signed)
     for case in remembered.cases:
         docket.put(_restored(book, when, case))
-    since_s = TRANSCRIPTS_S - book.rules.proofs.answer_s
+    since_s = max(TRANSCRIPTS_S - book.rules.proofs.answer_s, 0)
     for case in remembered.cases:
         if case.state is CaseState.CHALLENGED and case.due_at + since_s <= when.at:
             judge(book, when, docket.cases[case.case_id], Judgement.VOID, _AWAY)  # told with the first decision

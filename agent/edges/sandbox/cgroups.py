@@ -245,8 +245,7 @@ def _kill(directory: Path) -> None:
         return
     with contextlib.suppress(OSError):
         for pid in map(int, (directory / "cgroup.procs").read_text().split()):
-            if (
-                pid
-            ):  # 0 stands for a process that this namespace does not see; to kill it would be to kill our own group
+            # 0 stands for a process that this namespace does not see: to kill it would be to kill our own group.
+            if pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

@@ -96,6 +96,17 @@ def test_who_does_not_open_more_has_not_opened() -> None:
     assert case.opening is not None
 
 
+def test_that_something_could_not_be_kept_once_excuses_nobody_later() -> None:
+    bench = Bench(LONG)
+    node = bench.opener(1)
+    challenge = challenged(bench, node)
+    opening.hindered(bench.book, node.node_id)
+    case = opened(bench, node, challenge)
+    doubted(bench, 2)
+    bench.turn(LONG.answer_s + 1)
+    assert bench.case(case.case_id).judgement is Judgement.UNOPENED
+
+
 def test_a_closer_look_that_finds_nothing_passes_it() -> None:
     bench = Bench(LONG)
     node = bench.opener(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from agent.core.payloads import Judgement
@@ -97,6 +98,15 @@ def test_a_coordinator_that_was_away_for_a_day_blames_nobody_for_transcripts_tha
     again.turn(ALWAYS.answer_s + 1)
     assert (again.standing(node).stake_micros == ALWAYS.stake_micros) is (judgement is Judgement.VOID)
     assert again.settled(node).beacon.round == 2
+
+
+def test_who_has_days_to_open_has_them_over_a_restart_too() -> None:
+    court = Court(msgspec.structs.replace(ALWAYS, answer_s=300_000.0))
+    node = court.opener()
+    court.challenged(node)
+    court.turn(100_000.0)
+    (challenge,) = court.restarted().beat(node).challenges
+    assert challenge.answer_s == 200_000
 
 
 def test_an_opening_that_nobody_had_looked_at_is_looked_at_again() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from agent.core import wire
 from agent.core.model import Outcome, Reason
 from agent.core.payloads import Judgement, Subject
+from agent.devnet.core.proofs.assigning import available
 from agent.devnet.core.proofs.records import CheckState, Standing
 from agent.devnet.core.proofs.standing import after_silence, after_verdict
 from agent.devnet.core.proofs.verdicts import Blame, Opinion
@@ -54,6 +55,18 @@ def test_who_seals_and_never_reveals_is_told_and_after_the_third_time_rests() ->
     bench.checking(bench.opener(1))
     assert bench.pull(silent, count=4) == []
     assert bench.judgements(other)[-1].judgement is Judgement.PASSED
+
+
+def test_who_has_little_time_for_a_check_is_there_between_two_beats_too() -> None:
+    bench = Bench(msgspec.structs.replace(RULES, verify_s=5.0))
+    others = (bench.validator(2), bench.validator(3))
+    node = bench.opener(1)
+    challenge = bench.challenged(node)
+    bench.hear_all()
+    bench.turn(9.0)
+    bench.open(node, challenge)
+    case = bench.case_of(challenge)
+    assert available(bench.book, bench.when, case) == len(others)
 
 
 def test_who_refuses_to_reveal_is_silent_too() -> None:

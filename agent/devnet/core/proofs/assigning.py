@@ -83,11 +83,11 @@ def available(book: Book, when: Instant, case: Case) -> int:
 
 def _could_come(book: Book, when: Instant, case: Case, but: str = "") -> Iterator[tuple[str, Pool]]:
     """Nodes that are there, and their ready pools; `but`: for this task."""
-    kind = book.tasks[case.task_id].demand.spec.kind
+    kind, patience_s = book.tasks[case.task_id].demand.spec.kind, max(book.rules.proofs.verify_s, book.rules.lease_s)
     involved = {node_id for relative in relatives(book, case.task_id) for node_id in _involved(book, relative, but)}
     for node in book.nodes.values():
         node_id = node.record.node_id
-        is_here = node.heard is not None and when.now - node.heard <= book.rules.proofs.verify_s
+        is_here = node.heard is not None and when.now - node.heard <= patience_s
         if not is_here or node_id in involved or not has_stake(book, node_id):
             continue
         if not may_validate(standing_of(book, node_id), when.at):

@@ -70,8 +70,7 @@ class Docket:
     def drop(self, case: Case) -> None:
         """It was not drawn after all, or is judged."""
         self._leave(self.cases.pop(case.case_id))
-        self.due.pop(case.case_id, None)
-        self.hindered.discard(case.case_id)
+        self._asks_nothing(case.case_id)
 
     def owed(self, node_id: str) -> Iterator[tuple[str, Case]]:
         """What a node was asked to open and did not yet: names of challenges and their cases, oldest first."""
@@ -107,8 +106,13 @@ class Docket:
         for name, node_id in asked.items():
             self._owed.setdefault(node_id, {})[name] = case.case_id
         if not asked:
-            self.due.pop(case.case_id, None)
+            self._asks_nothing(case.case_id)
         self._named.update(blob.sha256 for blob in exhibits(case))
+
+    def _asks_nothing(self, case_id: str) -> None:
+        """Neither a time nor an excuse outlives what it is for."""
+        self.due.pop(case_id, None)
+        self.hindered.discard(case_id)
 
     def _leave(self, case: Case) -> None:
         del (self.canary_of if case.canary else self.of_task)[case.task_id]
