@@ -124,7 +124,7 @@ def _inequality(stakes: Stakes) -> str:
     hit = f"{_percent(stakes.detection)} × {_percent(1 - stakes.colluding)}"
     if stakes.false_positives:
         hit = f"({hit} − {_percent(stakes.false_positives)})"
-    return f"p × {hit} × {stakes.at_risk:g} > {stakes.cost:g}, so p > {stakes.bound:.4f}"
+    return f"p × {hit} × {stakes.at_risk:g} > {stakes.cost:g}, so p > {stakes.bound:.3g}"
 
 
 def _rows(stakes: Stakes, rates: Iterable[float]) -> Iterable[tuple[str, str, str, str]]:
@@ -148,10 +148,13 @@ def _what_would_be(stakes: Stakes) -> Iterable[str]:
 
 def _mistakes(stakes: Stakes, rate: float) -> Iterable[str]:
     lost, margin = stakes.false_alarms(rate), stakes.reward - stakes.cost
-    if not stakes.false_positives:
+    if not stakes.false_positives and margin >= 0:
         return
     yield ""
-    if margin <= 0:
+    if margin < 0:
+        yield f"  Honest work, too, loses {lost - margin:.3f} a task: nobody does it for a reward below its cost."
+        return
+    if margin == 0:
         yield f"  Honest work earns nothing beside its cost, and loses {lost:.3f} a task to mistakes."
         return
     yield f"  Mistakes cost an honest node {lost:.4f} a task, {_percent(lost / margin)} of what it earns."

@@ -104,7 +104,7 @@ def command(
     what the seed draws, and why the text ended. Level 3, with --model too: this model really says so.
 
     \b
-    Exit status: 0 every check passed, 1 one failed, 2 unreadable,
+    Exit status: 0 every check passed, 1 one failed, 2 unreadable or wrongly asked,
                  3 suspect: no proof of a fault, but not what an honest node shows,
                  4 a check that was asked for could not be made.
     """
@@ -253,6 +253,8 @@ def screen(bundle: ReceiptBundle, verdict: Verdict, pinned: str, deeper: Recheck
         from agent.cli.rechecking import told
 
         yield from (_line(holds, plain(words, _DETAIL)) for holds, words in told(deeper))
+        if _seen(deeper):
+            yield from (f"      {plain(reason, _DETAIL)}" for reason in deeper.judged.reasons[:_MOST_REASONS])
     if verdict.case and verdict.case.judgement:
         yield from (_line(holds, words) for holds, words in judged.told(verdict.case.judgement))
     yield from _notes(bundle, verdict, pinned, deeper)
@@ -267,8 +269,6 @@ def _line(holds: bool | None, words: str) -> str:
 
 def _conclusion(verdict: Verdict, deeper: Rechecked | None) -> Iterable[str]:
     status = _status(verdict, deeper)
-    if deeper and _seen(deeper):
-        yield from (f"      {plain(reason, _DETAIL)}" for reason in deeper.judged.reasons[:_MOST_REASONS])
     if status:
         title, colour = {SUSPECT: ("SUSPECT", "yellow"), UNABLE: ("UNDECIDED", "yellow")}.get(
             status, ("NOT VERIFIED", "red")

@@ -40,6 +40,7 @@ class TokenFileForbiddenError(TokenFileError):
 def serve(serving: Serving, say: Callable[[str], object]) -> None:
     """Serve until SIGTERM or SIGINT; `say` prints a line. Raises AgentError when it cannot start or go on."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    logging.getLogger("agent.devnet").setLevel(logging.INFO)  # what was judged, good or bad, and why
     asyncio.run(_serve(serving, say))
 
 

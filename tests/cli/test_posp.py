@@ -40,6 +40,11 @@ def test_where_honest_work_loses_too_only_what_pays_better_is_said_to_pay(posp) 
     _, out = posp("--stake", 0.3, "--reward", 0.3)
     rows = [" ".join(line.split()) for line in out.splitlines()]
     assert "92.59 % -0.200 -0.200 1 task" in rows
+    assert "Honest work, too, loses 0.200 a task: nobody does it for a reward below its cost." in out
+
+
+def test_a_tiny_share_is_not_rounded_to_nothing(posp) -> None:
+    assert "so p > 1.11e-05." in posp("--stake", 50_000)[1]
 
 
 def test_mistakes_that_cost_honest_nodes_much_are_pointed_out(posp) -> None:

@@ -120,7 +120,9 @@ def test_another_seed_than_promised_is_seen_without_a_model(shown: Shown):
     shown.lie(seed=shown.done.claim.header.seed + 1)
     code, out, _ = shown.verify()
     assert code == 1
-    assert "✗ every token is what seed and sampling demand" in out
+    told = out.splitlines()
+    accused = next(at for at, line in enumerate(told) if "✗ every token is what seed and sampling demand" in line)
+    assert "tokens are not what the seed draws" in told[accused + 2]  # below the findings, above the notes
     assert "NOT VERIFIED: the node did not do what it committed to" in out
 
 

@@ -129,6 +129,8 @@ async def test_a_newcomer_sees_the_whole_path_with_real_answers_and_verified_rec
     receipts = list((cache / "demo/receipts").iterdir())
     assert len(receipts) == 7
     assert "\x1b" not in demo.text
+    assert "proof.judged" not in demo.text
+    assert "=failed slashed_micros=" in (cache / "demo/coordinator.log").read_text()
     secret = (cache / "demo/coordinator/requester.token").read_text().strip()
     assert secret not in (cache / "demo/agent.log").read_text() + demo.text
 

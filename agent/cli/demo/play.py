@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import shlex
 import signal
 import time
@@ -40,11 +41,22 @@ async def play(*, keep: bool) -> int:
         screen.act("Parts")
         find_engine(screen)
         weights = await get_model(home, screen)
+        _log_to(home.home / "coordinator.log")
         options = Options(rules=Rules(beat_s=BEAT_S, proofs=RULES))
         async with Coordinator(home.home / "coordinator", options=options) as coordinator:
             return await _with_coordinator(screen, home, coordinator, weights, interrupted if keep else None)
     finally:
         close_home(home)
+
+
+def _log_to(path: Path) -> None:
+    """The embedded coordinator's log; the play tells in its own words what there is to see."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("agent.devnet")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
 
 
 def _listen_for_the_end(interrupted: asyncio.Event | None) -> None:
@@ -142,7 +154,7 @@ async def _summary(
     screen.fact("ledger", f"{len(ledger.lines)} lines, {earned:.6f} {ledger.currency} earned")
     for one in [one for one in done if one.verified][:1]:
         screen.fact("look", shlex.join(("./run", "verify", str(home.home / "receipts" / f"{one.task_id}.json"))), "do")
-    screen.fact("", f"{home.home / 'agent.log'}", "do")
+    screen.fact("", f"{home.home / 'agent.log'}, and coordinator.log beside it", "do")
     if not keep:
         screen.fact("stay", "./run demo --keep goes on until Ctrl-C", "do")
     return 1 if failed else 0

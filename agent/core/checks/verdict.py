@@ -145,7 +145,7 @@ def _far(found: Imprinted, limits: Thresholds) -> Iterable[str]:
         exponents, mantissas = (limit * allowance(tokens) for limit in (limits.exponents, limits.mantissas))
         if far.exponents > exponents or far.mean > mantissas:
             figures = f"{far.exponents} of {TOP} exponents differ, mantissas are {far.mean:.1f} steps off on average"
-            yield f"imprint {at}: {figures}; {exponents:.0f} and {mantissas:.0f} at most"
+            yield f"imprint {at}: {figures}; {exponents:.0f} and {mantissas:.0f} are allowed"
 
 
 def long_enough(chunks: Iterable[Replayed]) -> list[Replayed]:
@@ -199,7 +199,7 @@ def _over(chunk: Replayed, limits: Thresholds) -> str:
     close, plausible = chunk.close, chunk.plausible
     chunks = max(1.0, plausible.compared / CHUNK_TOKENS)
     if close.mean > (most := closeness_limit(chunk, limits)):
-        return f"chunk {chunk.leaf}: log-probabilities are {close.mean:.2f} off on average, {most:.2f} at most"
+        return f"chunk {chunk.leaf}: log-probabilities are {close.mean:.2f} off on average, {most:.2f} is allowed"
     if plausible.far > limits.far * chunks:
         return f"chunk {chunk.leaf}: {plausible.far} tokens are not what this model would have said"
     if plausible.raised > limits.raised:
