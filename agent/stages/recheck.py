@@ -193,13 +193,15 @@ def _is_known(position: Position) -> bool:
 
 
 async def _went_on(before: Sequence[Position], replayer: Replayer) -> bool:
-    """Whether one of these tokens ends the text: no grammar can force such a token."""
+    """Whether one of these tokens ends the text: no grammar can force such a token, and it is no part of a character,
+    which none can force either.
+    """
     ids, at, asked = _known(before), 0, set[int]()
     while at < len(ids) and (run := await replayer.in_one_go(ids[at:])):
-        at += run
-        if ids[at - 1] not in asked and await replayer.ends(ids[at - 1]):
+        at, token = at + run, ids[at + run - 1]
+        if token not in asked and _BROKEN not in await replayer.text([token]) and await replayer.ends(token):
             return True
-        asked.add(ids[at - 1])
+        asked.add(token)
     return False
 
 

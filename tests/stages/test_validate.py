@@ -92,6 +92,24 @@ class MadeUp:
         raise AssertionError
 
 
+class Parts(MadeUp):
+    """Every token is a part of a character, which no grammar can force."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_to_end: list[int] = []
+
+    async def in_one_go(self, ids: Sequence[int]) -> int:
+        return min(1, len(ids))
+
+    async def text(self, ids: Sequence[int]) -> str:
+        return "\ufffd" * len(ids)
+
+    async def ends(self, token: int) -> bool:
+        self.asked_to_end.append(token)
+        return False
+
+
 def claimed(
     rig: Rig,
     *,
@@ -213,6 +231,15 @@ async def test_null_imprints_fail_for_certain_also_where_nobody_can_look_at_hidd
         assert (said.verdict, said.certain, len(said.reasons)) == ("fail", True, 2)
         assert said.reasons[0].startswith("leaf 0: this imprint is null")
         assert msgspec.json.decode(said.metrics)["toploc"] == {"committed": 2, "faults": 2, "distances": []}
+
+
+async def test_a_part_of_a_character_is_not_made_to_end_a_text() -> None:
+    """That costs a generation, of each of many bytes."""
+    parts = Parts()
+    async with validating(replayer=parts) as rig:
+        offered(rig, claimed(rig))
+        await rig.coordinator.saw(wire.Result)
+    assert len(parts.asked_to_end) == 1  # the last one, which may be the end
 
 
 async def test_without_a_calibration_another_node_gets_it() -> None:
