@@ -112,16 +112,15 @@ def _most(header: Header, broken: int) -> int:
 
 
 def _row_of_withheld(header: Header, claimed: Sequence[Position]) -> list[str]:
-    count = _longest(claimed)
+    count = max(_rows(claimed), default=0)
     if not header.samplers or count <= _MOST_BROKEN:
         return []
     return [f"{count} tokens are withheld one after the other: more than characters have"]
 
 
-def _longest(claimed: Sequence[Position]) -> int:
-    """Most tokens that are withheld one after the other."""
-    rows = (len([*row]) for known, row in groupby(claimed, lambda one: one.token is not None) if not known)
-    return max(rows, default=0)
+def _rows(claimed: Sequence[Position]) -> list[int]:
+    """How many tokens are withheld one after the other, in each place."""
+    return [len([*row]) for known, row in groupby(claimed, lambda one: one.token is not None) if not known]
 
 
 def _hidden_behind(header: Header, shown: int) -> list[str]:
@@ -166,22 +165,25 @@ def _withheld(claimed: Sequence[Position]) -> bool:
 def _held_back(header: Header, claimed: Sequence[Position], delivered: str) -> list[str]:
     """Tokens are withheld inside a character that ASCII lacks: without as many of those in the text, it is a pretext.
 
-    One more may be in the stop string that ended the text. Of an engine that takes our sampler chain every token is
-    known but those that are part of a character, and of them each has a byte of one.
+    More may be in the stop string that ended the text, and one behind that in its last token. Of an engine that takes
+    our sampler chain every token is known but those that are part of a character, and of them each has a byte of one.
     """
-    gaps = [len([*run]) for known, run in groupby(claimed, lambda one: one.token is not None) if not known]
-    beyond = [one for one in delivered if not one.isascii()]
-    in_stops = "".join(one for stop in header.stop for one in stop if not one.isascii())
-    room, most = len(beyond) + bool(in_stops), len("".join(beyond).encode()) + len(in_stops.encode())
-    if claimed and claimed[-1].token is None:
+    rows, beyond, in_stops = _rows(claimed), _beyond_ascii(delivered), [_beyond_ascii(stop) for stop in header.stop]
+    room = len(beyond) + max(map(len, in_stops), default=0)
+    most = len(beyond.encode()) + max((len(stop.encode()) for stop in in_stops), default=0)
+    if in_stops or (claimed and claimed[-1].token is None):
         room, most = room + 1, most + _MOST_CUT_OFF + 1  # cut off in the middle
-    if len(gaps) > room:
-        return [f"tokens are withheld in {len(gaps)} places, but only {room} characters of the text could need it"]
-    if header.samplers and _longest(claimed) > _MOST_IN_A_ROW:
-        return [f"{_longest(claimed)} tokens are withheld one after the other: more than any text needs"]
-    if header.samplers and sum(gaps) > most:
-        return [f"{sum(gaps)} tokens are withheld, but the characters that could need it have only {most} bytes"]
+    if len(rows) > room:
+        return [f"tokens are withheld in {len(rows)} places, but only {room} characters of the text could need it"]
+    if header.samplers and max(rows, default=0) > _MOST_IN_A_ROW:
+        return [f"{max(rows)} tokens are withheld one after the other: more than any text needs"]
+    if header.samplers and sum(rows) > most:
+        return [f"{sum(rows)} tokens are withheld, but the characters that could need it have only {most} bytes"]
     return []
+
+
+def _beyond_ascii(text: str) -> str:
+    return "".join(one for one in text if not one.isascii())
 
 
 def _text(header: Header, claimed: Sequence[Position], told: Told, delivered: str) -> list[str]:

@@ -128,7 +128,14 @@ HELD_BACK = [Position(1), Position(None), Position(None), Position(2), Position(
 
 @pytest.mark.parametrize(
     ("delivered", "stop", "faulty"),
-    [("aéb😀", (), False), ("aé", (), True), ("plain", (), True), ("é", ("…",), False)],
+    [
+        ("aéb😀", (), False),
+        ("aé", (), True),
+        ("plain", (), True),
+        ("é", ("…",), False),
+        ("", (".", "éß"), False),
+        ("", (".",), True),
+    ],
 )
 def test_withheld_tokens_need_characters_that_could_need_them(delivered: str, stop: tuple[str, ...], faulty: bool):
     found = check_ending(ended(STOP, 6, stop=stop), HELD_BACK, delivered=delivered)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,19 @@ async def test_a_text_that_is_cut_off_where_a_stop_string_may_begin_is_not_held_
         assert judge(found, LIMITS).reasons == ()
         less = await with_model(made._replace(delivered=whole.delivered[:-4]), replayer)
     assert judge(less, LIMITS).reasons == ("the delivered text is not the text of the tokens",)
+
+
+async def test_bytes_that_make_up_the_stop_string_itself_are_not_held_against_their_node(
+    pool: LlamaPool, tiny_model: Path, short_dir: Path
+):
+    for seed in itertools.count(106):
+        whole = await claim(pool, f"Tell me story {seed}", seed=seed, max_tokens=100)
+        if two := re.match(r"[\x00-\x7f]*([^\x00-\x7f\ufffd]{2})", whole.delivered or ""):
+            break
+    made = await claim(pool, f"Tell me story {seed}", seed=seed, max_tokens=100, stop=(two[1],))
+    assert (made.header.finish, made.delivered) == (FinishReason.STOP, two[0][:-2])
+    async with claiming.replayer(tiny_model, short_dir) as replayer:
+        assert judge(await with_model(made, replayer), LIMITS).reasons == ()
 
 
 async def test_tokens_that_may_hide_a_long_broken_end_are_no_fault(pool: LlamaPool, tiny_model: Path, short_dir: Path):
