@@ -74,7 +74,7 @@ class Examiner:
         if looked.evidence is not None and canaries.wanted(secrets.token_bytes(32), self._rules.canary_micros):
             canaries.begin(desk.book, case)
         await desk.carry_out(opening.examined(desk.book, desk.when(), case.case_id, looked.found, evidence))
-        logger.info("case.examined %s node=%s %s", case.case_id, case.node_id, looked.found.said())
+        logger.info("case.examined %s node=%s %s", case.case_id, case.node_id, looked.found.said() or "in order")
         if case.case_id in desk.book.docket.copied:
             await self._give_out_canary(case, looked.bundle)
 

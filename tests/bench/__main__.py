@@ -131,7 +131,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one short round instead of three")
     parser.add_argument("--tasks", type=int, default=0, help="no-op tasks a measurement (2,000; quick: 400)")
     parser.add_argument("--many", type=int, default=0, help="no-op tasks of the memory section (20,000; quick: 2,000)")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page there, too")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page there, too, when it is whole")
     options = parser.parse_args()
     options.rounds = range(1 if options.quick else 3)
     options.tasks = options.tasks or (400 if options.quick else 2000)
@@ -155,8 +155,10 @@ def main() -> None:
         sections.append((title, rows))
     text = page(sections)
     print(text)
-    if options.write:
+    if options.write and set(USUAL) <= set(options.only):
         options.write.write_text(text)
+    elif options.write:
+        print(f"bench: {options.write} has more sections than these, and is left as it is", file=sys.stderr)
 
 
 if __name__ == "__main__":

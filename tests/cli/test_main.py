@@ -200,6 +200,12 @@ def test_a_token_file_that_cannot_be_written_is_told_with_a_remedy(tmp_path: Pat
     assert "Traceback" not in done.stderr
 
 
+def test_the_log_of_a_coordinator_has_good_news_as_well(tmp_path: Path) -> None:
+    where = ("--state-dir", str(tmp_path / "state"), "--token-file", str(tmp_path / "nowhere" / "token"))
+    done = gpu_agent("coordinator", *where)  # which ends it
+    assert " INFO coordinator.started http://127.0.0.1:" in done.stderr
+
+
 def test_verbs_get_the_configuration_from_their_options(tmp_path: Path) -> None:
     from agent.cli.options import with_config
 
