@@ -73,6 +73,7 @@ def render(made: Mapping[str, Counts], limits: Thresholds) -> str:
     lines = [
         _INTRODUCTION,
         *machine(),
+        _told(limits),
         "",
         "## Honest nodes",
         "",

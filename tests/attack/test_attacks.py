@@ -46,6 +46,7 @@ async def test_honest_nodes_pass_and_dishonest_ones_are_caught(tiny: Field):
     assert (await ROWS["x-q8_0"].attack(tiny, 4)).failed > 1
     rendered = page.render(made, tiny.limits)
     assert all(f"`{name}`" in rendered for name in FEW)
+    assert f"Limits of a chunk ({tiny.limits.version}): F " in rendered
 
 
 def test_a_forger_bends_figures_until_the_seed_draws_any_token():

@@ -47,9 +47,6 @@ class Distance(NamedTuple):
     median: float
 
 
-NO_DISTANCE = Distance(0, 0.0, 0.0)
-
-
 def peaks(rows: Sequence[Sequence[float]]) -> Peaks:
     """The peaks of hidden states, a row a token, of one width. Raises ProofError("toploc") where they cannot be the
     states of a model: too few, not finite, or next to all of them zero.
