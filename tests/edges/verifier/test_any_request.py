@@ -43,6 +43,13 @@ def asked(chance: random.Random) -> tuple[ChatInput | CompletionInput, dict[str,
     return ChatInput(messages=(Message(role=chance.choice(("user", "system")), content=text),)), how
 
 
+def stop_in(text: str, chance: random.Random) -> str:
+    """A stop string that will be met: of bytes that are withheld, where there are some."""
+    places = [at for at, one in enumerate(text) if not one.isascii()] or range(len(text))
+    begins = max(chance.choice(places) - chance.choice((0, 0, 1, 3)), 0)
+    return text[begins : begins + chance.choice((1, 2, 3, 6))]
+
+
 @pytest.mark.parametrize("byte_level", [False, True], ids=["pieces", "byte-level"])
 async def test_honest_work_is_never_failed_and_hardly_ever_doubted(byte_level: bool, short_dir: Path, tmp_path: Path):
     weights = write_tiny_model(tmp_path / "any.gguf", byte_level=byte_level)
@@ -52,6 +59,9 @@ async def test_honest_work_is_never_failed_and_hardly_ever_doubted(byte_level: b
         for number in range(REQUESTS):
             given, how = asked(random.Random(number))
             made = await claiming.claim(pool, given, **how)
+            if number % 2 and made.delivered:
+                how["stop"] = (*how["stop"], stop_in(made.delivered, random.Random(number)))
+                made = await claiming.claim(pool, given, **how)
             for found in (without_model(made), await with_model(made, replayer, apart=number % 2 == 1)):
                 judged = judge(found, Thresholds())
                 assert judged.verdict is not Verdict.FAIL, (number, given, how, judged, made.delivered)
