@@ -368,6 +368,7 @@ def test_verdicts_that_cancel_one_another_are_not_paid() -> None:
         bench.reveal(validator)
     told = [*bench.judgements(liar), *bench.judgements(honest)]
     assert [(it.judgement, it.earned_micros) for it in told] == [(Judgement.VOID, 0)] * 2
+    assert [bench.standing(it).kept for it in (liar, honest)] == [0, 0]
 
 
 def test_one_who_lies_beside_one_who_does_not_costs_the_node_nothing_however_often() -> None:

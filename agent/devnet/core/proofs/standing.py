@@ -108,15 +108,15 @@ def _forgiven(standing: Standing, rules: ProofRules) -> Standing:
 # --------------------------------------------------------------------------- as a validator
 
 
-def after_verdict(standing: Standing, blame: Blame | None, rules: ProofRules) -> Standing:
-    """A validator's record with one more verdict, and what was held against it."""
+def after_verdict(standing: Standing, blame: Blame | None, rules: ProofRules, *, stands: bool = True) -> Standing:
+    """A validator's record with one more verdict, and what was held against it. `stands`: the case ended by it."""
     verdicts, wrong = standing.verdicts + 1, standing.verdicts_wrong + (blame is not None)
     grave = blame is not None and blame.grave and wrong >= FOUND_OUT
     often = blame is not None and wrong >= CONTRADICTED and wrong * OF_VERDICTS > verdicts
     counted = msgspec.structs.replace(
         standing, verdicts=verdicts, verdicts_wrong=wrong, barred=standing.barred or grave or often
     )
-    return counted if blame else _kept(counted, rules)
+    return _kept(counted, rules) if stands and not blame else counted
 
 
 def may_validate(standing: Standing, at: int) -> bool:

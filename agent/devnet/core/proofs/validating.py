@@ -253,8 +253,9 @@ def _end(book: Book, when: Instant, case: Case, ruling: Ruling, opinions: Iterab
         key, blame = keys[one.task_id], blamed.get(one.task_id)
         assert key is not None
         rules = book.rules.proofs
-        standing = after_verdict(standing_of(book, one.node_id), blame, rules)
-        if blame is None and (case.canary or one.stands(ruling.judgement)):
+        stands = blame is None and (case.canary or one.stands(ruling.judgement))
+        standing = after_verdict(standing_of(book, one.node_id), blame, rules, stands=stands)
+        if stands:
             why, reward_micros = "its verdict stands", rules.verdict_reward_micros
             judge_verdict(book, when, standing, key, Judgement.PASSED, why, reward_micros=reward_micros)
         elif blame is None:
