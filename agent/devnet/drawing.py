@@ -25,6 +25,8 @@ class Drawing:
         self._clock = clock
         self._looked: float | None = None
         """Monotonic time at which a relay last told how far drand is."""
+        self._warned: float | None = None
+        """And at which it was last logged that none does."""
 
     async def run(self) -> None:
         """Until it is cancelled, or nothing may be decided any more. A round that no relay gives holds up no other."""
@@ -45,13 +47,20 @@ class Drawing:
         try:
             latest = await self._relays.latest()
         except ProofError as error:
-            logger.warning("beacon.unknown %s", error.message)
+            self._warn(error, now)
             return
         self._looked = now
         late_s = QUICKNET.time_of(latest.round) - self._clock.wall()
         if late_s > QUICKNET.period_s:
             logger.warning("clock.late %.0f s behind drand; promises are made by drand's time: set the clock", late_s)
         await self._desk.carry_out(sweeping.beacon(self._desk.book, self._desk.when(), latest))
+
+    def _warn(self, error: ProofError, now: float) -> None:
+        """Once a minute: they are asked every few seconds."""
+        if self._warned is None or now - self._warned >= LOOK_EVERY_S:
+            self._warned = now
+            meanwhile = "epochs draw until one does; " if self._looked is None else ""
+            logger.warning("beacon.unknown %s%s", meanwhile, error.message)
 
     async def _fetch(self, number: int) -> None:
         try:

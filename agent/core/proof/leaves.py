@@ -47,10 +47,14 @@ class Leaf(Value):
 
 def split_leaves(raw: bytes) -> tuple[bytes, ...]:
     """A transcript file: leaves, each with its length (u32) in front. Raises ProofError("encoding")."""
-    reader, leaves, left = Reader(raw), [], len(raw)
+    reader, left = Reader(raw), len(raw)
+    leaves: list[bytes] = []
     while left:
-        leaves.append(reader.take(_limited(U32, MAX_LEAF_BYTES, reader)))
-        left -= 4 + len(leaves[-1])
+        length = U32.read(reader)
+        if length > MAX_LEAF_BYTES:
+            raise malformed(f"no transcript: leaf {len(leaves)} of {length} bytes is over {MAX_LEAF_BYTES}")
+        leaves.append(reader.take(length))
+        left -= 4 + length
     return tuple(leaves)
 
 

