@@ -38,14 +38,17 @@ def verifiable(pool: str, digest: str | None, engines: Sequence[str] | None) -> 
     )
 
 
-def validators(pools: Sequence[str], uncalibrated: Sequence[str]) -> Finding:
-    """Pools that check what other nodes computed. `uncalibrated`: those of models without any calibration."""
+def validators(pools: Sequence[str], uncalibrated: Sequence[str], unknown: Sequence[str]) -> Finding:
+    """Pools that check what other nodes computed. `uncalibrated`: those of models without any calibration, `unknown`:
+    of models without a digest in the configuration.
+    """
     names = f"{', '.join(pools)}: checks what other nodes computed" if pools else "off: no pool checks other nodes"
     lacking = f"; no calibration for the model of {', '.join(uncalibrated)}" if uncalibrated else ""
+    unseen = f"; {', '.join(unknown)}: calibrated or not is not known without models.digest" if unknown else ""
     return judged(
         "proof.validate",
         unless(not uncalibrated, Severity.WARN),
-        actual=names + lacking,
+        actual=names + lacking + unseen,
         required="calibrations for the models of pools that check others",
         purpose="earning verdicts: without one, only claims of the pool's own exact class can be judged",
         remedy=f"Set proof.calibrations ({_MEASURE}), or proof.validate = false",

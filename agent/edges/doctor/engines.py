@@ -56,7 +56,8 @@ def validators(config: Config) -> Finding:
     chosen = [pool for pool in config.pools if validates(config, pool)]
     digests = {pool.name: config.model_named(pool.model).digest for pool in chosen}
     lacking = [name for name, digest in digests.items() if digest is not None and not found.engines_of(digest)]
-    return proof_judgements.validators([pool.name for pool in chosen], lacking)
+    unknown = [name for name, digest in digests.items() if digest is None]
+    return proof_judgements.validators([pool.name for pool in chosen], lacking, unknown)
 
 
 def _readable(path: Path) -> tuple[str, int]:
