@@ -180,12 +180,12 @@ def test_config_show_tells_each_value_and_its_origin(tmp_path: Path) -> None:
         str(file),
         "-s",
         "gpu.period_s=3",
-        GPU_AGENT_PROOF__TOP_LOGPROBS="5",
+        GPU_AGENT_PROOF__TOP_LOGPROBS="25",
     )
     shown = json.loads(ran.stdout)
     assert shown["logs.level"] == {"value": "error", "origin": "file"}
     assert shown["gpu.period_s"] == {"value": 3.0, "origin": "--set"}
-    assert shown["proof.top_logprobs"] == {"value": 5, "origin": "environment GPU_AGENT_PROOF__TOP_LOGPROBS"}
+    assert shown["proof.top_logprobs"] == {"value": 25, "origin": "environment GPU_AGENT_PROOF__TOP_LOGPROBS"}
     assert shown["gpu.enabled"] == {"value": True, "origin": "default"}
     text = gpu_agent("config", "show", "-c", str(file)).stdout
     assert any(line.split() == ["logs.level", "=", '"error"'] for line in text.splitlines())
