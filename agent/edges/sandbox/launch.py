@@ -26,6 +26,8 @@ from agent.edges.sandbox.remedies import remedy_for
 _TIED_PERIOD_S = 0.0005
 LAUNCH_LIMIT_S = 30.0
 """bubblewrap takes 5 to 20 ms; a machine that needs this long is stuck."""
+_TRIES = 5
+"""While mounts come and go around it."""
 
 
 class Recipe(NamedTuple):
@@ -61,6 +63,12 @@ class Launched(NamedTuple):
     places: Places
 
 
+class _MountGoneError(SandboxError):
+    """Bubblewrap bound a tree, and went through its mounts: somebody, such as a container that ended, has unmounted one
+    meanwhile. The next try sees what is there then.
+    """
+
+
 class _Held(NamedTuple):
     monitor: subprocess.Popen[bytes]
     facts: int
@@ -81,6 +89,13 @@ async def launch(recipe: Recipe, confine: Callable[[int], None]) -> Launched:
     Nothing of ours runs between fork and exec; limits are put on the held process from outside. Raises SandboxError,
     with bubblewrap's own words, when the sandbox cannot be built; then nothing of it is left.
     """
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(_MountGoneError):
+            return await _launched(recipe, confine)
+    return await _launched(recipe, confine)
+
+
+async def _launched(recipe: Recipe, confine: Callable[[int], None]) -> Launched:
     with contextlib.ExitStack() as ends:
         try:
             held = _spawn(recipe, ends)
@@ -106,7 +121,8 @@ async def _go_on(held: _Held, recipe: Recipe, confine: Callable[[int], None]) ->
             await _tied(init_pid, pidfd)
     except (SandboxError, OSError, TimeoutError) as error:
         await asyncio.shield(_abandon(held, pidfd, places, tail))
-        raise _explained(error, tail) from error
+        told = _explained(error, tail)
+        raise _MountGoneError(told.message, remedy=told.remedy) if pidfd < 0 and _gone(told) else told from error
     except BaseException:  # cancelled: leave nothing behind
         await asyncio.shield(_abandon(held, pidfd, places, tail))
         raise
@@ -254,6 +270,10 @@ async def _abandon(held: _Held, pidfd: int, places: Places, tail: Tail) -> None:
             os.close(fd)
     if dead:
         await tail.closed.wait()
+
+
+def _gone(error: SandboxError) -> bool:
+    return "Unable to apply mount flags: remount" in error.message
 
 
 def _explained(error: Exception, tail: Tail) -> SandboxError:
