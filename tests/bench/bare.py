@@ -13,6 +13,7 @@ from typing import NamedTuple
 import aiohttp
 
 from agent.core import engines
+from agent.core.errors import EngineError
 from agent.core.model import CompletionInput, Sampling, TaskSpec
 from agent.edges.engines.http import EngineHttp
 from agent.edges.engines.launch import find_llama_server
@@ -45,7 +46,7 @@ async def bare_engine(weights: Path, socket: Path) -> AsyncIterator[Engine]:
     process = subprocess.Popen([*map(str, argv), "-t", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     http = EngineHttp("http://engine", lambda: aiohttp.UnixConnector(str(socket), force_close=True))
     try:
-        await _healthy(http)
+        await _healthy(http, process)
         yield Engine(http, process.pid)
     finally:
         await http.close()
@@ -53,13 +54,14 @@ async def bare_engine(weights: Path, socket: Path) -> AsyncIterator[Engine]:
         process.wait()
 
 
-async def _healthy(http: EngineHttp) -> None:
+async def _healthy(http: EngineHttp, process: subprocess.Popen[bytes]) -> None:
     async with asyncio.timeout(600.0):  # some gigabytes are read first
-        while True:
-            with contextlib.suppress(Exception):
+        while process.poll() is None:
+            with contextlib.suppress(EngineError):  # it does not listen yet, or is loading
                 await http.exchange("/health", None, 5.0)
                 return
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # a program of its own: nothing tells us when it is ready
+    raise RuntimeError(f"the engine ended with status {process.returncode} before it was ready")
 
 
 async def generate(engine: Engine, prompt: tuple[int, ...], tokens: int, top: int) -> Generated:
